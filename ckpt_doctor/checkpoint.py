@@ -1,0 +1,165 @@
+"""What any format gives: variables and, unread, what the file says about its model.
+
+Names are those in the file and never normalised: they are the keys for rewriting. Values are read on demand, so that
+looking at a checkpoint of ten gigabytes costs its index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Damage:
+    """One defect of the container, found by a format; a rule of the CK family reports it.
+
+    Attributes:
+        kind: The name of the rule: `missing-shard`, `truncated`, `checksum-mismatch`, `not-a-checkpoint`,
+            `stale-checkpoint-state` or `unfinished-save`.
+        where: The file, with an offset in bytes or the variable where that helps.
+        message: What was found, what was expected, and what to do if that is certain.
+        variables: Names of the variables that cannot be trusted because of it.
+    """
+
+    kind: str
+    where: str
+    message: str
+    variables: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Variable:
+    """One stored tensor.
+
+    Attributes:
+        name: Its key in the file, untouched.
+        shape: Its dimensions; `()` for a scalar.
+        dtype: TensorFlow's name of the type (`float32`, `bfloat16`, `string`, `qint8` …).
+        nbytes: Its stored size in bytes.
+        reader: Reads the value; `read` is its public face.
+        label: The name for people that the file gives beside the key (the object graph's `full_name`, the `name`
+            attribute of a Keras 3 group), or None.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    nbytes: int
+    reader: Callable[[], Array] = field(repr=False)
+    label: str | None = None
+
+    def read(self) -> Array:
+        """Return the value, of shape `shape`.
+
+        Strings come as an object array of `bytes`; quantised integers as the integers that hold them.
+
+        Raises:
+            UnreadableCheckpoint: The bytes are missing or fail their checksum.
+        """
+        return self.reader()
+
+
+@dataclass(frozen=True, eq=False)
+class ModelDescriptions:
+    """What the file, or a file beside it, says about the model: raw, unread, None where absent.
+
+    Attributes:
+        meta_graph: A serialised `MetaGraphDef` (the `.meta` beside a bundle).
+        meta_graph_path: Where it was read from.
+        saved_model: A serialised `SavedModel` (`saved_model.pb`).
+        object_graph: A serialised `TrackableObjectGraph`.
+        keras_config: The JSON of a Keras model: `{"class_name": …, "config": …}`.
+        keras_training: The JSON of its compile call (`training_config`, `compile_config`).
+    """
+
+    meta_graph: bytes | None = None
+    meta_graph_path: str | None = None
+    saved_model: bytes | None = None
+    object_graph: bytes | None = None
+    keras_config: str | None = None
+    keras_training: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """One checkpoint as it lies in storage.
+
+    Attributes:
+        path: The name that its user would give: a prefix, a folder, or a file.
+        format: `tensor-bundle`, `tensor-slices-v1`, `saved-model`, `keras-hdf5`, `keras-weights-hdf5`, `keras-v3` or
+            `keras-weights-v3`.
+        variables: Every stored tensor in file order, optimizer slots included.
+        bookkeeping: Entries that are no tensors of the model (`_CHECKPOINTABLE_OBJECT_GRAPH`, object-config strings).
+        files: Every file that belongs to it, the one that commits a save last.
+        bytes: Their summed size.
+        producer: The program that wrote it, if it says so.
+        descriptions: What is said about the model.
+        damages: Defects that were seen while opening and leave the rest readable.
+        attributes: What else the format must remember for a rewrite or a judgement (Keras version, layer names …).
+    """
+
+    path: str
+    format: str
+    variables: tuple[Variable, ...]
+    files: tuple[str, ...]
+    bytes: int
+    bookkeeping: tuple[Variable, ...] = ()
+    producer: str | None = None
+    descriptions: ModelDescriptions = field(default_factory=ModelDescriptions)
+    damages: tuple[Damage, ...] = ()
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+    def variable(self, name: str) -> Variable | None:
+        """Return the variable of exactly this name, or None."""
+        return self._by_name.get(name)
+
+    @property
+    def _by_name(self) -> dict[str, Variable]:
+        index: dict[str, Variable] | None = self.__dict__.get("_index")
+        if index is None:
+            index = {variable.name: variable for variable in self.variables}
+            object.__setattr__(self, "_index", index)
+        return index
+
+
+# TensorFlow's names and NumPy's, where they differ or NumPy needs ml_dtypes (tensorflow/core/framework/types.proto).
+_HELD_AS = {"string": "object", "qint8": "int8", "quint8": "uint8", "qint32": "int32", "qint16": "int16", "quint16": "uint16"}
+
+
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    """Return the NumPy dtype that holds values of TensorFlow's type `name`.
+
+    Raises:
+        KeyError: NumPy and ml_dtypes have no such type (`resource`, `variant`).
+    """
+    name = _HELD_AS.get(name, name)
+    try:
+        return np.dtype(name)
+    except TypeError:
+        import ml_dtypes
+
+        try:
+            return np.dtype(getattr(ml_dtypes, name))
+        except AttributeError:
+            raise KeyError(name) from None
+
+
+def same_values(left: Array, right: Array) -> bool:
+    """Return whether two arrays have one dtype, one shape and the same bytes (NaN equals the same NaN)."""
+    if left.dtype != right.dtype or left.shape != right.shape:
+        return False
+    if left.dtype == object:
+        return bool(np.array_equal(left, right))
+    return np.ascontiguousarray(left).tobytes() == np.ascontiguousarray(right).tobytes()
+
+
+def by_name(variables: Iterable[Variable]) -> dict[str, Variable]:
+    """Return the variables keyed by name."""
+    return {variable.name: variable for variable in variables}

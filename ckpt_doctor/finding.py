@@ -1,0 +1,42 @@
+"""One thing that is wrong with a checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Severity = Literal["error", "warning", "note"]
+Certainty = Literal["proven", "likely", "unproven"]
+Repair = Literal["estimate", "copy", "debias", "none"]
+
+# The order in which people want to read them.
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a rule found; the same fields as in the JSON report.
+
+    Attributes:
+        rule: The rule's code, `BN101`.
+        name: The rule's name, `missing-moving-mean`.
+        severity: How bad it is.
+        certainty: Whether it is proven, or only looks so.
+        layer: The batch-norm layer that it is about; None for a finding about the checkpoint.
+        layers: Every layer that it concerns.
+        variables: The names of the variables that it concerns, as they are or would be in the file.
+        message: What was seen, in numbers, and what to do next.
+        cause: The code of the rule whose finding explains this one, or None.
+        repair: What `fix` can do about it.
+    """
+
+    rule: str
+    name: str
+    severity: Severity
+    certainty: Certainty
+    layer: str | None
+    layers: tuple[str, ...]
+    variables: tuple[str, ...]
+    message: str
+    cause: str | None
+    repair: Repair

@@ -1,0 +1,78 @@
+"""What every checkpoint format offers: recognise, read, verify, rewrite.
+
+One file of this folder knows one format in both directions; nothing else in the package opens a model file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from ckpt_doctor.checkpoint import Array, Checkpoint, Damage
+
+
+@dataclass(frozen=True, eq=False)
+class Changes:
+    """What a rewrite changes; everything else stays byte for byte what it was.
+
+    Attributes:
+        values: New value for each named variable. A name that the file lacks is added. The array's dtype and shape must
+            be those of the stored variable, where there is one.
+        meta_graph: A new serialised `MetaGraphDef` for the `.meta` beside a bundle; None keeps the old one.
+    """
+
+    values: Mapping[str, Array] = field(default_factory=dict)
+    meta_graph: bytes | None = None
+
+
+class Format(Protocol):
+    """One checkpoint format.
+
+    Attributes:
+        name: As in the JSON report; a format with several layouts gives the actual one in `Checkpoint.format`.
+    """
+
+    name: str
+
+    def recognises(self, path: str, head: bytes) -> bool:
+        """Return whether `path` is of this format.
+
+        Args:
+            path: A file, or a checkpoint prefix that is no file itself.
+            head: The first bytes of the file (empty where `path` is no file).
+        """
+        ...
+
+    def read(self, path: str) -> Checkpoint:
+        """Read names, shapes and descriptions; values stay in storage until they are asked for.
+
+        Raises:
+            UnreadableCheckpoint: Nothing of it can be judged.
+        """
+        ...
+
+    def verify(self, checkpoint: Checkpoint) -> Iterator[Damage]:
+        """Read every byte and yield what is damaged: missing, short, or failing its checksum."""
+        ...
+
+    def rewrite(self, checkpoint: Checkpoint, target: Path, changes: Changes, *, overwrite: bool = False) -> tuple[Path, ...]:
+        """Write a copy of `checkpoint` with `changes` to `target`; all or nothing.
+
+        Returns:
+            The files written.
+
+        Raises:
+            BadRequest: The target exists and `overwrite` is false, or its folder cannot be written.
+            RepairRefused: The format cannot hold the change.
+        """
+        ...
+
+    def rewrite_in_place(self, checkpoint: Checkpoint, changes: Changes, *, backup: bool = True) -> tuple[Path, ...]:
+        """Change the checkpoint where it lies, so that at every instant a whole checkpoint is there.
+
+        Returns:
+            The backup files kept (empty without `backup`).
+        """
+        ...

@@ -1,0 +1,115 @@
+"""What a model says about its batch norm: the common answer of every graph and config reader.
+
+Names of variables are those that the model's own saver would write, so that they can be held against a file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Evidence = Literal["graph", "config", "object-graph", "names"]
+
+# How a layer normalises in the graph at hand: `switch` has both branches (a placeholder or `cond` decides), `batch`
+# always uses the moments of its batch, `stored` always the stored statistics.
+Mode = Literal["switch", "batch", "stored", "unknown"]
+
+
+@dataclass(frozen=True)
+class Site:
+    """One place where a layer normalises: `y = gamma * (x - mean) / sqrt(variance + epsilon) + beta`.
+
+    Tensor names are those of the graph after `graphs.specialise` (control flow around training removed).
+
+    Attributes:
+        x: What goes in.
+        y: What comes out.
+        axis: The channel axis: -1 (last), or 1 for NCHW.
+        epsilon: Added to the variance.
+        scale: The tensor that multiplies (gamma), None where there is none.
+        offset: The tensor that is added (beta), None where there is none.
+    """
+
+    x: str
+    y: str
+    axis: int
+    epsilon: float
+    scale: str | None
+    offset: str | None
+
+
+@dataclass(frozen=True)
+class Companion:
+    """A variable that belongs to a statistic and must agree with it.
+
+    Attributes:
+        name: The variable.
+        role: `biased`, `local_step`, `renorm_mean`, `renorm_stddev`, `moving_stddev`, `shadow`, `counter`, `hidden` …
+        of: The role of the statistic it belongs to: `moving_mean`, `moving_variance`; or `layer`.
+    """
+
+    name: str
+    role: str
+    of: str
+
+
+@dataclass(frozen=True)
+class LayerFacts:
+    """One batch-norm layer as the model describes it.
+
+    Attributes:
+        name: The layer: the scope of its variables, or its path in the Keras model.
+        gamma: Name of its variable, or None where the layer has none.
+        beta: Likewise.
+        moving_mean: Likewise; None where the layer keeps no statistics.
+        moving_variance: Likewise.
+        companions: Variables that belong to the statistics.
+        channels: Length of its vectors, where known.
+        epsilon: Added to the variance, where known.
+        momentum: The decay d of the moving averages: `new = d * old + (1 - d) * batch`, where known.
+        mode: How it normalises in this graph.
+        sites: Where it does so.
+        has_update_ops: Whether the graph holds ops that update its statistics.
+        updates_run: Whether one training op runs them together with all gradient updates; None where the model does
+            not say.
+        trained: Whether a training step of this model would have changed its statistics, had it been wired right; None
+            where the model does not say.
+    """
+
+    name: str
+    gamma: str | None
+    beta: str | None
+    moving_mean: str | None
+    moving_variance: str | None
+    companions: tuple[Companion, ...] = ()
+    channels: int | None = None
+    epsilon: float | None = None
+    momentum: float | None = None
+    mode: Mode = "unknown"
+    sites: tuple[Site, ...] = ()
+    has_update_ops: bool = False
+    updates_run: bool | None = None
+    trained: bool | None = None
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """All that a model description says about batch norm.
+
+    Attributes:
+        evidence: The kind of description.
+        layers: Its batch-norm layers, in the order of the model.
+        saved: The names in the saver's own list, or None where there is no saver.
+        trains: Whether the model holds gradient updates (a Keras file: was compiled and has stepped).
+        other_normalization: Scopes or layer names of what looks like batch norm and is none (LayerNorm …).
+        not_judged: Places that could not be understood, each with the reason.
+        problems: Why the description as a whole could not be read, or empty.
+    """
+
+    evidence: Evidence
+    layers: tuple[LayerFacts, ...] = ()
+    saved: frozenset[str] | None = None
+    trains: bool = False
+    other_normalization: frozenset[str] = frozenset()
+    not_judged: tuple[tuple[str, str], ...] = ()
+    problems: tuple[str, ...] = field(default_factory=tuple)

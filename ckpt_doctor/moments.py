@@ -1,0 +1,1 @@
+"""Arrays to count, mean and summed squares, in float64, mergeable."""

@@ -1,0 +1,1 @@
+"""TensorFlow's records, as far as checkpoints need them."""

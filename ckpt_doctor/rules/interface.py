@@ -1,0 +1,82 @@
+"""What a rule is: a code, a name, a severity, and a generator of findings.
+
+A rule of a layer sees the layer and its siblings, never a path or a file. It yields; it does not record, sort or filter.
+The docstring of a rule's module is its documentation: `ckpt-doctor explain CODE` prints it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from ckpt_doctor.batchnorm import BatchNormLayer, Inventory
+from ckpt_doctor.checkpoint import Damage
+from ckpt_doctor.finding import Certainty, Finding, Repair, Severity
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What the rules judge: one checkpoint's batch norm and its defects.
+
+    Attributes:
+        inventory: The batch-norm layers, and what the model says of them.
+        damages: Defects of the container.
+    """
+
+    inventory: Inventory
+    damages: tuple[Damage, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Rule:
+    """One kind of defect.
+
+    Attributes:
+        code: Stable, never reused: `BN101`.
+        name: Stable: `missing-moving-mean`.
+        severity: The worst that it reports.
+        repair: What `fix` can do about it.
+        check: Yields the findings of one checkpoint.
+        healthy: Subjects in which it finds nothing, near misses included: its tests.
+        sick: Subjects in which it finds something: its tests.
+    """
+
+    code: str
+    name: str
+    severity: Severity
+    repair: Repair
+    check: Callable[[Rule, Subject], Iterator[Finding]]
+    healthy: tuple[Callable[[], Subject], ...]
+    sick: tuple[Callable[[], Subject], ...]
+
+    @property
+    def documentation(self) -> str:
+        """The docstring of the module that defines the rule."""
+        return (sys.modules[self.check.__module__].__doc__ or "").strip()
+
+    def finding(
+        self,
+        message: str,
+        *,
+        layer: BatchNormLayer | None = None,
+        layers: tuple[str, ...] = (),
+        variables: tuple[str, ...] = (),
+        severity: Severity | None = None,
+        certainty: Certainty = "proven",
+        cause: str | None = None,
+        repair: Repair | None = None,
+    ) -> Finding:
+        """Return a finding of this rule; what is not given is the rule's own."""
+        return Finding(
+            rule=self.code,
+            name=self.name,
+            severity=severity or self.severity,
+            certainty=certainty,
+            layer=layer.name if layer else None,
+            layers=layers or ((layer.name,) if layer else ()),
+            variables=variables,
+            message=message,
+            cause=cause,
+            repair=repair or self.repair,
+        )
