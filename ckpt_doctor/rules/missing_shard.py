@@ -1,0 +1,51 @@
+"""CK101: a data shard is not there.
+
+A checkpoint of TensorFlow is an index and one or more data files, `NAME.data-00000-of-00004` …; the index says which
+tensor lies in which. With a shard gone, its tensors are gone; `restore` fails as soon as it asks for one of them, which
+may be long after the deploy began.
+
+Usual cause: an upload or copy that took only some of the files, a `.gitignore` for `*.data-*`, or a prefix that was
+    renamed for one file and not for the other.
+Repair: copy the missing file from where the checkpoint was made; what is in it cannot be computed.
+Source: tensorflow/core/util/tensor_bundle/naming.cc (names of the shards), tensor_bundle.proto (`shard_id`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ckpt_doctor.batchnorm import BatchNormLayer, Inventory
+from ckpt_doctor.checkpoint import Damage
+from ckpt_doctor.finding import Finding
+from ckpt_doctor.rules._damage import report
+from ckpt_doctor.rules.interface import Rule, Subject
+
+
+def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
+    yield from report(rule, subject)
+
+
+def _sound() -> Subject:
+    return Subject(Inventory(layers=()))
+
+
+def _another_damage() -> Subject:
+    return Subject(Inventory(layers=()), damages=(Damage("truncated", "model.ckpt-7.index", "something else"),))
+
+
+def _damaged() -> Subject:
+    damage = Damage(
+        "missing-shard", "model.ckpt-7.data-00001-of-00002", "not there, and the index puts 12 tensors in it", ("w",)
+    )
+    return Subject(Inventory(layers=(BatchNormLayer("bn", {"gamma": "w"}),)), damages=(damage,))
+
+
+RULE = Rule(
+    code="CK101",
+    name="missing-shard",
+    severity="error",
+    repair="none",
+    check=_check,
+    healthy=(_sound, _another_damage),
+    sick=(_damaged,),
+)

@@ -1,0 +1,48 @@
+"""CK104: a file under a checkpoint's name that is no checkpoint.
+
+It has the right extension and the wrong bytes: a git-LFS pointer (130 bytes of text that say where the file is), the
+HTML page of a login or of an error, or a binary file through which somebody's line-ending conversion went.
+
+Usual cause: `git clone` without git-lfs; `curl` or `wget` of a page instead of the file behind it; a transfer in text
+    mode, or `* text=auto` in `.gitattributes`.
+Repair: `git lfs pull` for a pointer; otherwise download again, in binary mode, and look at the size.
+Source: https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md (the pointer's first line).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ckpt_doctor.batchnorm import BatchNormLayer, Inventory
+from ckpt_doctor.checkpoint import Damage
+from ckpt_doctor.finding import Finding
+from ckpt_doctor.rules._damage import report
+from ckpt_doctor.rules.interface import Rule, Subject
+
+
+def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
+    yield from report(rule, subject)
+
+
+def _sound() -> Subject:
+    return Subject(Inventory(layers=()))
+
+
+def _another_damage() -> Subject:
+    return Subject(Inventory(layers=()), damages=(Damage("truncated", "model.ckpt-7.index", "something else"),))
+
+
+def _damaged() -> Subject:
+    damage = Damage("not-a-checkpoint", "weights.h5", "a git-LFS pointer of 134 bytes, not HDF5; run `git lfs pull`")
+    return Subject(Inventory(layers=(BatchNormLayer("bn", {"gamma": "w"}),)), damages=(damage,))
+
+
+RULE = Rule(
+    code="CK104",
+    name="not-a-checkpoint",
+    severity="error",
+    repair="none",
+    check=_check,
+    healthy=(_sound, _another_damage),
+    sick=(_damaged,),
+)

@@ -1,0 +1,47 @@
+"""CK105: the `checkpoint` file names files that are not there.
+
+`tf.train.latest_checkpoint` reads the text file `checkpoint` to learn which bundle of the folder is the newest. If that
+one is gone, it returns None, and training quietly starts from scratch or a server finds no model.
+
+Usual cause: the folder was moved or trimmed by hand, or the file holds the absolute paths of another machine.
+Repair: edit `checkpoint` so that `model_checkpoint_path` names a bundle that is there, or remove it.
+Source: tensorflow/python/training/checkpoint_state.proto; tensorflow/python/checkpoint/checkpoint_management.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ckpt_doctor.batchnorm import BatchNormLayer, Inventory
+from ckpt_doctor.checkpoint import Damage
+from ckpt_doctor.finding import Finding
+from ckpt_doctor.rules._damage import report
+from ckpt_doctor.rules.interface import Rule, Subject
+
+
+def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
+    yield from report(rule, subject)
+
+
+def _sound() -> Subject:
+    return Subject(Inventory(layers=()))
+
+
+def _another_damage() -> Subject:
+    return Subject(Inventory(layers=()), damages=(Damage("truncated", "model.ckpt-7.index", "something else"),))
+
+
+def _damaged() -> Subject:
+    damage = Damage("stale-checkpoint-state", "models/checkpoint", "its latest, `model.ckpt-9`, is not there")
+    return Subject(Inventory(layers=(BatchNormLayer("bn", {"gamma": "w"}),)), damages=(damage,))
+
+
+RULE = Rule(
+    code="CK105",
+    name="stale-checkpoint-state",
+    severity="warning",
+    repair="none",
+    check=_check,
+    healthy=(_sound, _another_damage),
+    sick=(_damaged,),
+)

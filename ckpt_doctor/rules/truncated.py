@@ -1,0 +1,47 @@
+"""CK102: a file is shorter than its index says.
+
+The tensors beyond the end are lost. TensorFlow itself notices only when it reads one of them; its
+`inspect_checkpoint` lists the names of such a file and exits 0.
+
+Usual cause: an upload, download or copy that broke off, a full disk while saving, or a store with a limit on size.
+Repair: copy the file again and compare the size; if the original is short too, go back to an earlier checkpoint.
+Source: tensorflow/tpu issue 775, where two published checkpoints end at byte 536,870,913.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ckpt_doctor.batchnorm import BatchNormLayer, Inventory
+from ckpt_doctor.checkpoint import Damage
+from ckpt_doctor.finding import Finding
+from ckpt_doctor.rules._damage import report
+from ckpt_doctor.rules.interface import Rule, Subject
+
+
+def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
+    yield from report(rule, subject)
+
+
+def _sound() -> Subject:
+    return Subject(Inventory(layers=()))
+
+
+def _another_damage() -> Subject:
+    return Subject(Inventory(layers=()), damages=(Damage("missing-shard", "model.ckpt-7.index", "something else"),))
+
+
+def _damaged() -> Subject:
+    damage = Damage("truncated", "model.ckpt-7.data-00000-of-00001", "ends at byte 512, the index needs 4096", ("w",))
+    return Subject(Inventory(layers=(BatchNormLayer("bn", {"gamma": "w"}),)), damages=(damage,))
+
+
+RULE = Rule(
+    code="CK102",
+    name="truncated",
+    severity="error",
+    repair="none",
+    check=_check,
+    healthy=(_sound, _another_damage),
+    sick=(_damaged,),
+)

@@ -1,0 +1,47 @@
+"""CK106: parts of a save that never finished.
+
+TensorFlow writes the tensors first, under a temporary name, and the index last. What is left of a save that was
+interrupted looks like a checkpoint and is none; and a checkpoint that changes while it is read is one in the making.
+
+Usual cause: training was killed, or ran out of disk, while it saved; or it is saving right now.
+Repair: wait for the save to end and scan again; remove leftovers when no job writes to the folder any more.
+Source: tensorflow/core/kernels/save_restore_v2_ops.cc (`MergeV2Checkpoints`), python/training/saver.py (`_temp_`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ckpt_doctor.batchnorm import BatchNormLayer, Inventory
+from ckpt_doctor.checkpoint import Damage
+from ckpt_doctor.finding import Finding
+from ckpt_doctor.rules._damage import report
+from ckpt_doctor.rules.interface import Rule, Subject
+
+
+def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
+    yield from report(rule, subject)
+
+
+def _sound() -> Subject:
+    return Subject(Inventory(layers=()))
+
+
+def _another_damage() -> Subject:
+    return Subject(Inventory(layers=()), damages=(Damage("truncated", "model.ckpt-7.index", "something else"),))
+
+
+def _damaged() -> Subject:
+    damage = Damage("unfinished-save", "models/model.ckpt-9_temp_0a1b", "shards of a save without an index")
+    return Subject(Inventory(layers=(BatchNormLayer("bn", {"gamma": "w"}),)), damages=(damage,))
+
+
+RULE = Rule(
+    code="CK106",
+    name="unfinished-save",
+    severity="warning",
+    repair="none",
+    check=_check,
+    healthy=(_sound, _another_damage),
+    sick=(_damaged,),
+)
