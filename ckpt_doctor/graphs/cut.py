@@ -1,0 +1,224 @@
+"""An inference graph cut open at its batch-norm sites.
+
+At every site the output `y` is computed anew from the live input `x` and two fresh placeholders, mean and variance. What
+is fed there decides what the graph is: the batch's own moments make it training mode, the whole data's make it the
+layerwise estimate, stored statistics make it inference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ckpt_doctor.graphs.facts import Site
+from ckpt_doctor.graphs.graph import FLOAT32, VARIABLE_OPS, Graph, plain_dtype, split_tensor, tensor_name
+from ckpt_doctor.graphs.sites import FUSED_OPS
+from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
+
+_INT32 = 3
+# Shapes that TensorFlow 1.x recorded disagree with what later importers infer; colocation and devices name machines
+# of the past.
+_DROPPED_ATTRIBUTES = ("_output_shapes", "_class")
+_PREFIX = "ckpt_doctor"
+
+
+@dataclass(frozen=True)
+class CutSite:
+    """A site of the cut graph.
+
+    Attributes:
+        layer: The batch-norm layer.
+        x: The tensor that goes in.
+        mean: The placeholder for the mean, float32 of shape `(channels,)`.
+        variance: The placeholder for the variance, likewise.
+        axis: The channel axis of `x`: -1 or 1.
+        epsilon: Added to the variance.
+    """
+
+    layer: str
+    x: str
+    mean: str
+    variance: str
+    axis: int
+    epsilon: float
+
+
+@dataclass(frozen=True, eq=False)
+class CutGraph:
+    """The graph, and how to use it.
+
+    Attributes:
+        proto: A `GraphDef` that needs no other.
+        sites: Where it is cut.
+        variables: Variable node to the placeholder and the op that set its value.
+    """
+
+    proto: pb.GraphDef
+    sites: tuple[CutSite, ...]
+    variables: Mapping[str, tuple[str, str]]
+
+
+def cut(graph: Graph, sites: Sequence[tuple[str, Site]], outputs: Iterable[str] = ()) -> CutGraph:
+    """Return what `outputs` and the inputs of the sites need of the graph, cut at the sites.
+
+    Args:
+        graph: A graph without training switches.
+        sites: Layer name and site, one entry for each place.
+        outputs: Further tensors that are wanted.
+    """
+    wanted = [split_tensor(site.x)[0] for _, site in sites] + [split_tensor(name)[0] for name in outputs]
+    kept = _needed(graph, wanted, {split_tensor(site.y)[0]: site for _, site in sites})
+    result = pb.GraphDef()
+    result.versions.CopyFrom(graph.proto.versions)
+    result.library.CopyFrom(graph.proto.library)
+    replaced: dict[str, str] = {}
+    cut_sites = []
+    for number, (layer, site) in enumerate(sites):
+        if split_tensor(site.x)[0] in kept:
+            builder = _Normalisation(result, graph, f"{_PREFIX}/site_{number}", site)
+            replaced[site.y] = builder.output
+            cut_sites.append(CutSite(layer, site.x, builder.mean, builder.variance, site.axis, site.epsilon))
+    loops = any(graph.nodes[name].op in ("Enter", "RefEnter") for name in kept)
+    for node in graph.proto.node:
+        if node.name in kept:
+            _copy(result, node, replaced, kept if loops else set())
+    for node in result.node:
+        if node.name.startswith(f"{_PREFIX}/"):
+            for position, entry in enumerate(node.input):
+                # One site may feed the next directly.
+                node.input[position] = replaced.get(tensor_name(entry), entry)
+    variables = _setters(result)
+    return CutGraph(result, tuple(cut_sites), variables)
+
+
+def _needed(graph: Graph, wanted: Iterable[str], sites: Mapping[str, Site]) -> set[str]:
+    """Return the nodes that the wanted ones need when every site is computed from its x, scale and offset."""
+    kept: set[str] = set()
+    stack = list(wanted)
+    while stack:
+        name = stack.pop()
+        if name in kept or name not in graph.nodes:
+            continue
+        if name in sites:
+            site = sites[name]
+            stack.extend(split_tensor(tensor)[0] for tensor in (site.x, site.scale, site.offset) if tensor)
+            continue
+        kept.add(name)
+        stack.extend(split_tensor(tensor)[0] for tensor in graph.inputs(graph.nodes[name]))
+    return kept
+
+
+def _copy(result: pb.GraphDef, node: pb.NodeDef, replaced: Mapping[str, str], control: set[str]) -> None:
+    copy = result.node.add()
+    copy.CopyFrom(node)
+    copy.device = ""
+    for name in _DROPPED_ATTRIBUTES:
+        copy.attr.pop(name, None)
+    del copy.input[:]
+    for entry in node.input:
+        if entry.startswith("^"):
+            # Outside loops control edges only order side effects, and an inference pass has none.
+            if entry[1:] in control:
+                copy.input.append(entry)
+        else:
+            copy.input.append(replaced.get(tensor_name(entry), entry))
+
+
+def _setters(result: pb.GraphDef) -> dict[str, tuple[str, str]]:
+    """Add a placeholder and an assignment for every variable."""
+    table = {}
+    for node in [node for node in result.node if node.op in VARIABLE_OPS]:
+        number = len(table)
+        dtype = plain_dtype(node.attr["dtype"].type)
+        value = result.node.add(name=f"{_PREFIX}/value_{number}", op="Placeholder")
+        value.attr["dtype"].type = dtype
+        value.attr["shape"].shape.CopyFrom(node.attr["shape"].shape)
+        assign = result.node.add(name=f"{_PREFIX}/assign_{number}")
+        assign.input.extend([node.name, value.name])
+        if node.op == "VarHandleOp":
+            assign.op = "AssignVariableOp"
+            assign.attr["dtype"].type = dtype
+        else:
+            assign.op = "Assign"
+            assign.attr["T"].type = dtype
+            assign.attr["validate_shape"].b = False
+        table[node.name] = (f"{value.name}:0", assign.name)
+    return table
+
+
+class _Normalisation:
+    """Writes the nodes of one site: `x * inv + (offset - mean * inv)`, or the fused op where the graph has it."""
+
+    def __init__(self, result: pb.GraphDef, graph: Graph, prefix: str, site: Site) -> None:
+        self.result = result
+        self.prefix = prefix
+        self.mean = self._placeholder("mean")
+        self.variance = self._placeholder("variance")
+        node = graph.nodes[split_tensor(site.y)[0]]
+        dtype = plain_dtype(node.attr["T"].type)
+        self.output = self._fused(node, site) if node.op in FUSED_OPS else self._written_out(dtype, site)
+
+    def _node(self, name: str, op: str, inputs: Sequence[str], **types: int) -> str:
+        node = self.result.node.add(name=f"{self.prefix}/{name}", op=op)
+        node.input.extend(inputs)
+        for attribute, value in types.items():
+            node.attr[attribute].type = value
+        return f"{node.name}:0"
+
+    def _placeholder(self, name: str) -> str:
+        tensor = self._node(name, "Placeholder", (), dtype=FLOAT32)
+        self.result.node[-1].attr["shape"].shape.dim.add().size = -1
+        return tensor
+
+    def _constant(self, name: str, value: np.ndarray[tuple[int, ...], np.dtype[np.generic]], dtype: int) -> str:
+        tensor = self._node(name, "Const", (), dtype=dtype)
+        proto = self.result.node[-1].attr["value"].tensor
+        proto.dtype = dtype
+        proto.tensor_shape.SetInParent()
+        for size in value.shape:
+            proto.tensor_shape.dim.add().size = size
+        proto.tensor_content = value.tobytes()
+        return tensor
+
+    def _fused(self, original: pb.NodeDef, site: Site) -> str:
+        assert site.scale is not None
+        assert site.offset is not None
+        tensor = self._node(
+            "y", "FusedBatchNormV3", (site.x, site.scale, site.offset, self.mean, self.variance), U=FLOAT32
+        )
+        node = self.result.node[-1]
+        node.attr["T"].type = original.attr["T"].type
+        if "data_format" in original.attr:
+            node.attr["data_format"].CopyFrom(original.attr["data_format"])
+        node.attr["epsilon"].f = site.epsilon
+        node.attr["is_training"].b = False
+        return tensor
+
+    def _vector(self, name: str, tensor: str, dtype: int) -> str:
+        flat = self._node(name, "Reshape", (tensor, self._flat), T=dtype, Tshape=_INT32)
+        return flat if dtype == FLOAT32 else self._node(f"{name}_cast", "Cast", (flat,), SrcT=dtype, DstT=FLOAT32)
+
+    def _written_out(self, dtype: int, site: Site) -> str:
+        self._flat = self._constant("flat", np.array([-1], np.int32), _INT32)
+        epsilon = self._constant("epsilon", np.array(site.epsilon, np.float32), FLOAT32)
+        shifted = self._node("shifted", "AddV2", (self.variance, epsilon), T=FLOAT32)
+        inverse = self._node("inverse", "Rsqrt", (shifted,), T=FLOAT32)
+        if site.scale is not None:
+            inverse = self._node("scaled", "Mul", (inverse, self._vector("scale", site.scale, dtype)), T=FLOAT32)
+        shift = self._node("mean_term", "Mul", (self.mean, inverse), T=FLOAT32)
+        if site.offset is not None:
+            shift = self._node("shift", "Sub", (self._vector("offset", site.offset, dtype), shift), T=FLOAT32)
+        else:
+            shift = self._node("shift", "Neg", (shift,), T=FLOAT32)
+        factors = []
+        for name, tensor in (("factor", inverse), ("summand", shift)):
+            if site.axis == 1:
+                layout = self._constant(f"{name}_layout", np.array([1, -1, 1, 1], np.int32), _INT32)
+                tensor = self._node(f"{name}_reshaped", "Reshape", (tensor, layout), T=FLOAT32, Tshape=_INT32)
+            if dtype != FLOAT32:
+                tensor = self._node(f"{name}_cast", "Cast", (tensor,), SrcT=FLOAT32, DstT=dtype)
+            factors.append(tensor)
+        product = self._node("product", "Mul", (site.x, factors[0]), T=dtype)
+        return self._node("y", "AddV2", (product, factors[1]), T=dtype)

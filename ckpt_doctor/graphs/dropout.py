@@ -1,0 +1,114 @@
+"""Dropout that is baked into a graph: found, and bypassed.
+
+Left on, dropout at rate 0.5 makes the next variance about eight times too large. Every way that TensorFlow writes it is
+one product (or selection) of scaled values with a mask that compares uniform random numbers with a rate:
+`x / keep * floor(keep + uniform)` before TensorFlow 1.13, `x * (1 / keep) * cast(uniform >= rate)` until 2.11,
+`select(uniform >= rate, x * (1 / keep), 0)` since (tensorflow/python/ops/nn_ops.py: `dropout`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ckpt_doctor.graphs.graph import Graph, split_tensor, tensor_name
+from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
+
+_UNIFORM = frozenset("RandomUniform StatelessRandomUniform StatelessRandomUniformV2".split())
+RANDOM_OPS = _UNIFORM | frozenset(
+    "RandomStandardNormal TruncatedNormal RandomUniformInt RandomGamma RandomPoisson RandomPoissonV2 RandomShuffle "
+    "Multinomial ParameterizedTruncatedNormal StatelessRandomNormal StatelessRandomNormalV2 StatelessTruncatedNormal "
+    "StatelessTruncatedNormalV2 StatelessRandomUniformInt StatelessRandomUniformIntV2 StatelessMultinomial".split()
+)
+_COMPARISONS = frozenset("GreaterEqual Greater Less LessEqual Floor".split())
+_MASK_OPS = _COMPARISONS | frozenset("Cast Add AddV2 Sub Mul Identity Reshape Rsub".split())
+_SCALES = frozenset("Mul RealDiv Div".split())
+
+
+def bypass_dropout(graph: Graph) -> tuple[Graph, tuple[str, ...]]:
+    """Return the graph with every dropout replaced by its input, and the names of the nodes that were replaced."""
+    alias: dict[str, str] = {}
+    for node in graph.of_op(("Mul", "Select", "SelectV2")):
+        kept = _kept_values(graph, node)
+        if kept is not None:
+            alias[f"{node.name}:0"] = kept
+    if not alias:
+        return graph, ()
+    result = pb.GraphDef()
+    result.CopyFrom(graph.proto)
+    for node in result.node:
+        for position, entry in enumerate(node.input):
+            if not entry.startswith("^") and tensor_name(entry) in alias:
+                node.input[position] = _follow(alias, tensor_name(entry))
+    return Graph(result), tuple(split_tensor(tensor)[0] for tensor in alias)
+
+
+def random_nodes(graph: Graph, tensors: Iterable[str]) -> tuple[str, ...]:
+    """Return the names of the random ops that the tensors depend on."""
+    needed = graph.ancestors((split_tensor(tensor)[0] for tensor in tensors), control=False)
+    return tuple(sorted(name for name in needed if graph.nodes[name].op in RANDOM_OPS))
+
+
+def _follow(alias: dict[str, str], tensor: str) -> str:
+    while tensor in alias:
+        tensor = alias[tensor]
+    return tensor
+
+
+def _kept_values(graph: Graph, node: pb.NodeDef) -> str | None:
+    """Return the tensor that a dropout's last node would give at inference, or None where it is no dropout."""
+    inputs = graph.inputs(node)
+    if node.op == "Mul":
+        for mask, values in ((inputs[0], inputs[1]), (inputs[1], inputs[0])):
+            if _is_mask(graph, mask):
+                return _unscaled(graph, values)
+        return None
+    return _unscaled(graph, inputs[1]) if len(inputs) == 3 and _is_mask(graph, inputs[0]) else None
+
+
+def _is_mask(graph: Graph, tensor: str) -> bool:
+    """Return whether a tensor compares uniform random numbers with constants and depends on nothing else."""
+    compared = uniform = False
+    stack = [tensor]
+    for _ in range(40):
+        if not stack:
+            break
+        node = graph.producer(stack.pop())
+        if node is None:
+            return False
+        if node.op in _UNIFORM:
+            # Its inputs are the shape of the data and a seed: neither is a value.
+            uniform = True
+        elif node.op in _MASK_OPS:
+            compared = compared or node.op in _COMPARISONS
+            stack.extend(graph.inputs(node))
+        elif node.op not in ("Const", "Placeholder", "PlaceholderWithDefault"):
+            return False
+    return compared and uniform and not stack
+
+
+def _unscaled(graph: Graph, tensor: str) -> str | None:
+    """Return x where `tensor` is x divided by a rate that depends on no data, or None."""
+    node = graph.producer(tensor)
+    if node is None or node.op not in _SCALES:
+        return None
+    left, right = graph.inputs(node)[:2]
+    if _is_rate(graph, right):
+        return left
+    return right if node.op == "Mul" and _is_rate(graph, left) else None
+
+
+def _is_rate(graph: Graph, tensor: str) -> bool:
+    """Return whether a tensor is one number made of constants and placeholders of no dimensions."""
+    value = graph.constant(tensor)
+    if value is not None:
+        return bool(value.size == 1)
+    names = graph.ancestors([split_tensor(tensor)[0]], control=False)
+    for name in names:
+        node = graph.nodes[name]
+        if node.op in ("Placeholder", "PlaceholderWithDefault"):
+            shape = node.attr["shape"].shape
+            if len(shape.dim):
+                return False
+        elif node.op not in ("Const", "Sub", "RealDiv", "Div", "Mul", "Identity", "Cast", "Add", "AddV2", "Reciprocal"):
+            return False
+    return len(names) < 20

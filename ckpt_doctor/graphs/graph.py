@@ -1,0 +1,222 @@
+"""A `GraphDef` to walk in: who feeds whom, and what is constant. No TensorFlow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ckpt_doctor.checkpoint import numpy_dtype
+from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
+
+# tensorflow/core/framework/types.proto: the types that constants of interest have.
+DTYPES = {
+    1: "float32", 2: "float64", 3: "int32", 4: "uint8", 5: "int16", 6: "int8", 7: "string", 8: "complex64", 9: "int64",
+    10: "bool", 14: "bfloat16", 17: "uint16", 18: "complex128", 19: "float16", 20: "resource", 22: "uint32",
+    23: "uint64",
+}  # fmt: skip
+FLOAT32 = 1
+# Reference types are the plain type plus 100.
+_REFERENCE = 100
+
+# Ops that pass their first input on, as far as statistics are concerned.
+PASS_THROUGH = frozenset(
+    "Identity StopGradient Reshape Squeeze ExpandDims Cast ReadVariableOp Enter RefEnter Snapshot PreventGradient "
+    "CheckNumerics EnsureShape RefIdentity".split()
+)
+VARIABLE_OPS = frozenset("VariableV2 Variable VarHandleOp AutoReloadVariable".split())
+
+
+def split_tensor(name: str) -> tuple[str, int]:
+    """Return node and output index of a tensor name: `a/b:1` → `("a/b", 1)`, `a/b` → `("a/b", 0)`."""
+    node, colon, index = name.rpartition(":")
+    if colon and index.isdigit():
+        return node, int(index)
+    return name, 0
+
+
+def tensor_name(name: str) -> str:
+    """Return the one spelling of a tensor name: `a/b` → `a/b:0`."""
+    node, index = split_tensor(name)
+    return f"{node}:{index}"
+
+
+def constant_of(tensor: pb.Tensor) -> npt.NDArray[Any] | None:
+    """Return the value of a `TensorProto`; None for types that hold no numbers or text, or where it is malformed.
+
+    A list shorter than the shape repeats its last value (tensorflow/core/framework/tensor.proto).
+    """
+    try:
+        name = DTYPES[tensor.dtype]
+        dtype = numpy_dtype(name)
+    except KeyError:
+        return None
+    shape = tuple(dim.size for dim in tensor.tensor_shape.dim)
+    count = int(np.prod(shape, dtype=np.int64)) if shape else 1
+    if count < 0 or count > 1 << 28:
+        return None
+    if tensor.tensor_content:
+        if name == "string" or len(tensor.tensor_content) != count * dtype.itemsize:
+            return None
+        return np.frombuffer(tensor.tensor_content, dtype).reshape(shape)
+    values: list[Any]
+    if name == "string":
+        values = list(tensor.string_val)
+    elif name in ("float16", "bfloat16"):
+        values = list(np.array(tensor.half_val, np.uint16).view(dtype))
+    else:
+        field = {
+            "float32": tensor.float_val, "float64": tensor.double_val, "int64": tensor.int64_val,
+            "bool": tensor.bool_val, "uint32": tensor.uint32_val, "uint64": tensor.uint64_val,
+        }.get(name, tensor.int_val)  # fmt: skip
+        values = list(field)
+    if not values:
+        values = [b"" if name == "string" else 0]
+    result = np.empty(count, dtype)
+    kept = values[:count]
+    result[: len(kept)] = kept
+    result[len(kept) :] = values[-1]
+    return result.reshape(shape)
+
+
+class Graph:
+    """Nodes by name, with their inputs and consumers.
+
+    Attributes:
+        proto: The graph itself; not changed.
+        nodes: Nodes by name.
+    """
+
+    def __init__(self, proto: pb.GraphDef) -> None:
+        self.proto = proto
+        self.nodes: dict[str, pb.NodeDef] = {node.name: node for node in proto.node}
+
+    def inputs(self, node: pb.NodeDef) -> list[str]:
+        """Return the names of the tensors that feed `node`, without control inputs."""
+        return [tensor_name(name) for name in node.input if not name.startswith("^")]
+
+    def producer(self, tensor: str) -> pb.NodeDef | None:
+        """Return the node that makes a tensor, or None if the graph lacks it."""
+        return self.nodes.get(split_tensor(tensor)[0])
+
+    @cached_property
+    def consumers(self) -> dict[str, list[tuple[pb.NodeDef, int]]]:
+        """Tensor name to the nodes that read it, each with the position of the input."""
+        table: dict[str, list[tuple[pb.NodeDef, int]]] = {}
+        for node in self.proto.node:
+            for position, tensor in enumerate(self.inputs(node)):
+                table.setdefault(tensor, []).append((node, position))
+        return table
+
+    @cached_property
+    def dependents(self) -> dict[str, list[str]]:
+        """Node name to the names of the nodes that wait for it, by data or control."""
+        table: dict[str, list[str]] = {}
+        for node in self.proto.node:
+            for name in node.input:
+                source = name[1:] if name.startswith("^") else split_tensor(name)[0]
+                table.setdefault(source, []).append(node.name)
+        return table
+
+    def source(self, tensor: str) -> str:
+        """Return the tensor that `tensor` is a mere copy, cast or reshape of, as far back as it goes."""
+        for _ in range(1000):
+            node = self.producer(tensor)
+            if node is None or node.op not in PASS_THROUGH:
+                return tensor
+            inputs = self.inputs(node)
+            if not inputs:
+                return tensor
+            tensor = inputs[0]
+        return tensor
+
+    def variable(self, tensor: str) -> str | None:
+        """Return the name of the variable's node that `tensor` is read from, or None."""
+        node = self.producer(self.source(tensor))
+        return node.name if node is not None and node.op in VARIABLE_OPS else None
+
+    def constant(self, tensor: str, depth: int = 20) -> npt.NDArray[Any] | None:
+        """Return the value of a tensor that depends on constants only, or None.
+
+        Knows the arithmetic that decays, epsilons and axes are written in.
+        """
+        node = self.producer(tensor)
+        if node is None or depth == 0:
+            return None
+        if node.op == "Const":
+            return constant_of(node.attr["value"].tensor)
+        inputs = self.inputs(node)
+        if node.op in ("Identity", "StopGradient", "Cast", "Reshape", "Squeeze", "ExpandDims") and inputs:
+            value = self.constant(inputs[0], depth - 1)
+            if value is not None and node.op == "Cast" and "DstT" in node.attr:
+                name = DTYPES.get(node.attr["DstT"].type)
+                return value.astype(numpy_dtype(name)) if name and name not in ("string", "resource") else None
+            return value
+        if node.op in _ARITHMETIC and len(inputs) == 2:
+            left, right = (self.constant(name, depth - 1) for name in inputs)
+            if left is None or right is None:
+                return None
+            return np.asarray(_ARITHMETIC[node.op](left, right))
+        return None
+
+    def scalar(self, tensor: str) -> float | None:
+        """Return a constant of one element as a float, or None."""
+        value = self.constant(tensor)
+        if value is None or value.size != 1 or value.dtype.kind not in "fiub":
+            return None
+        return float(value.reshape(-1)[0])
+
+    def ancestors(self, names: Iterable[str], *, control: bool = True) -> set[str]:
+        """Return the names of all nodes that the named nodes need, themselves included."""
+        seen: set[str] = set()
+        stack = [name for name in names if name in self.nodes]
+        while stack:
+            name = stack.pop()
+            if name in seen:
+                continue
+            seen.add(name)
+            for entry in self.nodes[name].input:
+                if entry.startswith("^"):
+                    if not control:
+                        continue
+                    entry = entry[1:]
+                source = split_tensor(entry)[0]
+                if source not in seen and source in self.nodes:
+                    stack.append(source)
+        return seen
+
+    def descendants(self, names: Iterable[str]) -> set[str]:
+        """Return the names of all nodes that wait for any of the named ones, themselves included."""
+        seen: set[str] = set()
+        stack = list(names)
+        while stack:
+            name = stack.pop()
+            if name not in seen:
+                seen.add(name)
+                stack.extend(self.dependents.get(name, ()))
+        return seen
+
+    def of_op(self, ops: Iterable[str]) -> Iterator[pb.NodeDef]:
+        """Yield the nodes with one of the ops, in the order of the graph."""
+        wanted = frozenset(ops)
+        return (node for node in self.proto.node if node.op in wanted)
+
+
+_ARITHMETIC = {
+    "Add": np.add,
+    "AddV2": np.add,
+    "Sub": np.subtract,
+    "Mul": np.multiply,
+    "RealDiv": np.divide,
+    "Div": np.divide,
+    "Maximum": np.maximum,
+    "Minimum": np.minimum,
+}
+
+
+def plain_dtype(number: int) -> int:
+    """Return the number of the plain type of a reference type; a plain type is its own."""
+    return number - _REFERENCE if number > _REFERENCE else number

@@ -1,0 +1,200 @@
+"""A graph with its training switch turned: control flow around training is resolved and gone.
+
+TF1 writes `tf.cond(is_training, …)` as Switch and Merge nodes. Once the predicate is known, a Switch is a plain wire on
+one side and dead on the other, and a Merge is the wire of its live side. What is left is the graph of one mode, in which
+batch norm can be found and cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ckpt_doctor.graphs.graph import DTYPES, VARIABLE_OPS, Graph, split_tensor, tensor_name
+from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
+
+_BOOLEAN_ROOTS = frozenset({"Placeholder", "PlaceholderWithDefault", "PlaceholderV2"}) | VARIABLE_OPS
+_SWITCHES = frozenset({"Switch", "RefSwitch"})
+_MERGES = frozenset({"Merge", "RefMerge"})
+_SELECTS = frozenset({"Select", "SelectV2"})
+
+
+def _is_boolean(node: pb.NodeDef) -> bool:
+    return DTYPES.get(node.attr["dtype"].type) == "bool" if "dtype" in node.attr else False
+
+
+def training_switches(graph: Graph) -> tuple[str, ...]:
+    """Return the names of the boolean placeholders and variables that decide which branch runs.
+
+    Those are what training code calls `is_training`, `phase`, `keras_learning_phase` …: whatever a Switch or a scalar
+    Select is decided by, seen through Identity and logic.
+    """
+    found: dict[str, None] = {}
+    for node in graph.of_op(_SWITCHES | _SELECTS | {"If", "StatelessIf"}):
+        inputs = graph.inputs(node)
+        if len(inputs) < 2:
+            continue
+        stack = [inputs[1] if node.op in _SWITCHES else inputs[0]]
+        for _ in range(100):
+            if not stack:
+                break
+            source = graph.producer(graph.source(stack.pop()))
+            if source is None:
+                continue
+            if source.op in _BOOLEAN_ROOTS and _is_boolean(source):
+                found[source.name] = None
+            elif source.op in ("LogicalNot", "LogicalAnd", "LogicalOr", *_SWITCHES):
+                stack.extend(graph.inputs(source))
+    return tuple(found)
+
+
+class _Values:
+    """Truth values of boolean tensors, given those of the switches."""
+
+    def __init__(self, graph: Graph, switches: Mapping[str, bool]) -> None:
+        self.graph = graph
+        self.switches = switches
+        self.known: dict[str, bool | None] = {}
+
+    def of(self, tensor: str, depth: int = 50) -> bool | None:
+        """Return the value of a boolean tensor, None where it is not decided."""
+        if tensor in self.known:
+            return self.known[tensor]
+        value = self._work_out(tensor, depth) if depth else None
+        self.known[tensor] = value
+        return value
+
+    def _work_out(self, tensor: str, depth: int) -> bool | None:
+        node = self.graph.producer(tensor)
+        if node is None:
+            return None
+        if node.name in self.switches:
+            return self.switches[node.name]
+        if node.op == "Const":
+            value = self.graph.constant(tensor)
+            return bool(value.reshape(-1)[0]) if value is not None and value.size == 1 and value.dtype == bool else None
+        inputs = self.graph.inputs(node)
+        if node.op in ("Identity", "ReadVariableOp", "Reshape", "Squeeze", *_SWITCHES) and inputs:
+            return self.of(inputs[0], depth - 1)
+        if node.op == "LogicalNot" and inputs:
+            inner = self.of(inputs[0], depth - 1)
+            return None if inner is None else not inner
+        if node.op in ("LogicalAnd", "LogicalOr") and len(inputs) == 2:
+            sides = [self.of(name, depth - 1) for name in inputs]
+            decisive = node.op == "LogicalOr"
+            if decisive in sides:
+                return decisive
+            return None if None in sides else not decisive
+        if node.op == "PlaceholderWithDefault" and inputs:
+            return self.of(inputs[0], depth - 1)
+        return None
+
+
+class _Wiring:
+    """Which tensor every tensor really is, and which never get a value."""
+
+    def __init__(self, graph: Graph, switches: Mapping[str, bool]) -> None:
+        self.graph = graph
+        values = _Values(graph, switches)
+        self.alias: dict[str, str] = {}
+        self.dead_tensors: set[str] = set()
+        for node in graph.of_op(_SWITCHES | _SELECTS):
+            inputs = graph.inputs(node)
+            decided = values.of(inputs[1] if node.op in _SWITCHES else inputs[0]) if len(inputs) > 1 else None
+            if decided is None:
+                continue
+            if node.op in _SWITCHES:
+                self.alias[f"{node.name}:{int(decided)}"] = inputs[0]
+                self.dead_tensors.add(f"{node.name}:{int(not decided)}")
+            elif len(inputs) == 3:
+                self.alias[f"{node.name}:0"] = inputs[1] if decided else inputs[2]
+        self.dead_nodes: set[str] = set()
+        self._spread_death()
+
+    def resolve(self, tensor: str) -> str:
+        """Return the tensor that `tensor` is another name of."""
+        seen = set()
+        while tensor in self.alias and tensor not in seen:
+            seen.add(tensor)
+            tensor = self.alias[tensor]
+        return tensor
+
+    def _dead(self, entry: str) -> bool:
+        if entry.startswith("^"):
+            return entry[1:] in self.dead_nodes
+        tensor = self.resolve(tensor_name(entry))
+        return tensor in self.dead_tensors or split_tensor(tensor)[0] in self.dead_nodes
+
+    def _spread_death(self) -> None:
+        pending = [split_tensor(tensor)[0] for tensor in self.dead_tensors]
+        touched = set(pending)
+        queue = [name for node in touched for name in self.graph.dependents.get(node, ())]
+        while queue:
+            name = queue.pop()
+            node = self.graph.nodes[name]
+            if name in self.dead_nodes:
+                continue
+            if node.op in _MERGES | _SELECTS and f"{name}:0" in self.alias:
+                # Decided already: it dies only with the side that was chosen (an inner cond in a dead outer branch).
+                if not self._dead(f"{name}:0"):
+                    continue
+            elif node.op in _MERGES:
+                live = [entry for entry in self.graph.inputs(node) if not self._dead(entry)]
+                if len(live) == 1 and len(self.graph.inputs(node)) > 1:
+                    self.alias[f"{name}:0"] = live[0]
+                    queue.extend(self.graph.dependents.get(name, ()))
+                    continue
+                if live:
+                    continue
+            elif not any(self._dead(entry) for entry in node.input):
+                continue
+            self.dead_nodes.add(name)
+            queue.extend(self.graph.dependents.get(name, ()))
+
+
+def specialise(graph: Graph, switches: Mapping[str, bool]) -> Graph:
+    """Return the graph as it is when the named boolean nodes have the given values.
+
+    Tensor names stay those of the original graph, except that a resolved Switch, Merge or Select is replaced by what it
+    passes on. Nodes that never run in this mode are gone; gradients and savers stay where they are live.
+    """
+    wiring = _Wiring(graph, switches)
+    result = pb.GraphDef()
+    result.versions.CopyFrom(graph.proto.versions)
+    result.library.CopyFrom(graph.proto.library)
+    resolved_nodes = {split_tensor(tensor)[0] for tensor in wiring.alias}
+    for node in graph.proto.node:
+        if node.name in wiring.dead_nodes or node.name in resolved_nodes:
+            continue
+        if node.name in switches:
+            result.node.append(_boolean_constant(node.name, switches[node.name]))
+            continue
+        copy = result.node.add()
+        copy.CopyFrom(node)
+        del copy.input[:]
+        for entry in node.input:
+            if entry.startswith("^"):
+                if entry[1:] not in resolved_nodes and entry[1:] not in wiring.dead_nodes:
+                    copy.input.append(entry)
+            else:
+                copy.input.append(_short(wiring.resolve(tensor_name(entry))))
+    return Graph(result)
+
+
+def resolve_tensor(graph: Graph, switches: Mapping[str, bool], tensor: str) -> str:
+    """Return the name that a tensor of the original graph has in `specialise(graph, switches)`."""
+    return _Wiring(graph, switches).resolve(tensor_name(tensor))
+
+
+def _short(tensor: str) -> str:
+    return tensor[:-2] if tensor.endswith(":0") else tensor
+
+
+def _boolean_constant(name: str, value: bool) -> pb.NodeDef:
+    node = pb.NodeDef(name=name, op="Const")
+    node.attr["dtype"].type = 10
+    node.attr["value"].tensor.dtype = 10
+    node.attr["value"].tensor.tensor_shape.SetInParent()
+    node.attr["value"].tensor.bool_val.append(bool(np.bool_(value)))
+    return node

@@ -1,0 +1,134 @@
+"""Which ops update the statistics, with which decay, and whether training runs them.
+
+The wiring that counts: one node that waits for a gradient update and for the statistics' updates. An update need not be
+an ancestor of the gradient update (`tf.group`, slim's `create_train_op`), nor stand in the collection `update_ops`
+(`updates_collections=None`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from ckpt_doctor.graphs.graph import PASS_THROUGH, Graph, split_tensor
+from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
+
+# ApplyAdam, ResourceApplyMomentum, SparseApplyAdagrad, ResourceSparseApplyFtrl …
+_GRADIENT_OP = re.compile(r"^(Resource)?(Sparse)?Apply[A-Z]")
+_ASSIGN_OPS = frozenset(
+    "Assign AssignAdd AssignSub AssignVariableOp AssignAddVariableOp AssignSubVariableOp".split()
+)
+# What may stand between a batch's moments and the op that stores them.
+_AVERAGING_OPS = frozenset("Sub Mul Add AddV2 RealDiv Div Neg Merge Switch Select SelectV2 Pack".split()) | PASS_THROUGH
+_RESTORES = frozenset({"RestoreV2", "Restore", "RestoreSlice"})
+# An update is sub, mul, assign; one with zero-debiasing goes through the biased average first.
+_LONGEST_UPDATE = 10
+
+
+def gradient_updates(graph: Graph) -> set[str]:
+    """Return the names of the nodes that apply gradients."""
+    return {node.name for node in graph.proto.node if _GRADIENT_OP.match(node.op)}
+
+
+def assigned_variables(graph: Graph, tensor: str) -> list[str]:
+    """Return the variables that an average of `tensor` is stored in, nearest first."""
+    found: dict[str, None] = {}
+    seen = {tensor}
+    frontier = [tensor]
+    for _ in range(_LONGEST_UPDATE):
+        following: list[str] = []
+        for name in frontier:
+            for node, position in graph.consumers.get(name, ()):
+                if node.op in _ASSIGN_OPS:
+                    variable = graph.variable(graph.inputs(node)[0])
+                    if position > 0 and variable is not None:
+                        found[variable] = None
+                elif node.op not in _AVERAGING_OPS:
+                    continue
+                output = f"{node.name}:0"
+                if output not in seen:
+                    seen.add(output)
+                    following.append(output)
+        frontier = following
+    return list(found)
+
+
+def update_nodes(graph: Graph, variables: Iterable[str]) -> dict[str, list[str]]:
+    """Return, for each named variable, the nodes that update it; initialisers and restores are none."""
+    wanted = set(variables)
+    table: dict[str, list[str]] = {name: [] for name in wanted}
+    for node in graph.of_op(_ASSIGN_OPS):
+        inputs = graph.inputs(node)
+        variable = graph.variable(inputs[0]) if len(inputs) > 1 else None
+        if variable is None or variable not in wanted:
+            continue
+        if node.op in ("Assign", "AssignVariableOp"):
+            origin = graph.ancestors([split_tensor(inputs[1])[0]], control=False)
+            ops = {graph.nodes[name].op for name in origin}
+            # An initialiser depends on constants and random numbers; an update on its own old value or on data.
+            depends = variable in origin or "Mean" in ops or any(op.startswith("FusedBatchNorm") for op in ops)
+            if ops & _RESTORES or not depends:
+                continue
+        table[variable].append(node.name)
+    return table
+
+
+def run_together(graph: Graph, gradients: set[str], updates: Iterable[Iterable[str]]) -> bool:
+    """Return whether one node waits for a gradient update and for an update of each statistic.
+
+    Args:
+        graph: The whole training graph.
+        gradients: Names of the nodes that apply gradients.
+        updates: For each statistic, the names of the nodes that update it.
+    """
+    common = graph.descendants(gradients)
+    for nodes in updates:
+        common &= graph.descendants(nodes)
+    return bool(common)
+
+
+def decay_of(graph: Graph, variable: str) -> float | None:
+    """Return the decay d of the moving average in `variable`, `new = d * old + (1 - d) * batch`, or None.
+
+    Args:
+        graph: The graph specialised to training (at inference the decay may be switched to 1).
+        variable: The variable's node.
+    """
+    for names in update_nodes(graph, [variable]).values():
+        for name in names:
+            node = graph.nodes[name]
+            change = graph.producer(graph.source(graph.inputs(node)[1]))
+            if change is None:
+                continue
+            rate = _rate(graph, change) if node.op.startswith("AssignSub") else _kept_part(graph, change, variable)
+            if rate is not None and 0 <= rate <= 1:
+                return rate
+    return None
+
+
+def _rate(graph: Graph, change: pb.NodeDef) -> float | None:
+    """Return d of `AssignSub(variable, (variable - batch) * (1 - d))`."""
+    if change.op != "Mul":
+        return None
+    for factor in graph.inputs(change):
+        value = graph.scalar(factor)
+        if value is not None:
+            # 1 - d is written in float32: 0.9 comes back as 0.9, not as 0.8999999761581421.
+            return round(1.0 - value, 7)
+    return None
+
+
+def _kept_part(graph: Graph, change: pb.NodeDef, variable: str) -> float | None:
+    """Return d of `Assign(variable, variable * d + batch * (1 - d))`."""
+    if change.op not in ("Add", "AddV2"):
+        return None
+    for summand in graph.inputs(change):
+        product = graph.producer(graph.source(summand))
+        if product is None or product.op != "Mul":
+            continue
+        left, right = graph.inputs(product)[:2]
+        for value, other in ((left, right), (right, left)):
+            decay = graph.scalar(other)
+            if decay is not None and graph.variable(value) == variable:
+                return round(decay, 7)
+    return None
