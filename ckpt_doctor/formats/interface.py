@@ -13,6 +13,22 @@ from typing import Protocol
 from ckpt_doctor.checkpoint import Array, Checkpoint, Damage
 
 
+@dataclass(frozen=True)
+class ObjectPlace:
+    """Where a new variable of an object-based (TF2) checkpoint belongs in its object graph.
+
+    Attributes:
+        attribute: The name under which its owner holds it: `moving_mean`.
+        sibling: Key of a variable that the same object owns (`…/gamma/.ATTRIBUTES/VARIABLE_VALUE`); None: the owner is
+            the object to which the new key's own path leads.
+        full_name: The variable's name for people, `bn/moving_mean`.
+    """
+
+    attribute: str
+    sibling: str | None = None
+    full_name: str = ""
+
+
 @dataclass(frozen=True, eq=False)
 class Changes:
     """What a rewrite changes; everything else stays byte for byte what it was.
@@ -21,10 +37,14 @@ class Changes:
         values: New value for each named variable. A name that the file lacks is added. The array's dtype and shape must
             be those of the stored variable, where there is one.
         meta_graph: A new serialised `MetaGraphDef` for the `.meta` beside a bundle; None keeps the old one.
+        weight_names: Legacy Keras HDF5 only, for layer groups that get new variables: layer name, as in
+            `Checkpoint.attributes["weight_names"]`, to the whole list in the order of Keras' `layer.weights`, the order
+            in which Keras loads. A group that holds one batch-norm layer needs none.
     """
 
     values: Mapping[str, Array] = field(default_factory=dict)
     meta_graph: bytes | None = None
+    weight_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 class Format(Protocol):

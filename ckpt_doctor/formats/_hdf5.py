@@ -1,0 +1,361 @@
+"""HDF5 as a tree of plain arrays, read with suspicion.
+
+What a Keras file needs of HDF5 is small: groups, hard links, attributes, and datasets of numbers or strings, stored
+whole or in chunks behind a few filters. All else that HDF5 can do (links into other files, virtual and external
+datasets, plugins, a declared terabyte behind a stored kilobyte) has no place in one and is refused, never followed.
+
+HDF5 keeps no checksum of its data (a Fletcher-32 filter aside, which Keras does not use). Damage to the structure is
+noticed where it breaks the structure; a flipped bit inside a stored array reads as another number.
+
+h5py is imported inside the functions: it takes longer than the rest of the program.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ckpt_doctor.checkpoint import Array, Damage, numpy_dtype
+
+# All that h5py, or NumPy beneath it, was seen to raise on damaged bytes. UnicodeDecodeError is a ValueError,
+# NotImplementedError and RecursionError are RuntimeErrors.
+H5PY_ERRORS = (
+    OSError,
+    KeyError,
+    IndexError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    MemoryError,
+    EOFError,
+    SystemError,
+)
+
+
+# Filters of HDF5 and h5py themselves: deflate, shuffle, Fletcher-32, LZF. Others are plugins, or decoders that nobody
+# feeds Keras files through.
+_FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32", 32000: "lzf"}
+
+# Deflate expands by 1032 at most. Below the floor a bomb does no harm; keras/src/saving/saving_lib.py has the same
+# guard with 4 GiB and 1000 (CVE-2026-0897).
+BOMB_FLOOR_BYTES = 1 << 28
+BOMB_EXPANSION = 1100
+
+_MOST_OBJECTS = 1_000_000
+_LONGEST_ATTRIBUTE = 1 << 28
+_MOST_CHUNKS = 65536
+
+
+class Refused(ValueError):
+    """An object of the file is not read; the message says why."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One stored array, described and unread.
+
+    Attributes:
+        path: From the root of the file, without the leading slash.
+        shape: Its dimensions.
+        dtype: TensorFlow's name of its type.
+        nbytes: Its size in memory, in bytes (for strings, of the references).
+        address: Where its header lies in the file; two paths with one address are one object.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    dtype: str
+    nbytes: int
+    address: int
+
+
+@dataclass
+class Tree:
+    """All that was found in a file.
+
+    Attributes:
+        datasets: Those that hold a tensor, keyed by path, in the order of the walk.
+        others: Those that hold none (compound types, references …): path → reason.
+        groups: Paths of all groups, `""` first.
+        damages: What was refused or could not be read.
+    """
+
+    datasets: dict[str, Dataset] = field(default_factory=dict)
+    others: dict[str, str] = field(default_factory=dict)
+    groups: list[str] = field(default_factory=list)
+    damages: list[Damage] = field(default_factory=list)
+
+
+def damage_of(error: BaseException, where: str, variables: tuple[str, ...] = ()) -> Damage:
+    """Return what an exception of h5py says about the file, as a damage."""
+    said = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, Refused):
+        return Damage("not-a-checkpoint", where, said, variables)
+    lower = said.lower()
+    if "checksum" in lower or "fletcher" in lower or "filter returned failure" in lower:
+        return Damage("checksum-mismatch", where, f"stored bytes fail their check: {said}", variables)
+    if "truncated" in lower or "addr overflow" in lower or "eof" in lower.replace("eofs", "").split():
+        return Damage("truncated", where, f"data lie beyond the end of the file: {said}", variables)
+    return Damage("not-a-checkpoint", where, f"damaged HDF5 structure: {said}", variables)
+
+
+def natural_key(name: str) -> tuple[tuple[int, int | str], ...]:
+    """Return a sort key that puts `vars/10` behind `vars/9`."""
+    parts = re.split(r"(\d+)", name)
+    return tuple((0, int(part)) if part.isdigit() and part.isascii() else (1, part) for part in parts)
+
+
+def walk(file: Any, where: str) -> Tree:
+    """Return everything in an open `h5py.File`, following hard links only.
+
+    A group that is reached a second time (a cycle, or a diamond of links) is not entered again.
+
+    Args:
+        file: An open `h5py.File`.
+        where: The file's name, for messages.
+    """
+    import h5py
+
+    tree = Tree()
+    seen: dict[int, str] = {}
+    stack: list[tuple[str, Any]] = [("", file["/"])]
+    seen[_address(stack[0][1])] = ""
+    count = 0
+    while stack:
+        path, group = stack.pop()
+        tree.groups.append(path)
+        below: list[tuple[str, Any]] = []
+        for name in _names(group, path, where, tree):
+            count += 1
+            if count > _MOST_OBJECTS:
+                message = f"more than {_MOST_OBJECTS} objects; not read on"
+                tree.damages.append(Damage("not-a-checkpoint", where, message))
+                return tree
+            child_path = f"{path}/{name}" if path else name
+            try:
+                child = follow(group, name)
+                if isinstance(child, h5py.Group):
+                    address = _address(child)
+                    if address in seen:
+                        twin = seen[address] or "/"
+                        raise Refused(f"a second link to the group {twin!r}; not followed")
+                    seen[address] = child_path
+                    below.append((child_path, child))
+                elif isinstance(child, h5py.Dataset):
+                    _note(tree, child_path, child)
+            except H5PY_ERRORS as error:
+                tree.damages.append(damage_of(error, f"{where}:{child_path}", (child_path,)))
+        stack.extend(reversed(below))
+    return tree
+
+
+def _note(tree: Tree, path: str, dataset: Any) -> None:
+    """Put a dataset into the tree, as a tensor or as something else."""
+    described = describe(path, dataset)
+    if isinstance(described, Dataset):
+        tree.datasets[path] = described
+    else:
+        tree.others[path] = described
+
+
+def _names(group: Any, path: str, where: str, tree: Tree) -> list[str]:
+    """Return the names of a group's links, numbers in numeric order; an unreadable list is a damage."""
+    try:
+        names = list(group)
+    except H5PY_ERRORS as error:
+        tree.damages.append(damage_of(error, f"{where}:{path or '/'}"))
+        return []
+    # h5py gives bytes that are no UTF-8 as lone surrogates, which could not be printed.
+    strange = [name for name in names if any("\ud800" <= character <= "\udfff" for character in name)]
+    for name in strange:
+        shown = name.encode("ascii", "backslashreplace").decode()
+        tree.damages.append(Damage("not-a-checkpoint", f"{where}:{path or '/'}", f"the name {shown!r} is not UTF-8"))
+    return sorted((name for name in names if name not in strange), key=natural_key)
+
+
+def _address(item: Any) -> int:
+    """Return where an object's header lies in the file."""
+    import h5py
+
+    return int(h5py.h5o.get_info(item.id).addr)
+
+
+def follow(group: Any, name: str) -> Any:
+    """Return the object behind one link.
+
+    Raises:
+        Refused: The link is symbolic or external.
+        KeyError: There is no such link.
+    """
+    import h5py
+
+    link = group.get(name, getlink=True)
+    if isinstance(link, h5py.ExternalLink):
+        raise Refused(f"a link into another file, {link.filename!r}; not followed")
+    if isinstance(link, h5py.SoftLink):
+        raise Refused(f"a symbolic link to {link.path!r}; not followed (Keras 3 refuses it too)")
+    return group[name]
+
+
+def find(group: Any, path: str) -> Any:
+    """Return the object at `path` below `group`, following hard links only.
+
+    Raises:
+        Refused: A part of the path is a symbolic or external link.
+        KeyError: A part of it is absent.
+    """
+    import h5py
+
+    current = group
+    for part in path.split("/"):
+        if part:
+            if not isinstance(current, h5py.Group):
+                raise KeyError(path)
+            current = follow(current, part)
+    return current
+
+
+def describe(path: str, dataset: Any) -> Dataset | str:
+    """Describe a dataset without reading it.
+
+    Returns:
+        The description, or why it holds no tensor.
+
+    Raises:
+        Refused: Reading it would lead out of the file or run out of memory.
+    """
+    import h5py
+
+    created = dataset.id.get_create_plist()
+    if created.get_layout() == h5py.h5d.VIRTUAL:
+        raise Refused("a virtual dataset, made of pieces of other files; not followed")
+    if created.get_external_count():
+        raise Refused(f"its values lie in another file, {created.get_external(0)[0]!r}; not followed")
+    for index in range(created.get_nfilters()):
+        code = created.get_filter(index)[0]
+        if code not in _FILTERS:
+            raise Refused(f"filter {code} is not read; `h5repack -f GZIP=1` converts it")
+    if dataset.shape is None:
+        return "an empty dataset"
+    shape = tuple(int(size) for size in dataset.shape)
+    if len(shape) > 32:
+        raise Refused(f"{len(shape)} dimensions; HDF5 allows 32")
+    dtype = _tensorflow_type(dataset)
+    if dtype is None:
+        return f"values of type {dataset.dtype}, which no tensor has"
+    count = 1
+    for size in shape:
+        count *= size
+    nbytes = count * int(dataset.id.get_type().get_size())
+    stored = int(dataset.id.get_storage_size())
+    if nbytes > BOMB_FLOOR_BYTES and nbytes > BOMB_EXPANSION * stored:
+        raise Refused(f"shape {shape} declares {nbytes} bytes, {stored} are stored; not read")
+    return Dataset(path, shape, dtype, nbytes, _address(dataset))
+
+
+def _tensorflow_type(dataset: Any) -> str | None:
+    """Return TensorFlow's name of a dataset's type, or None where it has none.
+
+    h5py stores ml_dtypes' bfloat16 as two opaque bytes, and Keras 3 adds an attribute that says so
+    (`H5IOStore.__setitem__` in keras/src/saving/saving_lib.py); no other type of TensorFlow becomes two opaque bytes.
+    Keras' legacy format leaves the attribute out. HDF5 2.0 has a floating-point type of its own for it.
+    """
+    import h5py
+
+    stored = dataset.id.get_type()
+    if stored.get_class() == h5py.h5t.OPAQUE:
+        return "bfloat16" if stored.get_size() == 2 else None
+    if stored.get_class() == h5py.h5t.FLOAT and stored.get_size() == 2 and stored.get_fields()[2] == 8:
+        return "bfloat16"
+    if h5py.check_string_dtype(dataset.dtype) is not None:
+        return "string"
+    name = dataset.dtype.name
+    if dataset.dtype.kind in "biufc" and name not in ("float128", "complex256", "longdouble", "clongdouble"):
+        return str(name)
+    return None
+
+
+def read_value(dataset: Any, described: Dataset) -> Array:
+    """Read a dataset.
+
+    Returns:
+        Its value in native byte order; strings as an object array of `bytes`.
+
+    Raises:
+        Refused: It is not what was described (the file has changed since).
+    """
+    now = describe(described.path, dataset)
+    if not isinstance(now, Dataset) or (now.shape, now.dtype) != (described.shape, described.dtype):
+        raise Refused("shape or type are not those read a moment ago: the file has changed")
+    value = dataset[()]
+    if described.dtype == "string":
+        strings = np.empty(described.shape, dtype=object)
+        flat = [_bytes(item) for item in np.asarray(value, dtype=object).ravel()]
+        strings.ravel()[:] = flat
+        return strings
+    array = np.asarray(value, order="C")
+    if described.dtype == "bfloat16":
+        target = numpy_dtype("bfloat16")
+        return array.view(target) if array.dtype.kind == "V" else array.astype(target)
+    return array.astype(numpy_dtype(described.dtype), copy=False)
+
+
+def _bytes(item: object) -> bytes:
+    """Return one element of a string dataset as bytes."""
+    return item if isinstance(item, bytes) else str(item).encode("utf-8", "surrogateescape")
+
+
+def attribute(item: Any, name: str) -> Any:
+    """Return an attribute's value (bytes, str, number or array), or None where it is absent.
+
+    Raises:
+        Refused: It is larger than any that Keras writes.
+    """
+    import h5py
+
+    if name not in item.attrs:
+        return None
+    stored = h5py.h5a.open(item.id, name.encode())
+    size = int(stored.get_space().get_simple_extent_npoints()) * int(stored.get_type().get_size())
+    if size > _LONGEST_ATTRIBUTE:
+        raise Refused(f"attribute {name} of {size} bytes; not read")
+    return item.attrs[name]
+
+
+def text_attribute(item: Any, name: str) -> str | None:
+    """Return an attribute as text, or None where it is absent or no text; it is `bytes` in old files, `str` in new."""
+    value = attribute(item, name)
+    if isinstance(value, np.ndarray) and value.size == 1:
+        value = value.ravel()[0]
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return value if isinstance(value, str) else None
+
+
+def names_attribute(item: Any, name: str) -> tuple[str, ...] | None:
+    """Return a list of names, or None where there is none.
+
+    Keras splits a list of more than 64,512 bytes into `name0`, `name1` … (`save_attributes_to_hdf5_group` in
+    keras/src/legacy/saving/legacy_h5_format.py).
+    """
+    value = attribute(item, name)
+    if value is not None:
+        return _texts(value)
+    pieces: list[str] = []
+    for index in range(_MOST_CHUNKS):
+        value = attribute(item, f"{name}{index}")
+        if value is None:
+            break
+        pieces.extend(_texts(value))
+    return tuple(pieces) if pieces else None
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    """Return the texts in the value of an attribute; an empty list is stored as an empty array of numbers."""
+    flat = np.asarray(value, dtype=object).ravel()
+    return tuple(item.decode("utf-8", "replace") if isinstance(item, bytes) else str(item) for item in flat)

@@ -1,0 +1,127 @@
+"""Changing an HDF5 file in place: values of datasets, new datasets, and Keras' ordered lists of names.
+
+The file is a private copy of the original. What is not changed keeps its bytes, its place in the file and its order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ckpt_doctor.checkpoint import Array, Checkpoint, same_values
+from ckpt_doctor.errors import RepairRefused
+from ckpt_doctor.formats._hdf5 import H5PY_ERRORS, Dataset, describe, find, names_attribute, read_value
+
+# Keras' own limit for one attribute (`HDF5_OBJECT_HEADER_LIMIT` in keras/src/legacy/saving/legacy_h5_format.py).
+_LONGEST_LIST_BYTES = 64512
+
+
+def apply(
+    copy: Path,
+    values: Mapping[str, Array],
+    weight_names: Mapping[str, tuple[str, ...]],
+    checkpoint: Checkpoint,
+) -> None:
+    """Change the private copy of a file.
+
+    Args:
+        copy: The copy.
+        values: New value of each dataset by its path; one that is absent is added.
+        weight_names: New `weight_names` of each group by its path.
+        checkpoint: What the copy is of.
+
+    Raises:
+        RepairRefused: A value has another shape or type than the dataset; or HDF5 cannot store it.
+    """
+    if not values and not weight_names:
+        return
+    import h5py
+
+    try:
+        with h5py.File(copy, "r+") as file:
+            for name, value in values.items():
+                stored = checkpoint.attributes["datasets"].get(name)
+                if stored is None:
+                    add_dataset(file, name, value)
+                else:
+                    set_value(find(file, name), stored, value)
+            for group, names in weight_names.items():
+                set_names(find(file, group), "weight_names", names)
+    except RepairRefused:
+        raise
+    except H5PY_ERRORS as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise RepairRefused(f"{checkpoint.path}: HDF5 cannot make the change: {error}") from error
+
+
+def set_value(dataset: Any, stored: Dataset, value: Array) -> None:
+    """Overwrite the value of a dataset that is there; equal values are left alone."""
+    old = read_value(dataset, stored)
+    if old.dtype != value.dtype or old.shape != value.shape:
+        raise RepairRefused(
+            f"{stored.path}: holds {old.dtype} of shape {old.shape}, not {value.dtype} of shape {value.shape}"
+        )
+    if same_values(old, value):
+        return
+    if stored.dtype == "bfloat16":
+        opaque = dataset.dtype.kind == "V"
+        value = np.ascontiguousarray(value).reshape(value.shape).view("V2") if opaque else value.astype(np.float32)
+    elif stored.dtype == "string" and dataset.dtype.kind == "S":
+        longest = max((len(item) for item in value.ravel()), default=0)
+        if longest > dataset.dtype.itemsize:
+            raise RepairRefused(f"{stored.path}: holds strings of {dataset.dtype.itemsize} bytes, not {longest}")
+    dataset[...] = value
+
+
+def add_dataset(file: Any, path: str, value: Array) -> None:
+    """Add a dataset the way Keras writes one, with the groups above it."""
+    import h5py
+
+    group_path, _, name = path.rpartition("/")
+    group = file
+    for part in group_path.split("/"):
+        group = find(group, part) if part in group else group.create_group(part)
+        if not isinstance(group, h5py.Group):
+            raise RepairRefused(f"{path}: {group.name} is a variable, not a group")
+    if name in group:
+        raise RepairRefused(f"{path}: something that is no tensor lies there")
+    dataset = group.create_dataset(name, data=value)
+    described = describe(path, dataset)
+    if not isinstance(described, Dataset) or described.dtype != value.dtype.name or described.shape != value.shape:
+        raise RepairRefused(f"{path}: HDF5 cannot hold values of type {value.dtype}")
+
+
+def set_names(group: Any, name: str, names: tuple[str, ...]) -> None:
+    """Replace a list of names, as bytes or text like the old one, split where it is too long for one attribute."""
+    old = names_attribute(group, name)
+    first = name if name in group.attrs else f"{name}0"
+    kind = group.attrs[first].dtype.kind if old is not None else "S"
+    encoded = [text.encode() for text in names]
+    if kind == "O":
+        import h5py
+
+        list_type = h5py.string_dtype()
+        # HDF5 keeps long texts apart from the attribute, which holds 16 bytes for each.
+        pieces = _split(np.array(encoded, dtype=object), len(encoded) * 16)
+    else:
+        array = np.array(encoded, dtype="S")
+        list_type = None
+        pieces = _split(array, array.nbytes)
+    for stale in [key for key in group.attrs if key == name or (key.startswith(name) and key[len(name) :].isdigit())]:
+        del group.attrs[stale]
+    for index, piece in enumerate(pieces):
+        group.attrs.create(name if len(pieces) == 1 else f"{name}{index}", piece, dtype=list_type)
+
+
+def _split(array: Array, nbytes: int) -> list[Array]:
+    """Split a list evenly into the fewest pieces that fit, as `save_attributes_to_hdf5_group` does."""
+    count = max(1, -(-nbytes // _LONGEST_LIST_BYTES))
+    while True:
+        pieces = np.array_split(array, count)
+        if all(len(piece) * (nbytes / max(1, len(array))) <= _LONGEST_LIST_BYTES for piece in pieces):
+            return pieces
+        count += 1

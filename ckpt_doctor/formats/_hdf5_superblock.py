@@ -1,0 +1,87 @@
+"""The first bytes of an HDF5 file: is it one, and is it whole?
+
+HDF5 keeps no checksum of its data, so a lost tail can only be noticed by length. The superblock holds the absolute
+offset of the first byte after all data; a file that ends before it was cut. The signature lies at offset 0, or, behind
+a user block, at 512, 1024, 2048 … bytes.
+
+Source: HDF5 File Format Specification 3.0, II.A (superblock versions 0 to 3).
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import BinaryIO
+
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+# What the signature becomes when a text-mode copy turns CR LF into LF (or LF into CR LF): it was chosen to show this.
+MANGLED_SIGNATURES = (b"\x89HDF\n\x1a\n", b"\x89HDF\r\r\n\x1a\r\n", b"\x89HDF\r\n\x1a\r\n")
+
+# A user block is a power of two from 512 up; Keras writes none, people who prepend one write a small one.
+_SIGNATURE_OFFSETS = (0, *(512 << k for k in range(12)))
+_LONGEST_SUPERBLOCK = 24 + 4 + 4 * 8
+
+
+@dataclass(frozen=True)
+class Superblock:
+    """What the superblock says about the file.
+
+    Attributes:
+        version: 0 to 3.
+        offset: Where the signature lies, in bytes from the start of the file: the size of the user block.
+        end: Offset in bytes from the start of the file of the first byte after all data.
+    """
+
+    version: int
+    offset: int
+    end: int
+
+
+def has_signature(head: bytes) -> bool:
+    """Return whether the signature stands in `head`, the first bytes of a file, where HDF5 looks for it."""
+    return any(head.startswith(SIGNATURE, offset) for offset in _SIGNATURE_OFFSETS if offset < len(head))
+
+
+def is_mangled(head: bytes) -> bool:
+    """Return whether `head` starts with the signature as a text-mode copy leaves it."""
+    return head.startswith(MANGLED_SIGNATURES)
+
+
+def read_superblock(file: BinaryIO) -> Superblock | None:
+    """Return the superblock of an open file, or None where no signature is found.
+
+    Raises:
+        ValueError: There is a signature, and what follows is no superblock.
+    """
+    for offset in _SIGNATURE_OFFSETS:
+        file.seek(offset)
+        block = file.read(_LONGEST_SUPERBLOCK)
+        if block.startswith(SIGNATURE):
+            return _parse(block, offset)
+        if len(block) < _LONGEST_SUPERBLOCK:
+            break
+    return None
+
+
+def _parse(block: bytes, offset: int) -> Superblock:
+    """Parse the bytes from the signature on."""
+    if len(block) < 24:
+        raise ValueError(f"the superblock at byte {offset} is cut off after {len(block)} bytes")
+    version = block[8]
+    if version > 3:
+        raise ValueError(f"superblock version {version}; 0 to 3 are known")
+    if version < 2:
+        offset_size = block[13]
+        addresses = 24 if version == 0 else 28
+    else:
+        offset_size = block[9]
+        addresses = 12
+    if offset_size not in (2, 4, 8):
+        raise ValueError(f"offsets of {offset_size} bytes; 2, 4 or 8 are known")
+    # Base address, then free space (0, 1) or superblock extension (2, 3), then end of file.
+    start = addresses + 2 * offset_size
+    field = block[start : start + offset_size]
+    if len(field) < offset_size:
+        raise ValueError(f"the superblock at byte {offset} is cut off after {len(block)} bytes")
+    (end,) = struct.unpack({2: "<H", 4: "<I", 8: "<Q"}[offset_size], field)
+    return Superblock(version, offset, int(end))

@@ -1,0 +1,262 @@
+"""Keras' legacy HDF5 files: whole models (`keras-hdf5`) and weights only (`keras-weights-hdf5`), Keras 0.3 to 3.
+
+Layout, from Keras 1 on (keras/src/legacy/saving/legacy_h5_format.py)::
+
+    /                          whole model: attributes model_config, training_config (JSON), keras_version, backend
+      model_weights/           in a weights file this is the root itself
+                               attributes layer_names, backend, keras_version
+        <layer>/               attribute weight_names: the paths of its weights below this group
+          <layer>/gamma:0      Keras 3: <model>/<layer>/gamma, without ":0"
+        top_level_model_weights/
+      optimizer_weights/       attribute weight_names
+
+A nested model or a wrapper lies under the one layer group of its outermost name. Keras loads by the order of
+`weight_names`, whatever the names are, so a rewrite keeps that order. Before: Keras 0.3 numbers everything,
+`layer_3/param_2` with attributes `nb_layers` and `nb_params`, and a `Graph` model is one group `graph` of `param_k`.
+Keras 1 has layer and weight names and no version.
+
+Files of 0.3 and 1.x are read and never rewritten: what a name means there depends on a version that the file does not
+say.
+
+HDF5 has no checksum here: a lost tail is always noticed, a broken structure where it breaks, a flipped bit in a value
+never.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ckpt_doctor.checkpoint import Array, Checkpoint, Damage, ModelDescriptions, Variable
+from ckpt_doctor.errors import RepairRefused, UnreadableCheckpoint
+from ckpt_doctor.formats._atomic import Outputs
+from ckpt_doctor.formats._hdf5 import (
+    H5PY_ERRORS,
+    Dataset,
+    Tree,
+    damage_of,
+    find,
+    names_attribute,
+    read_value,
+    text_attribute,
+    walk,
+)
+from ckpt_doctor.formats._hdf5_edit import apply
+from ckpt_doctor.formats._hdf5_open import check_file, is_sound, layout_at, layout_of, opened, stream_of, unreadable
+from ckpt_doctor.formats._hdf5_superblock import has_signature
+from ckpt_doctor.formats._hdf5_weight_names import plan_weight_names
+from ckpt_doctor.formats._storage import is_file, size_of
+from ckpt_doctor.formats.interface import Changes
+
+_TOP_LEVEL = "top_level_model_weights"
+_OPTIMIZER = "optimizer_weights"
+_READ_ONLY = {
+    "0.3": "a Keras 0.3 file holds numbered parameters without names, and its fourth is a standard deviation",
+    "1.x": "a Keras 1 file does not say its version, and running_std is a variance or a standard deviation by version",
+}
+
+
+class KerasHdf5:
+    """Legacy Keras HDF5, both layouts."""
+
+    name = "keras-hdf5"
+    extensions = (".h5", ".hdf5", ".hdf", ".he5")
+
+    def recognises(self, path: str, head: bytes) -> bool:
+        """Return whether `path` is an HDF5 file in Keras' legacy layout, or one too damaged to say.
+
+        A file of other bytes under an HDF5 extension counts as well; reading it says what it is.
+        """
+        if not has_signature(head):
+            return is_file(path) and path.lower().endswith(self.extensions) and not path.lower().endswith(".weights.h5")
+        layout = layout_at(path)
+        if layout is None:
+            return not path.lower().endswith(".weights.h5") and not is_sound(path)
+        return layout in ("keras-hdf5", "keras-weights-hdf5")
+
+    def read(self, path: str) -> Checkpoint:
+        """Read names, shapes, order, and the model's config. See `Format.read`."""
+        check_file(path, self.name)
+        try:
+            with opened(stream_of(path)) as file:
+                tree = walk(file, path)
+                return _checkpoint(path, file, tree)
+        except H5PY_ERRORS as error:
+            raise unreadable(path, self.name, error) from error
+
+    def verify(self, checkpoint: Checkpoint) -> Iterator[Damage]:
+        """Read every value; HDF5 has no checksum, so this finds what is unreadable, not what is wrong."""
+        yield from checkpoint.damages
+        try:
+            check_file(checkpoint.path, checkpoint.format)
+        except UnreadableCheckpoint as error:
+            yield from error.damages
+            return
+        try:
+            with opened(stream_of(checkpoint.path)) as file:
+                yield from read_all(file, checkpoint.path, checkpoint.attributes["datasets"])
+        except H5PY_ERRORS as error:
+            yield damage_of(error, checkpoint.path)
+
+    def rewrite(
+        self, checkpoint: Checkpoint, target: Path, changes: Changes, *, overwrite: bool = False
+    ) -> tuple[Path, ...]:
+        """Write a copy with `changes`; the bytes of everything else stay where they are. See `Format.rewrite`.
+
+        Raises:
+            RepairRefused: The file is of Keras 0.3 or 1.x; or a new weight has no place in `weight_names`.
+        """
+        plan = _plan(checkpoint, changes)
+        with Outputs(overwrite=overwrite) as outputs:
+            temporary = outputs.stage(target, like=Path(checkpoint.path), copy=True)
+            apply(temporary, changes.values, plan, checkpoint)
+            return outputs.commit()
+
+    def rewrite_in_place(self, checkpoint: Checkpoint, changes: Changes, *, backup: bool = True) -> tuple[Path, ...]:
+        """Replace the file by a changed copy of it. See `Format.rewrite_in_place`."""
+        plan = _plan(checkpoint, changes)
+        path = Path(checkpoint.path)
+        with Outputs(overwrite=True) as outputs:
+            temporary = outputs.stage(path, like=path, copy=True)
+            apply(temporary, changes.values, plan, checkpoint)
+            kept = (outputs.keep_backup(path),) if backup else ()
+            outputs.replace()
+        return kept
+
+
+def read_all(file: Any, where: str, datasets: dict[str, Dataset]) -> Iterator[Damage]:
+    """Read every dataset of an open `h5py.File` and yield those that cannot be read."""
+    for path, described in datasets.items():
+        damage = _try_reading(file, where, path, described)
+        if damage is not None:
+            yield damage
+
+
+def _try_reading(file: Any, where: str, path: str, described: Dataset) -> Damage | None:
+    """Read one dataset; return why that fails."""
+    try:
+        read_value(find(file, path), described)
+    except H5PY_ERRORS as error:
+        return damage_of(error, f"{where}:{path}", (path,))
+    return None
+
+
+def _checkpoint(path: str, file: Any, tree: Tree) -> Checkpoint:
+    """Put together what an open file says."""
+    format = layout_of(file) or "keras-weights-hdf5"  # noqa: A001 - the field's name
+    root = "model_weights" if format == "keras-hdf5" else ""
+    weights = find(file, root) if root in tree.groups else file
+    damages = list(tree.damages)
+    attributes: dict[str, Any] = {"root": root, "datasets": tree.datasets, "unread": dict(tree.others)}
+    version = text_attribute(file, "keras_version") or text_attribute(weights, "keras_version")
+    backend = text_attribute(file, "backend") or text_attribute(weights, "backend")
+    attributes |= {"keras_version": version, "backend": backend}
+    attributes["layer_names"] = names_attribute(weights, "layer_names") or ()
+    attributes["weight_names"] = _weight_names(file, root, tree, attributes["layer_names"], path, damages)
+    attributes["optimizer_weight_names"] = ()
+    if _OPTIMIZER in tree.groups:
+        attributes["optimizer_weight_names"] = names_attribute(file[_OPTIMIZER], "weight_names") or ()
+    attributes["era"] = _era(version, weights, file)
+
+    order, labels, absent = _order(attributes, root, tree)
+    attributes["absent"] = absent
+    producer = {"0.3": "Keras 0.3", "1.x": "Keras 1"}.get(attributes["era"])
+    if version is not None:
+        producer = f"Keras {version}" + (f" ({backend})" if backend else "")
+    return Checkpoint(
+        path=path,
+        format=format,
+        variables=tuple(_variable(path, format, tree.datasets[name], labels.get(name)) for name in order),
+        files=(path,),
+        bytes=size_of(path),
+        producer=producer,
+        descriptions=ModelDescriptions(
+            keras_config=text_attribute(file, "model_config"),
+            keras_training=text_attribute(file, "training_config"),
+        ),
+        damages=tuple(damages),
+        attributes=attributes,
+    )
+
+
+def _era(version: str | None, weights: Any, file: Any) -> str:
+    """Return `0.3`, `1.x`, `2.x` or `3.x`.
+
+    Keras itself takes a file without `keras_version` for one of Keras 1 (`load_weights_from_hdf5_group`).
+    """
+    if version is not None:
+        major = version.split(".", 1)[0]
+        return f"{major}.x" if major.isdigit() else "2.x"
+    if "nb_layers" in weights.attrs or ("graph" in file and "nb_params" in file["graph"].attrs):
+        return "0.3"
+    return "1.x"
+
+
+def _weight_names(
+    file: Any, root: str, tree: Tree, layers: tuple[str, ...], path: str, damages: list[Damage]
+) -> dict[str, tuple[str, ...]]:
+    """Return the ordered `weight_names` of every layer group; a layer whose group is gone has none."""
+    names: dict[str, tuple[str, ...]] = {}
+    groups = set(tree.groups)
+    for layer in (*layers, _TOP_LEVEL):
+        group = f"{root}/{layer}" if root else layer
+        if group in groups:
+            names[layer] = names_attribute(find(file, group), "weight_names") or ()
+        elif layer != _TOP_LEVEL:
+            message = f"layer_names lists {layer!r}, and there is no such group"
+            damages.append(Damage("not-a-checkpoint", f"{path}:{group}", message))
+    return names
+
+
+def _order(attributes: dict[str, Any], root: str, tree: Tree) -> tuple[list[str], dict[str, str], tuple[str, ...]]:
+    """Return the variables in the order of the file's own lists, their names there, and what is listed and absent."""
+    order: dict[str, None] = {}
+    labels: dict[str, str] = {}
+    absent: list[str] = []
+    lists = [(f"{root}/{layer}" if root else layer, names) for layer, names in attributes["weight_names"].items()]
+    lists.append((_OPTIMIZER, attributes["optimizer_weight_names"]))
+    for group, names in lists:
+        for name in names:
+            full = path_below(group, name)
+            if full in tree.datasets:
+                order[full] = None
+                labels.setdefault(full, name)
+            else:
+                absent.append(full)
+    for name in tree.datasets:
+        order.setdefault(name)
+    return list(order), labels, tuple(absent)
+
+
+def path_below(group: str, name: str) -> str:
+    """Return the path of a weight; HDF5 takes a name that starts with a slash from the root."""
+    parts = name.split("/") if name.startswith("/") else [*group.split("/"), *name.split("/")]
+    return "/".join(part for part in parts if part not in ("", "."))
+
+
+def _variable(path: str, format: str, dataset: Dataset, label: str | None) -> Variable:  # noqa: A002
+    """Return a dataset as a variable whose value is read when it is asked for."""
+
+    def reader() -> Array:
+        try:
+            with opened(stream_of(path)) as file:
+                return read_value(find(file, dataset.path), dataset)
+        except H5PY_ERRORS as error:
+            damage = damage_of(error, f"{path}:{dataset.path}", (dataset.path,))
+            raise UnreadableCheckpoint(path, format, (damage,)) from error
+
+    return Variable(dataset.path, dataset.shape, dataset.dtype, dataset.nbytes, reader, label)
+
+
+def _plan(checkpoint: Checkpoint, changes: Changes) -> dict[str, tuple[str, ...]]:
+    """Return the new `weight_names` of the groups that get new weights: path of the group → names.
+
+    Raises:
+        RepairRefused: The file is too old to be rewritten; or the place of a new weight is not known.
+    """
+    era = checkpoint.attributes["era"]
+    if era in _READ_ONLY:
+        advice = "load it with Keras 2 and save it again"
+        raise RepairRefused(f"{checkpoint.path}: not rewritten: {_READ_ONLY[era]}; {advice}")
+    return plan_weight_names(checkpoint, changes)
