@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from ckpt_doctor.finding import Finding
@@ -92,6 +93,29 @@ class PathError:
 
 
 @dataclass(frozen=True)
+class Summary:
+    """How many there are of what.
+
+    Attributes:
+        checkpoints: Checkpoints scanned.
+        batch_norm_layers: Their batch-norm layers.
+        error: Findings of this severity.
+        warning: Likewise.
+        note: Likewise.
+        suppressed: Findings that a baseline holds and that are therefore not reported.
+        not_judged: Variables, layers and models that no verdict could be given on.
+    """
+
+    checkpoints: int
+    batch_norm_layers: int
+    error: int
+    warning: int
+    note: int
+    suppressed: int
+    not_judged: int
+
+
+@dataclass(frozen=True)
 class AuditResult:
     """The verdict on everything that was asked for.
 
@@ -105,3 +129,17 @@ class AuditResult:
     checkpoints: tuple[CheckpointResult, ...]
     errors: tuple[PathError, ...] = ()
     passed_over: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def summary(self) -> Summary:
+        """The counts over all checkpoints."""
+        severities = Counter(finding.severity for one in self.checkpoints for finding in one.findings)
+        return Summary(
+            checkpoints=len(self.checkpoints),
+            batch_norm_layers=sum(len(one.batch_norm_layers) for one in self.checkpoints),
+            error=severities["error"],
+            warning=severities["warning"],
+            note=severities["note"],
+            suppressed=0,
+            not_judged=sum(len(one.not_judged) for one in self.checkpoints),
+        )

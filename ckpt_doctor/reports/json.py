@@ -1,0 +1,77 @@
+"""The reports for programs: one document a command, each with a JSON Schema in `ckpt_doctor/schemas`.
+
+The fields are those of the result's dataclasses, in their order; what differs is written out here. Numbers that JSON
+does not have (NaN, infinity) are null.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+import ckpt_doctor
+from ckpt_doctor.repair_result import RepairResult
+from ckpt_doctor.reports.interface import Style
+from ckpt_doctor.result import AuditResult
+
+if TYPE_CHECKING:  # They load NumPy and the formats, which a report does not need.
+    from ckpt_doctor.comparison import DiffResult
+    from ckpt_doctor.listing import Listing
+
+
+def render(result: AuditResult, style: Style) -> str:
+    """Return the document of a scan, `ckpt-doctor/scan/1`."""
+    del style
+    return _document(
+        "scan",
+        version=ckpt_doctor.__version__,
+        checkpoints=[_fields(checkpoint) for checkpoint in result.checkpoints],
+        errors=[_fields(error) for error in result.errors],
+        passed_over=[{"path": path, "checkpoints": number} for path, number in result.passed_over],
+        summary=_fields(result.summary),
+    )
+
+
+def render_listing(listing: Listing) -> str:
+    """Return the document of `ls`, `ckpt-doctor/ls/1`."""
+    variables = []
+    for variable in listing.variables:
+        row = _fields(variable)
+        statistics = row.pop("statistics")
+        unreadable = row.pop("unreadable")
+        if listing.stats:
+            row |= statistics or dict.fromkeys(("min", "max", "mean", "std", "nonfinite", "zeros"))
+            row["unreadable"] = unreadable
+        variables.append(row)
+    return _document("ls", path=listing.path, format=listing.format, variables=variables)
+
+
+def render_diff(result: DiffResult) -> str:
+    """Return the document of `diff`, `ckpt-doctor/diff/1`."""
+    return _document("diff", **_fields(result), equal=result.equal)
+
+
+def render_repair(result: RepairResult) -> str:
+    """Return the document of `fix` and of its receipt, `ckpt-doctor/fix/1`."""
+    return _document("fix", version=ckpt_doctor.__version__, **_fields(result))
+
+
+def _document(kind: str, **fields: Any) -> str:
+    document = {"schema": f"ckpt-doctor/{kind}/1", **fields}
+    return json.dumps(_finite(document), indent=2, allow_nan=False) + "\n"
+
+
+def _fields(result: Any) -> dict[str, Any]:
+    return dataclasses.asdict(result)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(one) for one in value]
+    return value
