@@ -1,7 +1,7 @@
 """What a rule is: a code, a name, a severity, and a generator of findings.
 
-A rule of a layer sees the layer and its siblings, never a path or a file. It yields; it does not record, sort or filter.
-The docstring of a rule's module is its documentation: `ckpt-doctor explain CODE` prints it.
+A rule of a layer sees the layer and its siblings, never a path or a file. It yields; it does not record, sort or
+filter. The docstring of a rule's module is its documentation: `ckpt-doctor explain CODE` prints it.
 """
 
 from __future__ import annotations

@@ -1,0 +1,224 @@
+"""From paths to verdicts: discover, open, verify, describe, take the inventory, run the rules.
+
+Never writes. A sick file is a finding; a path that no verdict can be given on is a `PathError` and stops no other. A
+rule that raises stops everything: an audit that silently checks less is worse than none.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import glob
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from ckpt_doctor import graphs
+from ckpt_doctor.batchnorm import BatchNormLayer, Inventory, take_inventory
+from ckpt_doctor.checkpoint import Checkpoint, Damage
+from ckpt_doctor.errors import CkptDoctorError, UnreadableCheckpoint
+from ckpt_doctor.finding import SEVERITIES, Finding, Severity
+from ckpt_doctor.formats import format_of, open_checkpoint
+from ckpt_doctor.formats.discovery import discover
+from ckpt_doctor.progress import Listener, Progress, unheard
+from ckpt_doctor.result import AuditResult, CheckpointResult, LayerSummary, NotJudged, PathError
+from ckpt_doctor.rules import EXPLAINS, RULES
+from ckpt_doctor.rules.interface import Subject
+from ckpt_doctor.selection import Selection
+
+# Size and time of the last change of each file: what tells that one changed while it was read.
+_Stamps = dict[str, tuple[int, int]]
+_Outcome = CheckpointResult | PathError
+
+
+def scan(
+    paths: str | Path | Iterable[str | Path],
+    *,
+    select: Sequence[str] = (),
+    ignore: Sequence[str] = (),
+    severity: Mapping[str, Severity] | None = None,
+    quick: bool = False,
+    all_listed: bool = False,
+    jobs: int = 1,
+    meta: str | Path | None = None,
+    progress: Listener = unheard,
+) -> AuditResult:
+    """Return the verdict on every checkpoint under `paths`.
+
+    Args:
+        paths: Checkpoint prefixes or any of their files, SavedModel folders, Keras files, folders, globs.
+        select: Codes or names of the rules to report, or the beginning of codes (`BN2`); empty means all.
+        ignore: Likewise, of the rules not to report.
+        severity: Code, name or beginning of codes to the severity that its findings get.
+        quick: Read the index and the batch-norm statistics only: no checksums of anything else.
+        all_listed: Take every checkpoint that a `checkpoint` state file lists, not only the latest.
+        jobs: How many checkpoints to read at a time.
+        meta: A `.meta` that describes the model of the checkpoints.
+        progress: Hears of every checkpoint that is done.
+
+    Raises:
+        BadRequest: An option names no rule.
+    """
+    selection = Selection.of(select, ignore, severity or {})
+    meta_graph = None if meta is None else Path(meta)
+    found = discover([str(path) for path in ([paths] if isinstance(paths, (str, Path)) else paths)], all_listed)
+
+    def judge(path: str) -> _Outcome:
+        return _judge(path, selection, quick=quick, meta=meta_graph)
+
+    checkpoints: list[CheckpointResult] = []
+    errors = list(found.errors)
+    for done, outcome in enumerate(_in_order(judge, found.checkpoints, jobs), start=1):
+        if isinstance(outcome, PathError):
+            errors.append(outcome)
+        else:
+            checkpoints.append(outcome)
+        progress(Progress("scanning", done, len(found.checkpoints)))
+    return AuditResult(tuple(checkpoints), tuple(errors), found.passed_over)
+
+
+def _in_order(judge: Callable[[str], _Outcome], paths: Sequence[str], jobs: int) -> Iterator[_Outcome]:
+    """Yield what `judge` says of every path, in their order, `jobs` at a time.
+
+    Threads suffice: checksums and NumPy's passes over the values let go of the interpreter's lock.
+    """
+    if jobs <= 1 or len(paths) <= 1:
+        yield from map(judge, paths)
+        return
+    with ThreadPoolExecutor(max_workers=jobs) as pool:
+        futures = [pool.submit(judge, path) for path in paths]
+        try:
+            for future in futures:
+                yield future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _judge(path: str, selection: Selection, *, quick: bool, meta: bytes | None) -> CheckpointResult | PathError:
+    """Return the verdict on one checkpoint; one that changes while it is read is read once more."""
+    try:
+        for _attempt in range(2):
+            before = _stamps(path)
+            result = _read(path, selection, quick=quick, meta=meta, more_damages=())
+            if _stamps(path) == before:
+                return result
+        unsettled = Damage(
+            "unfinished-save", path, "changed while it was read, twice; scan again when nothing writes to it any more"
+        )
+        return _read(path, selection, quick=quick, meta=meta, more_damages=(unsettled,))
+    except CkptDoctorError as error:
+        return PathError(path, str(error))
+    except OSError as error:
+        return PathError(path, f"cannot be read: {error.strerror or error}")
+
+
+def _read(
+    path: str, selection: Selection, *, quick: bool, meta: bytes | None, more_damages: tuple[Damage, ...]
+) -> CheckpointResult:
+    try:
+        checkpoint = open_checkpoint(path)
+    except UnreadableCheckpoint as error:
+        subject = Subject(Inventory(layers=(), evidence=()), damages=(*error.damages, *more_damages))
+        return CheckpointResult(
+            path=error.path,
+            format=error.format,
+            producer=None,
+            variables=0,
+            bytes=sum(size for size, _ in _stamps(path).values()),
+            evidence=(),
+            batch_norm_layers=(),
+            not_judged=(),
+            findings=judge_subject(subject, selection),
+        )
+    if meta is not None:
+        checkpoint = dataclasses.replace(
+            checkpoint, descriptions=dataclasses.replace(checkpoint.descriptions, meta_graph=meta)
+        )
+    damages = [*checkpoint.damages, *more_damages]
+    if not quick:
+        damages += format_of(checkpoint).verify(checkpoint)
+    facts = graphs.describe(checkpoint)
+    inventory = take_inventory(checkpoint, facts)
+    findings = judge_subject(Subject(inventory, tuple(dict.fromkeys(damages))), selection)
+    return CheckpointResult(
+        path=checkpoint.path,
+        format=checkpoint.format,
+        producer=checkpoint.producer,
+        variables=len(checkpoint.variables),
+        bytes=checkpoint.bytes,
+        evidence=tuple(inventory.evidence),
+        batch_norm_layers=tuple(_summary(layer, findings) for layer in inventory.layers),
+        not_judged=tuple(_not_judged(checkpoint, inventory)),
+        findings=findings,
+    )
+
+
+def judge_subject(subject: Subject, selection: Selection) -> tuple[Finding, ...]:
+    """Return the findings of all rules on one checkpoint, worst first, each with what explains it."""
+    unknown = {damage.kind for damage in subject.damages} - {rule.name for rule in RULES}
+    if unknown:  # A format made up a kind that no rule reports: our own bug, and it must not pass for health.
+        raise AssertionError(f"no rule reports damage of the kind {', '.join(sorted(unknown))}")
+    findings = [finding for rule in RULES for finding in rule.check(rule, subject)]
+    reported = list(selection.apply(findings))
+    # The sort is stable: within a rule the order stays that of the layers.
+    reported.sort(key=lambda finding: (SEVERITIES.index(finding.severity), finding.rule))
+    return tuple(_with_cause(finding, reported) for finding in reported)
+
+
+def _with_cause(finding: Finding, reported: Sequence[Finding]) -> Finding:
+    if finding.cause is not None:
+        return finding
+    for code, explained in EXPLAINS:
+        if finding.rule in explained and any(
+            other.rule == code and set(finding.layers) <= set(other.layers) for other in reported
+        ):
+            return dataclasses.replace(finding, cause=code)
+    return finding
+
+
+def _summary(layer: BatchNormLayer, findings: Sequence[Finding]) -> LayerSummary:
+    worst = next((finding.name for finding in findings if layer.name in finding.layers), "ok")
+    return LayerSummary(
+        name=layer.name,
+        gamma=layer.variables.get("gamma"),
+        beta=layer.variables.get("beta"),
+        moving_mean=layer.variables.get("moving_mean"),
+        moving_variance=layer.variables.get("moving_variance"),
+        companions=tuple(layer.companions.values()),
+        channels=layer.channels,
+        epsilon=layer.epsilon,
+        momentum=layer.momentum,
+        evidence=layer.evidence,
+        status=worst,
+    )
+
+
+def _not_judged(checkpoint: Checkpoint, inventory: Inventory) -> Iterator[NotJudged]:
+    for name, reason in inventory.not_judged.items():
+        yield NotJudged(name, reason)
+    if inventory.model is not None:
+        for where, reason in inventory.model.not_judged:
+            yield NotJudged(where, reason)
+        for problem in inventory.model.problems:
+            yield NotJudged(checkpoint.path, problem)
+
+
+def _stamps(path: str) -> _Stamps:
+    """Return the stamps of all files that a checkpoint of this name could consist of; none for a remote one."""
+    if "://" in path:
+        return {}
+    target = Path(path)
+    stamps: _Stamps = {}
+    if target.is_dir():
+        files = list(target.rglob("*"))
+    else:
+        pattern = glob.escape(target.name)
+        files = [target, *target.parent.glob(f"{pattern}[.-]*")]
+    for file in files:
+        try:
+            status = file.stat()
+        except OSError:
+            continue
+        if stat.S_ISREG(status.st_mode):
+            stamps[str(file)] = (status.st_size, status.st_mtime_ns)
+    return stamps
