@@ -1,0 +1,27 @@
+"""`ckpt-doctor diff`: are these two checkpoints the same?"""
+
+from __future__ import annotations
+
+import click
+
+from ckpt_doctor.cli.terminal import Terminal
+
+
+@click.command()
+@click.argument("a", metavar="A")
+@click.argument("b", metavar="B")
+@click.option("--tolerance", metavar="X", type=float, default=0.0, help="Values this near count as equal.")
+@click.option("--format", "report", type=click.Choice(["text", "json"]), default="text", help="Form of the report.")
+@click.pass_obj
+def diff(terminal: Terminal, a: str, b: str, tolerance: float, report: str) -> int:
+    """Compare two checkpoints of any formats, variable by variable.
+
+    Exit code: 0 equal, 1 different, 2 no verdict.
+    """
+    from ckpt_doctor.comparison import diff as compare
+    from ckpt_doctor.reports import diff as text
+    from ckpt_doctor.reports import json
+
+    result = compare(a, b, tolerance=tolerance)
+    terminal.report(json.render_diff(result) if report == "json" else text.render(result, terminal.style()))
+    return 0 if result.equal else 1

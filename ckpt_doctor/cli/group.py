@@ -1,0 +1,65 @@
+"""`ckpt-doctor` itself: the commands, the options of all of them, and what becomes of errors."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import click
+
+import ckpt_doctor
+from ckpt_doctor.cli import configuration
+from ckpt_doctor.cli.demo_command import demo
+from ckpt_doctor.cli.diff_command import diff
+from ckpt_doctor.cli.explain_command import explain
+from ckpt_doctor.cli.fix_command import fix
+from ckpt_doctor.cli.ls_command import ls
+from ckpt_doctor.cli.options import Group, set_environment_variables
+from ckpt_doctor.cli.scan_command import scan
+from ckpt_doctor.cli.terminal import Terminal
+from ckpt_doctor.errors import CkptDoctorError
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(ckpt_doctor.__version__, prog_name="ckpt-doctor")
+@click.option("-q", "--quiet", is_flag=True, help="Say only what is wrong.")
+@click.option("-v", "--verbose", is_flag=True, help="Name everything that is otherwise shortened.")
+@click.option("--no-color", is_flag=True, help="No colours, even on a terminal.")
+@click.option("--no-progress", is_flag=True, help="No progress bar, even on a terminal.")
+@click.pass_context
+def ckpt_doctor_group(context: click.Context, quiet: bool, verbose: bool, no_color: bool, no_progress: bool) -> None:
+    """Find and repair what is broken in TensorFlow and Keras checkpoints.
+
+    Every option can also come from CKPT_DOCTOR_<OPTION>, or from [tool.ckpt-doctor] in pyproject.toml or
+    .ckpt-doctor.toml; the command line wins.
+    """
+    context.obj = Terminal(quiet=quiet, verbose=verbose, no_color=no_color, no_progress=no_progress)
+
+
+for _command in (scan, fix, ls, diff, explain, demo):
+    ckpt_doctor_group.add_command(_command)
+set_environment_variables(ckpt_doctor_group)
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run one command line; bad input becomes one message on stderr and exit code 2."""
+    try:
+        defaults = configuration.load(ckpt_doctor_group)
+        code = ckpt_doctor_group.main(list(argv), prog_name="ckpt-doctor", standalone_mode=False, default_map=defaults)
+    except click.Abort as abort:
+        raise KeyboardInterrupt from abort
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except CkptDoctorError as error:
+        _complain(str(error))
+        return 2
+    except OSError as error:  # A full disk, a lost permission: the machine's fault, and no verdict.
+        where = f"{error.filename}: " if error.filename else ""
+        _complain(f"{where}{error.strerror or error}")
+        return 2
+    return code if isinstance(code, int) else 0
+
+
+def _complain(message: str) -> None:
+    print(f"ckpt-doctor: {message}", file=sys.stderr)

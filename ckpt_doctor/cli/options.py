@@ -1,0 +1,67 @@
+"""How options behave in all commands: environment variables, suggestions, lists of `NAME=VALUE`."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+import click
+
+from ckpt_doctor.errors import BadRequest
+
+
+class Group(click.Group):
+    """A group that keeps its commands in the order of their use."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        """Return the commands in the order in which they were added."""
+        del context
+        return list(self.commands)
+
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; for an unknown one, say which is near."""
+        try:
+            return super().resolve_command(context, args)
+        except click.UsageError as error:
+            near = difflib.get_close_matches(args[0], self.commands, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise click.UsageError(f"No such command {args[0]!r}.{hint}", context) from error
+
+
+def environment_variable(option: click.Option) -> str:
+    """Return the variable that stands for an option in every command: `--fail-on` is `CKPT_DOCTOR_FAIL_ON`."""
+    return "CKPT_DOCTOR_" + long_name(option).replace("-", "_").upper()
+
+
+def long_name(option: click.Option) -> str:
+    """Return an option's name without its dashes: `fail-on`."""
+    return max(option.opts, key=len).lstrip("-")
+
+
+def set_environment_variables(group: click.Group) -> None:
+    """Let every option of every command come from its environment variable.
+
+    click's own prefix would put the command's name into it; one variable for `--format` of all commands is what the
+    documentation promises.
+    """
+    for command in (group, *group.commands.values()):
+        for parameter in command.params:
+            if isinstance(parameter, click.Option) and not parameter.is_eager:
+                parameter.envvar = environment_variable(parameter)
+
+
+def pairs(option: str, texts: Iterable[str]) -> dict[str, str]:
+    """Return `NAME=VALUE` texts as a dictionary.
+
+    Raises:
+        BadRequest: One has no `=`, nothing before or nothing after it.
+    """
+    found = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            raise BadRequest(f"{option} {text}: must be NAME=VALUE")
+        found[name] = value
+    return found

@@ -1,0 +1,97 @@
+"""`ckpt-doctor scan`: what is wrong with these checkpoints?"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ckpt_doctor.cli.options import pairs
+from ckpt_doctor.cli.terminal import Terminal, check_output
+from ckpt_doctor.errors import BadRequest
+from ckpt_doctor.finding import SEVERITIES
+from ckpt_doctor.reports import REPORTS
+
+if TYPE_CHECKING:
+    from ckpt_doctor.result import AuditResult
+
+_MOST_JOBS = 8  # Beyond that the disk or the memory bus is what one waits for.
+
+
+@click.command()
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True)
+@click.option("--format", "report", type=click.Choice(list(REPORTS)), default="text", help="Form of the report.")
+@click.option("--output", metavar="FILE", help="Write the report to FILE instead of stdout.")
+@click.option("--select", metavar="CODES", multiple=True, help="Only these rules: BN101,CK or a name.")
+@click.option("--ignore", metavar="CODES", multiple=True, help="Not these rules.")
+@click.option("--severity", metavar="CODE=LEVEL", multiple=True, help="Another severity for a rule.")
+@click.option(
+    "--fail-on",
+    type=click.Choice([*SEVERITIES, "never"]),
+    default="error",
+    show_default=True,
+    help="Exit 1 for findings of this severity or above.",
+)
+@click.option("--quick", is_flag=True, help="Index and batch-norm statistics only; no checksums of the rest.")
+@click.option("--strict", is_flag=True, help="Exit 1 too where something about batch norm was not judged.")
+@click.option("--all", "all_listed", is_flag=True, help="Every checkpoint a `checkpoint` file lists, not the latest.")
+@click.option("--jobs", metavar="N", type=click.IntRange(min=1), help="How many to read at a time.")
+@click.option("--meta", metavar="FILE", help="A .meta that describes the model.")
+@click.pass_obj
+def scan(
+    terminal: Terminal,
+    paths: tuple[str, ...],
+    report: str,
+    output: str | None,
+    select: tuple[str, ...],
+    ignore: tuple[str, ...],
+    severity: tuple[str, ...],
+    fail_on: str,
+    quick: bool,
+    strict: bool,
+    all_listed: bool,
+    jobs: int | None,
+    meta: str | None,
+) -> int:
+    """Say what is wrong with checkpoints, and why.
+
+    PATH is a checkpoint prefix or any of its files, a SavedModel, a Keras file, a folder to search, or a glob. Nothing
+    is ever written to them, and TensorFlow is not needed.
+
+    Exit code: 0 nothing found, 1 findings, 2 no verdict.
+    """
+    from ckpt_doctor.audit import scan as scan_paths
+
+    check_output("--output", output)
+    if output is not None and Path(output).resolve() in {Path(path).resolve() for path in paths}:
+        raise BadRequest(f"--output {output}: is what is to be scanned")
+    with terminal.progress() as listener:
+        result = scan_paths(
+            paths,
+            select=select,
+            ignore=ignore,
+            severity=pairs("--severity", severity),  # type: ignore[arg-type] # checked there
+            quick=quick,
+            all_listed=all_listed,
+            jobs=jobs or min(os.cpu_count() or 1, _MOST_JOBS),
+            meta=meta,
+            progress=listener,
+        )
+    terminal.report(REPORTS[report](result, terminal.style(output)), output)
+    for error in result.errors:
+        terminal.message(f"{error.path}: {error.message}")
+    if not result.checkpoints and not result.errors:
+        terminal.message(f"{', '.join(paths)}: no checkpoint in it; nothing was scanned")
+    return exit_code(result, fail_on=fail_on, strict=strict)
+
+
+def exit_code(result: AuditResult, *, fail_on: str, strict: bool) -> int:
+    """Return 2 where there is no verdict on something, 1 for findings at or above `fail_on`, else 0."""
+    if result.errors or not result.checkpoints:
+        return 2
+    failing = () if fail_on == "never" else SEVERITIES[: SEVERITIES.index(fail_on) + 1]  # type: ignore[arg-type]
+    if any(finding.severity in failing for one in result.checkpoints for finding in one.findings):
+        return 1
+    return 1 if strict and result.summary.not_judged else 0

@@ -1,0 +1,113 @@
+"""Where words go: reports to stdout or a file, messages and progress to stderr, colour only on a terminal."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from ckpt_doctor.errors import BadRequest
+from ckpt_doctor.progress import Listener, Progress, unheard
+from ckpt_doctor.reports.interface import Style
+
+_PAPER_WIDTH = 80
+_WIDEST = 120
+
+
+@dataclass(frozen=True)
+class Terminal:
+    """What the user wants to see.
+
+    Attributes:
+        quiet: Only what is wrong.
+        verbose: Nothing shortened.
+        no_color: No colours, even on a terminal.
+        no_progress: No progress bar, even on a terminal.
+    """
+
+    quiet: bool = False
+    verbose: bool = False
+    no_color: bool = False
+    no_progress: bool = False
+
+    def style(self, output: str | None = None) -> Style:
+        """Return how a report is to look that goes to `output`, or to stdout."""
+        screen = output is None and sys.stdout.isatty()
+        width = min(shutil.get_terminal_size((_PAPER_WIDTH, 24)).columns, _WIDEST) if screen else _PAPER_WIDTH
+        detail = "more" if self.verbose else "less" if self.quiet else "usual"
+        return Style(width=width, color=screen and self._colorful(), detail=detail)
+
+    def report(self, text: str, output: str | None = None) -> None:
+        """Write a report to the file `output`, or to stdout.
+
+        A reader who has seen enough (`| head`) does not change the verdict.
+        """
+        if output is not None:
+            Path(output).write_text(text, encoding="utf-8", errors="backslashreplace")
+            return
+        try:
+            sys.stdout.write(_encodable(text, sys.stdout))
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # Python flushes stdout again when it ends, and would complain.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    def message(self, text: str) -> None:
+        """Tell the user something that belongs to no report."""
+        print(_encodable(f"ckpt-doctor: {text}", sys.stderr), file=sys.stderr)
+
+    @contextmanager
+    def progress(self) -> Iterator[Listener]:
+        """Give a listener that draws a bar with the time left while work goes on, if there is a terminal to draw on."""
+        if self.quiet or self.no_progress or not sys.stderr.isatty():
+            yield unheard
+            return
+        from rich import progress as bars
+        from rich.console import Console
+
+        with bars.Progress(
+            bars.TextColumn("{task.description}"),
+            bars.BarColumn(),
+            bars.MofNCompleteColumn(),
+            bars.TimeRemainingColumn(),
+            console=Console(stderr=True, no_color=not self._colorful()),
+            transient=True,
+        ) as bar:
+            tasks: dict[str, bars.TaskID] = {}
+
+            def show(progress: Progress) -> None:
+                if progress.stage not in tasks:
+                    for task in tasks.values():
+                        bar.update(task, visible=False)
+                    tasks[progress.stage] = bar.add_task(progress.stage, total=progress.total)
+                bar.update(tasks[progress.stage], completed=progress.done, total=progress.total)
+
+            yield show
+
+    def _colorful(self) -> bool:
+        return not self.no_color and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def check_output(option: str, output: str | None) -> None:
+    """Refuse a report's file that cannot be written, before the work is done.
+
+    Raises:
+        BadRequest: Its folder is not there, or it is a folder itself.
+    """
+    if output is None:
+        return
+    path = Path(output)
+    if path.is_dir():
+        raise BadRequest(f"{option} {output}: is a folder; name a file")
+    if not path.absolute().parent.is_dir():
+        raise BadRequest(f"{option} {output}: its folder {path.parent} is not there")
+
+
+def _encodable(text: str, stream: TextIO) -> str:
+    encoding = stream.encoding or "utf-8"
+    return text.encode(encoding, errors="backslashreplace").decode(encoding)
