@@ -1,0 +1,261 @@
+"""An open tensor bundle: its index, its data files, and the variables in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+
+from ckpt_doctor.checkpoint import Array, Damage, Variable, numpy_dtype
+from ckpt_doctor.errors import BadRequest, UnreadableCheckpoint
+from ckpt_doctor.formats import _bundle_values, _dtypes, _foreign, _object_graph, _slices
+from ckpt_doctor.formats._bundle_index import FORMAT, Record, read_index, shard_path
+from ckpt_doctor.formats._storage import Source, open_source, read_head
+
+# Where an index claims more data files than this, only those that entries name are looked for.
+_MOST_SHARDS = 4096
+
+
+class Bundle:
+    """One tensor bundle.
+
+    Attributes:
+        path: As its user would name it.
+        prefix: What its file names begin with.
+        index_size: Size of the index in bytes.
+        header: The serialised `BundleHeader`.
+        shards: Number of data files.
+        big_endian: Whether numbers are stored most significant byte first.
+        records: Every entry by key, in the order of the file.
+
+    Raises:
+        FileNotFoundError: There is no index.
+        UnreadableCheckpoint: The index is damaged.
+    """
+
+    def __init__(self, path: str, prefix: str) -> None:
+        self.path = path
+        self.prefix = prefix
+        source = open_source(self.index_path)
+        self.index_size = source.size
+        self.header, self.shards, self.big_endian, self.records = read_index(path, source)
+        self._sources: dict[int, Source | None] = {}
+
+    @property
+    def index_path(self) -> str:
+        """The file that commits a save."""
+        return f"{self.prefix}.index"
+
+    def shard_path(self, number: int) -> str:
+        """Return the path of a data file."""
+        return shard_path(self.prefix, number, self.shards)
+
+    def shard(self, number: int) -> Source | None:
+        """Return a data file, None where it is not there."""
+        if number not in self._sources:
+            try:
+                self._sources[number] = open_source(self.shard_path(number))
+            except FileNotFoundError:
+                self._sources[number] = None
+        return self._sources[number]
+
+    def shard_numbers(self) -> list[int]:
+        """Return the numbers of the data files that may be there."""
+        named = {record.shard for record in self.records.values() if not record.slices}
+        return sorted(named.union(range(self.shards)) if self.shards <= _MOST_SHARDS else named)
+
+    def variables(self) -> tuple[list[Variable], list[Variable]]:
+        """Return the variables of the model, and the bookkeeping entries."""
+        labels: dict[str, str] = {}
+        serialised = self.object_graph()
+        if serialised is not None:
+            labels = _object_graph.labels(serialised)
+        parts = self._parts()
+        variables = []
+        bookkeeping = []
+        type_names = {record.dtype: _dtypes.name_of(record.dtype) for record in self.records.values()}
+        for key, record in self.records.items():
+            if key in parts:
+                continue
+            name = name_of(key)
+            variable = Variable(
+                name,
+                record.shape,
+                type_names[record.dtype],
+                record.size if not record.slices else self._stored_size(record),
+                partial(self.value, record),
+                labels.get(name),
+            )
+            is_ours = record.dtype == _bundle_values.STRING and (
+                name == _object_graph.KEY or name.endswith(_object_graph.CONFIG_SUFFIX)
+            )
+            (bookkeeping if is_ours else variables).append(variable)
+        return variables, bookkeeping
+
+    def object_graph(self) -> bytes | None:
+        """Return the serialised object graph, None where there is none or it cannot be read."""
+        record = self.records.get(_object_graph.KEY.encode())
+        if record is None or record.dtype != _bundle_values.STRING or record.shape != ():
+            return None
+        try:
+            return bytes(self.value(record).item())
+        except UnreadableCheckpoint:
+            return None
+
+    def value(self, record: Record) -> Array:
+        """Return the value of an entry, assembled where it is stored in slices.
+
+        Raises:
+            UnreadableCheckpoint: Bytes are missing or fail their checksum.
+        """
+        try:
+            return self._read(record)
+        except _bundle_values.ValueDamage as error:
+            raise UnreadableCheckpoint(self.path, FORMAT, (self._damage(record, error),)) from error
+
+    def _read(self, record: Record) -> Array:
+        if not record.slices:
+            return _bundle_values.read(self._source_of(record), record, record.shape, big_endian=self.big_endian)
+        name = _dtypes.name_of(record.dtype)
+        try:
+            dtype = numpy_dtype(name)
+        except (KeyError, TypeError):
+            raise _bundle_values.ValueDamage("not-a-checkpoint", f"holds {name}, which has no array") from None
+        # Before anything is allocated, the slices must be there and hold as much as the shape claims.
+        parts = list(self._slices_of(record))
+        if sum(int(np.prod([b.stop - b.start for b in where], dtype=object)) for where, _, _ in parts) != _count(
+            record.shape
+        ):
+            raise _bundle_values.ValueDamage("truncated", f"its slices do not make up shape {list(record.shape)}")
+        for _, part, shape in parts:
+            self._source_of(part)
+            if part.dtype != record.dtype:
+                raise _bundle_values.ValueDamage("checksum-mismatch", "a slice has another type than its variable")
+            _bundle_values.check_size(part, shape)
+        out = np.empty(record.shape, dtype)
+        for where, part, shape in parts:
+            out[where] = _bundle_values.read(self._source_of(part), part, shape, big_endian=self.big_endian)
+        return out
+
+    def damages(self) -> Iterator[Damage]:
+        """Yield what can be seen without reading values: data files that are absent or too short."""
+        owners = self._parts()
+        for number in self.shard_numbers():
+            inside = [record for record in self.records.values() if record.shard == number and not record.slices]
+            if not inside:
+                continue
+            path = self.shard_path(number)
+            try:
+                source = self.shard(number)
+            except BadRequest as error:
+                yield Damage("missing-shard", path, str(error), _names(inside, owners))
+                continue
+            if source is None:
+                message = f"is not there; {len(inside)} of {len(self.records)} entries of the index lie in it"
+                yield Damage("missing-shard", path, message, _names(inside, owners))
+                continue
+            beyond = [record for record in inside if record.offset + record.size > source.size]
+            if beyond:
+                foreign = _foreign.describe(read_head(path))
+                needed = max(record.offset + record.size for record in beyond)
+                yield Damage(
+                    "not-a-checkpoint" if foreign else "truncated",
+                    path,
+                    f"is {foreign}" if foreign else f"has {source.size} bytes, the index needs {needed}",
+                    _names(beyond, owners),
+                )
+
+    def verify(self) -> Iterator[Damage]:
+        """Read every value and yield those that fail their checksum, in the order in which they lie."""
+        owners = self._parts()
+        records = [record for record in self.records.values() if not record.slices]
+        for record in sorted(records, key=lambda record: (record.shard, record.offset)):
+            source = self._sources.get(record.shard)
+            if source is None or record.offset + record.size > source.size:
+                continue  # Told by `damages`.
+            shape = owners[record.key][1] if record.key in owners else record.shape
+            try:
+                _bundle_values.verify(source, record, shape, big_endian=self.big_endian)
+            except _bundle_values.ValueDamage as error:
+                owner = owners[record.key][0] if record.key in owners else record.key
+                yield self._damage(self.records.get(owner, record), error, part=record)
+        for record in self.records.values():
+            if record.slices:
+                try:
+                    list(self._slices_of(record))
+                except _bundle_values.ValueDamage as error:
+                    yield self._damage(record, error)
+
+    def slice_keys(self, record: Record) -> list[tuple[tuple[slice, ...], bytes]]:
+        """Return where each slice of a partitioned variable lies in it, and its key.
+
+        Raises:
+            ValueDamage: A slice does not lie within its variable.
+        """
+        out = []
+        for extents in record.slices:
+            try:
+                out.append((_slices.bounds(extents, record.shape), _slices.key_of(record.key, extents)))
+            except ValueError as error:
+                raise _bundle_values.ValueDamage("checksum-mismatch", str(error)) from error
+        return out
+
+    def _slices_of(self, record: Record) -> Iterator[tuple[tuple[slice, ...], Record, tuple[int, ...]]]:
+        for where, key in self.slice_keys(record):
+            part = self.records.get(key)
+            if part is None:
+                raise _bundle_values.ValueDamage("truncated", f"slice {_words(where)} is not in the index")
+            yield where, part, tuple(index.stop - index.start for index in where)
+
+    def _parts(self) -> dict[bytes, tuple[bytes, tuple[int, ...]]]:
+        """Return, for the key of every slice, the key of its variable and the slice's shape."""
+        out: dict[bytes, tuple[bytes, tuple[int, ...]]] = {}
+        for record in self.records.values():
+            if record.slices:
+                try:
+                    for where, key in self.slice_keys(record):
+                        out[key] = (record.key, tuple(index.stop - index.start for index in where))
+                except _bundle_values.ValueDamage:
+                    continue
+        return out
+
+    def _stored_size(self, record: Record) -> int:
+        try:
+            return sum(part.size for _, part, _ in self._slices_of(record))
+        except _bundle_values.ValueDamage:
+            return record.size
+
+    def _source_of(self, record: Record) -> Source:
+        source = self.shard(record.shard)
+        if source is None:
+            raise _bundle_values.ValueDamage("missing-shard", f"{self.shard_path(record.shard)} is not there")
+        return source
+
+    def _damage(self, record: Record, error: _bundle_values.ValueDamage, *, part: Record | None = None) -> Damage:
+        name = name_of(record.key)
+        place = part or record
+        where = f"{self.shard_path(place.shard)}, byte {place.offset}"
+        return Damage(error.kind, where, f"{name}: {error.reason}", (name,))
+
+
+def name_of(key: bytes) -> str:
+    """Return a key as a variable's name; bytes that are not UTF-8 survive the way back."""
+    return key.decode("utf-8", "surrogateescape")
+
+
+def key_of(name: str) -> bytes:
+    """Return the key of a variable's name."""
+    return name.encode("utf-8", "surrogateescape")
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    return int(np.prod(shape, dtype=object)) if shape else 1
+
+
+def _names(records: list[Record], owners: dict[bytes, tuple[bytes, tuple[int, ...]]]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name_of(owners[r.key][0] if r.key in owners else r.key) for r in records))
+
+
+def _words(where: tuple[slice, ...]) -> str:
+    return "[" + ", ".join(f"{index.start}:{index.stop}" for index in where) + "]"

@@ -1,0 +1,194 @@
+"""The values of a tensor bundle: bytes in data files ⇄ arrays.
+
+Numbers lie as in memory, in row-major order, and `crc32c` is of those bytes. Strings lie as::
+
+    varint length of every string …, masked CRC32C of the lengths (4 bytes), the bytes of every string …
+
+where `crc32c` is of every length as four bytes (eight above 2^32-1), of the four bytes of the checksum, and of the strings.
+
+Source: tensorflow/core/util/tensor_bundle/tensor_bundle.cc (WriteStringTensor, ReadStringTensor, GetValue).
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import Any
+
+import numpy as np
+
+from ckpt_doctor.checkpoint import Array, numpy_dtype
+from ckpt_doctor.formats import _checksum, _dtypes
+from ckpt_doctor.formats._bundle_index import Record
+from ckpt_doctor.formats._storage import OutOfBounds, Source
+from ckpt_doctor.formats._table import decode_varint, encode_varint
+
+STRING = 7
+VARIANT = 21
+
+
+class ValueDamage(ValueError):
+    """A stored value cannot be trusted.
+
+    Attributes:
+        kind: The kind of `Damage`.
+        reason: What was found and what was expected.
+    """
+
+    def __init__(self, kind: str, reason: str) -> None:
+        self.kind = kind
+        self.reason = reason
+        super().__init__(reason)
+
+
+def read(source: Source, record: Record, shape: tuple[int, ...], *, big_endian: bool) -> Array:
+    """Return one entry's value after checking its checksum.
+
+    Args:
+        source: The data file.
+        record: The entry.
+        shape: The dimensions of what lies there: the whole variable, or one slice.
+        big_endian: Whether the bundle is.
+
+    Raises:
+        ValueDamage: It is short, or fails its checksum, or is of a type that has no array.
+    """
+    data = _bytes(source, record)
+    if record.dtype == STRING:
+        return _decode_strings(data, record, math.prod(shape), big_endian=big_endian).reshape(shape)
+    _compare(_checksum.masked(data), record)
+    name = _dtypes.name_of(record.dtype)
+    try:
+        dtype = numpy_dtype(name)
+    except (KeyError, TypeError):
+        raise ValueDamage("not-a-checkpoint", f"holds values of type {name}, which have no array") from None
+    check_size(record, shape)
+    array = np.frombuffer(data, dtype).reshape(shape)
+    return _dtypes.swapped(array) if big_endian != (sys.byteorder == "big") else array
+
+
+def verify(source: Source, record: Record, shape: tuple[int, ...], *, big_endian: bool) -> None:
+    """Read one entry's bytes in pieces and check them.
+
+    Raises:
+        ValueDamage: They are short, or fail their checksum.
+    """
+    if record.dtype == STRING:
+        _decode_strings(_bytes(source, record), record, math.prod(shape), big_endian=big_endian)
+        return
+    try:
+        if record.dtype == VARIANT:
+            _compare(_variant_checksum(bytes(source.read(record.offset, record.size)), math.prod(shape)), record)
+        else:
+            check_size(record, shape)
+            _compare(_checksum.masked_of(source.chunks(record.offset, record.size)), record)
+    except OutOfBounds as error:
+        raise _short(record, error) from error
+
+
+def encode(array: Array, *, big_endian: bool) -> tuple[bytes, int]:
+    """Return an array as it is stored, and its masked checksum."""
+    if array.dtype == object:
+        return _encode_strings(array, big_endian=big_endian)
+    if big_endian != (sys.byteorder == "big"):
+        array = _dtypes.swapped(array)
+    data = np.ascontiguousarray(array).tobytes()
+    return data, _checksum.masked(data)
+
+
+def check_size(record: Record, shape: tuple[int, ...]) -> None:
+    """Refuse an entry whose size is not that of its shape.
+
+    Raises:
+        ValueDamage: They differ.
+    """
+    width = _dtypes.size_of(record.dtype)
+    needed = width * math.prod(shape)
+    if width and needed != record.size:
+        raise ValueDamage("truncated", f"{record.size} bytes are stored, shape {list(shape)} needs {needed}")
+
+
+def _bytes(source: Source, record: Record) -> memoryview:
+    try:
+        return source.read(record.offset, record.size)
+    except OutOfBounds as error:
+        raise _short(record, error) from error
+
+
+def _short(record: Record, error: OutOfBounds) -> ValueDamage:
+    return ValueDamage("truncated", f"needs bytes {record.offset} to {error.needed}, the file has {error.size}")
+
+
+def _compare(found: int, record: Record) -> None:
+    if found != record.crc:
+        raise ValueDamage("checksum-mismatch", f"checksum {found:#010x}, {record.crc:#010x} is stored")
+
+
+def _order(big_endian: bool) -> Any:
+    return "big" if big_endian else "little"
+
+
+def _lengths_checksum(lengths: list[int], big_endian: bool) -> int:
+    order = _order(big_endian)
+    packed = b"".join(length.to_bytes(4 if length < 1 << 32 else 8, order) for length in lengths)
+    return _checksum.extend(0, packed)
+
+
+def _decode_strings(data: memoryview, record: Record, count: int, *, big_endian: bool) -> Array:
+    """Return `count` strings as a flat object array of `bytes`."""
+    if count > len(data):  # Every string takes a byte for its length.
+        raise ValueDamage("truncated", f"{len(data)} bytes are stored, {count} strings need more")
+    lengths = []
+    position = 0
+    try:
+        for _ in range(count):
+            length, position = decode_varint(data, position)
+            lengths.append(length)
+    except (IndexError, ValueError):
+        raise ValueDamage("checksum-mismatch", "the lengths of its strings are damaged") from None
+    stored = bytes(data[position : position + 4])
+    position += 4
+    if not count and not data:
+        return np.empty(0, object)
+    crc = _lengths_checksum(lengths, big_endian)
+    if len(stored) < 4 or _checksum.mask(crc) != int.from_bytes(stored, _order(big_endian)):
+        raise ValueDamage("checksum-mismatch", "the lengths of its strings fail their checksum")
+    if position + sum(lengths) != len(data):
+        raise ValueDamage("truncated", f"{len(data)} bytes are stored, its strings need {position + sum(lengths)}")
+    _compare(_checksum.mask(_checksum.extend(_checksum.extend(crc, stored), data[position:])), record)
+    out = np.empty(count, object)
+    for number, length in enumerate(lengths):
+        out[number] = bytes(data[position : position + length])
+        position += length
+    return out
+
+
+def _encode_strings(array: Array, *, big_endian: bool) -> tuple[bytes, int]:
+    strings = [value.encode() if isinstance(value, str) else bytes(value) for value in array.reshape(-1)]
+    lengths = [len(value) for value in strings]
+    crc = _lengths_checksum(lengths, big_endian)
+    stored = _checksum.mask(crc).to_bytes(4, _order(big_endian))
+    body = b"".join(strings)
+    crc = _checksum.extend(_checksum.extend(crc, stored), body)
+    return b"".join(map(encode_varint, lengths)) + stored + body, _checksum.mask(crc)
+
+
+def _variant_checksum(data: bytes, count: int) -> int:
+    """Return the masked checksum of serialised variants: of each length as eight bytes, content, running checksum."""
+    crc = 0
+    position = 0
+    try:
+        for _ in range(count):
+            length, position = decode_varint(data, position)
+            end = position + length
+            crc = _checksum.extend(crc, length.to_bytes(8, "little"))
+            crc = _checksum.extend(crc, data[position:end])
+            crc = _checksum.extend(crc, data[end : end + 4])
+            position = end + 4
+            if position > len(data):
+                break
+    except (IndexError, ValueError):
+        raise ValueDamage("checksum-mismatch", "its variants are damaged") from None
+    if position != len(data):
+        raise ValueDamage("truncated", f"{len(data)} bytes are stored, its variants need {position}")
+    return _checksum.mask(crc)

@@ -1,0 +1,133 @@
+"""Tensor bundles: the V2 checkpoints of TensorFlow 1 and 2.
+
+::
+
+    NAME.index                    a table of keys and where their values lie (see `_bundle_index`)
+    NAME.data-00000-of-00001 …    the values (see `_bundle_values`)
+    NAME.meta                     the graph, beside checkpoints of `tf.train.Saver`
+
+The index commits a save. A checkpoint is named by its prefix, `NAME`; the folder's text file `checkpoint` belongs to no
+single one and is never written here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+
+from ckpt_doctor.checkpoint import Checkpoint, Damage, ModelDescriptions
+from ckpt_doctor.errors import BadRequest, RepairRefused
+from ckpt_doctor.formats import _bundle_writer, _foreign
+from ckpt_doctor.formats._atomic import Outputs
+from ckpt_doctor.formats._bundle import Bundle
+from ckpt_doctor.formats._bundle_index import FORMAT, looks_like_index, prefix_of
+from ckpt_doctor.formats._meta_graph import producer_of_meta_graph
+from ckpt_doctor.formats._storage import is_file, is_remote, read_all, size_of, split
+from ckpt_doctor.formats.interface import Changes
+
+
+class TensorBundle:
+    """See the module."""
+
+    name = FORMAT
+
+    def recognises(self, path: str, head: bytes) -> bool:
+        """Return whether `path` is a prefix with an index, or one of the files of such a prefix.
+
+        A file that is named `.index` is recognised by its bytes.
+        """
+        prefix = prefix_of(path)
+        if path.endswith(".index"):
+            return looks_like_index(head)
+        if prefix is not None:
+            return is_file(f"{prefix}.index")
+        return is_file(f"{path}.index")
+
+    def read(self, path: str) -> Checkpoint:
+        """See `Format.read`; data files that are missing or short are damages, names and shapes are given all the same.
+
+        Raises:
+            FileNotFoundError: There is no index.
+            UnreadableCheckpoint: The index is damaged.
+        """
+        prefix = prefix_of(path)
+        if prefix is None:
+            prefix = path
+        # A prefix that is empty but for its folder cannot be told from the folder; its index can.
+        bundle = Bundle(prefix if split(prefix)[1] else f"{prefix}.index", prefix)
+        damages = list(bundle.damages())
+        variables, bookkeeping = bundle.variables()
+        files = [path for number in bundle.shard_numbers() if bundle.shard(number) and (path := bundle.shard_path(number))]
+        meta_path = f"{prefix}.meta"
+        meta_graph, meta_damage = _read_meta(meta_path)
+        if meta_graph is not None or meta_damage is not None:
+            files.append(meta_path)
+        if meta_damage is not None:
+            damages.append(meta_damage)
+        files.append(bundle.index_path)
+        return Checkpoint(
+            path=bundle.path,
+            format=FORMAT,
+            variables=tuple(variables),
+            bookkeeping=tuple(bookkeeping),
+            files=tuple(files),
+            bytes=sum(size_of(path) for path in files),
+            producer=None if meta_graph is None else producer_of_meta_graph(meta_graph),
+            descriptions=ModelDescriptions(
+                meta_graph=meta_graph,
+                meta_graph_path=meta_path if meta_graph is not None else None,
+                object_graph=bundle.object_graph(),
+            ),
+            damages=tuple(damages),
+            attributes={"bundle": bundle},
+        )
+
+    def verify(self, checkpoint: Checkpoint) -> Iterator[Damage]:
+        """See `Format.verify`; yields what is not among the checkpoint's `damages` already."""
+        yield from bundle_of(checkpoint).verify()
+
+    def rewrite(
+        self, checkpoint: Checkpoint, target: Path, changes: Changes, *, overwrite: bool = False
+    ) -> tuple[Path, ...]:
+        """See `Format.rewrite`; `target` is a new prefix."""
+        refuse_remote(checkpoint)
+        prefix = str(target)
+        if prefix.endswith(".index"):
+            prefix = prefix[: -len(".index")]
+        with Outputs(overwrite=overwrite) as outputs:
+            _bundle_writer.write(bundle_of(checkpoint), prefix, changes, outputs)
+            return outputs.commit()
+
+    def rewrite_in_place(self, checkpoint: Checkpoint, changes: Changes, *, backup: bool = True) -> tuple[Path, ...]:
+        """See `Format.rewrite_in_place`; the backup is the old index (and `.meta`): the data are only added to."""
+        refuse_remote(checkpoint)
+        return _bundle_writer.write_in_place(bundle_of(checkpoint), changes, backup=backup)
+
+
+def bundle_of(checkpoint: Checkpoint) -> Bundle:
+    """Return the open bundle of a checkpoint that this package's `read` gave."""
+    return cast("Bundle", checkpoint.attributes["bundle"])
+
+
+def refuse_remote(checkpoint: Checkpoint) -> None:
+    """Refuse to write beside a remote checkpoint.
+
+    Raises:
+        BadRequest: It is remote.
+    """
+    if is_remote(checkpoint.path):
+        raise BadRequest(f"{checkpoint.path}: remote checkpoints are read, never written; download it first")
+
+
+def _read_meta(path: str) -> tuple[bytes | None, Damage | None]:
+    if not is_file(path):
+        return None, None
+    data = read_all(path)
+    foreign = _foreign.describe(data[:4096])
+    # A graph in text form is legitimate; nothing here can use it.
+    if foreign == "a text file":
+        return None, None
+    if foreign is not None:
+        return None, Damage("not-a-checkpoint", path, f"is {foreign}")
+    return data, None
