@@ -16,9 +16,10 @@ from pathlib import Path
 from ckpt_doctor import graphs
 from ckpt_doctor.batchnorm import BatchNormLayer, Inventory, take_inventory
 from ckpt_doctor.checkpoint import Checkpoint, Damage
-from ckpt_doctor.errors import CkptDoctorError, UnreadableCheckpoint
+from ckpt_doctor.errors import BadRequest, CkptDoctorError, UnreadableCheckpoint
 from ckpt_doctor.finding import SEVERITIES, Finding, Severity
 from ckpt_doctor.formats import format_of, open_checkpoint
+from ckpt_doctor.formats._storage import open_source
 from ckpt_doctor.formats.discovery import discover
 from ckpt_doctor.progress import Listener, Progress, unheard
 from ckpt_doctor.result import AuditResult, CheckpointResult, LayerSummary, NotJudged, PathError
@@ -57,17 +58,17 @@ def scan(
         progress: Hears of every checkpoint that is done.
 
     Raises:
-        BadRequest: An option names no rule.
+        BadRequest: An option names no rule, or `meta` cannot be read.
     """
     selection = Selection.of(select, ignore, severity or {})
-    meta_graph = None if meta is None else Path(meta)
+    meta_graph = None if meta is None else _meta_graph(str(meta))
     found = discover([str(path) for path in ([paths] if isinstance(paths, (str, Path)) else paths)], all_listed)
 
     def judge(path: str) -> _Outcome:
         return _judge(path, selection, quick=quick, meta=meta_graph)
 
     checkpoints: list[CheckpointResult] = []
-    errors = list(found.errors)
+    errors = []
     for done, outcome in enumerate(_in_order(judge, found.checkpoints, jobs), start=1):
         if isinstance(outcome, PathError):
             errors.append(outcome)
@@ -92,6 +93,14 @@ def _in_order(judge: Callable[[str], _Outcome], paths: Sequence[str], jobs: int)
                 yield future.result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _meta_graph(path: str) -> bytes:
+    try:
+        source = open_source(path)
+    except FileNotFoundError:
+        raise BadRequest(f"{path}: is not there, and --meta needs it") from None
+    return bytes(source.read(0, source.size))
 
 
 def _judge(path: str, selection: Selection, *, quick: bool, meta: bytes | None) -> CheckpointResult | PathError:

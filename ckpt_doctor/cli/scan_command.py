@@ -91,7 +91,7 @@ def exit_code(result: AuditResult, *, fail_on: str, strict: bool) -> int:
     """Return 2 where there is no verdict on something, 1 for findings at or above `fail_on`, else 0."""
     if result.errors or not result.checkpoints:
         return 2
-    failing = () if fail_on == "never" else SEVERITIES[: SEVERITIES.index(fail_on) + 1]  # type: ignore[arg-type]
+    failing = () if fail_on == "never" else SEVERITIES[: SEVERITIES.index(fail_on) + 1]
     if any(finding.severity in failing for one in result.checkpoints for finding in one.findings):
         return 1
     return 1 if strict and result.summary.not_judged else 0

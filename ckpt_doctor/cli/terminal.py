@@ -39,8 +39,8 @@ class Terminal:
         """Return how a report is to look that goes to `output`, or to stdout."""
         screen = output is None and sys.stdout.isatty()
         width = min(shutil.get_terminal_size((_PAPER_WIDTH, 24)).columns, _WIDEST) if screen else _PAPER_WIDTH
-        detail = "more" if self.verbose else "less" if self.quiet else "usual"
-        return Style(width=width, color=screen and self._colorful(), detail=detail)
+        color = screen and self._colorful()
+        return Style(width=width, color=color, detail="more" if self.verbose else "less" if self.quiet else "usual")
 
     def report(self, text: str, output: str | None = None) -> None:
         """Write a report to the file `output`, or to stdout.

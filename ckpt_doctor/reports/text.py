@@ -48,8 +48,10 @@ def _checkpoint(page: Page, checkpoint: CheckpointResult, style: Style) -> None:
     verdict, color = ("ok  ", "green") if healthy else ("", "bold")
     page.paragraph(f"{verdict}{checkpoint.path}", hanging=_INDENT, color=color)
     page.paragraph(", ".join(facts), indent=_INDENT, hanging=2)
-    for group in _groups(checkpoint.findings):
-        _group(page, group, style)
+    listed: set[tuple[str, ...]] = set()
+    for group in _causes_near(_groups(checkpoint.findings)):
+        _group(page, group, style, again=group.layers in listed)
+        listed.add(group.layers)
     if checkpoint.not_judged:
         _not_judged(page, checkpoint, style)
     _next_step(page, checkpoint)
@@ -69,6 +71,11 @@ class _Group:
     kinds: tuple[tuple[Finding, ...], ...]
     layers: tuple[str, ...]
 
+    @property
+    def cause(self) -> str | None:
+        """The code of the rule that explains all of it."""
+        return self.kinds[0][0].cause
+
 
 def _groups(findings: Sequence[Finding]) -> list[_Group]:
     """Return `findings` in groups, in their order: first by rule and shape of message, then by the layers concerned."""
@@ -80,9 +87,23 @@ def _groups(findings: Sequence[Finding]) -> list[_Group]:
     for kind in kinds.values():
         first, layers = kind[0], _layers(kind)
         # Findings on no layer have nothing in common but that.
-        key = (layers, first.severity, first.certainty, first.cause) if first.layer else (first.rule, layers)
-        groups.setdefault(key, []).append(tuple(kind))
+        together = (layers, first.severity, first.certainty, first.cause) if first.layer else (first.rule, layers)
+        groups.setdefault(together, []).append(tuple(kind))
     return [_Group(tuple(kinds), _layers(kinds[0])) for kinds in groups.values()]
+
+
+def _causes_near(groups: Sequence[_Group]) -> list[_Group]:
+    """Return `groups` in their order, but what explains a group directly after the last one that it explains."""
+    ordered = [group for group in groups if not _explains(group, groups)]
+    for group in groups:
+        explained = [i for i, other in enumerate(ordered) if other.cause == group.kinds[0][0].rule]
+        if group not in ordered:
+            ordered.insert(explained[-1] + 1 if explained else len(ordered), group)
+    return ordered
+
+
+def _explains(group: _Group, groups: Sequence[_Group]) -> bool:
+    return any(other.cause == group.kinds[0][0].rule for other in groups)
 
 
 def _shape(finding: Finding) -> str:
@@ -97,7 +118,7 @@ def _layers(kind: Sequence[Finding]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(layer for finding in kind for layer in finding.layers))
 
 
-def _group(page: Page, group: _Group, style: Style) -> None:
+def _group(page: Page, group: _Group, style: Style, *, again: bool) -> None:
     first = group.kinds[0][0]
     sure = "" if first.certainty == "proven" else f" ({first.certainty})"
     rules = ", ".join(f"{kind[0].rule} {kind[0].name}" for kind in group.kinds)
@@ -105,12 +126,20 @@ def _group(page: Page, group: _Group, style: Style) -> None:
     page.blank()
     page.paragraph(f"{first.severity}{sure}  {rules}{whom}", indent=2, hanging=2, color=_COLORS[first.severity])
     for kind in group.kinds:
-        example = "for example: " if len({finding.message for finding in kind}) > 1 else ""
-        page.paragraph(f"{example}{kind[0].message}", indent=_INDENT)
+        page.paragraph(_message(kind), indent=_INDENT)
     if group.layers:
-        page.paragraph(f"layers: {names(group.layers, style)}", indent=_INDENT, hanging=2)
-    if first.cause:
-        page.paragraph(f"cause: {first.cause}, see there", indent=_INDENT)
+        listed = "the same" if again else names(group.layers, style)
+        page.paragraph(f"layers: {listed}", indent=_INDENT, hanging=2)
+    if group.cause:
+        page.paragraph(f"cause: {group.cause}, below", indent=_INDENT)
+
+
+def _message(kind: Sequence[Finding]) -> str:
+    """Return what findings of one shape say: once, with the layer left open, or the first as an example."""
+    if len(kind) == 1:
+        return kind[0].message
+    general = {finding.message.replace(finding.layer or "\0", "…") for finding in kind}
+    return general.pop() if len(general) == 1 else f"for example: {kind[0].message}"
 
 
 def _not_judged(page: Page, checkpoint: CheckpointResult, style: Style) -> None:
@@ -140,7 +169,7 @@ def _next_step(page: Page, checkpoint: CheckpointResult) -> None:
     page.blank()
     page.paragraph("what to do", indent=2, color="bold")
     page.line(f"    ckpt-doctor fix {shlex.quote(checkpoint.path)} \\")
-    page.line(f"        {' '.join(options)}")
+    page.line("        " + " \\\n        ".join(options))
     if "--data DATA.npz" in options:
         page.paragraph("DATA.npz: inputs like those it was trained on, as arrays; no labels needed", indent=_INDENT)
     if "--model MODEL" in options:
