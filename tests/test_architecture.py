@@ -1,0 +1,228 @@
+"""Imports go one way, and TensorFlow is loaded by nothing but the code that runs a model."""
+
+import ast
+import importlib
+import os
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import ckpt_doctor
+import ckpt_doctor.reports
+from ckpt_doctor.cli.group import ckpt_doctor_group
+from ckpt_doctor.reports import REPORTS
+
+ROOT = Path(ckpt_doctor.__file__).parent
+FRAMEWORKS = {"tensorflow", "keras", "tf_keras"}
+
+# What each module or folder of the package may import of the others. An import for types only counts too.
+MAY_IMPORT = {
+    "errors": {"checkpoint"},  # the type of its damages
+    "checkpoint": set(),
+    "finding": set(),
+    "progress": set(),
+    "proto": set(),
+    "moments": {"errors"},
+    "result": {"finding"},
+    "repair_result": set(),
+    "formats": {"checkpoint", "errors", "proto"},
+    "graphs": {"checkpoint", "errors", "proto"},
+    "naming": {"checkpoint"},
+    "batchnorm": {"checkpoint", "errors", "graphs", "naming"},
+    "rules": {"batchnorm", "checkpoint", "finding", "graphs"},
+    "selection": {"errors", "finding", "rules"},
+    "audit": {
+        "batchnorm",
+        "checkpoint",
+        "errors",
+        "finding",
+        "formats",
+        "graphs",
+        "progress",
+        "result",
+        "rules",
+        "selection",
+    },
+    "listing": {"batchnorm", "checkpoint", "errors", "formats", "graphs"},
+    "comparison": {"batchnorm", "checkpoint", "errors", "formats", "graphs"},
+    "reports": {"comparison", "finding", "listing", "repair_result", "result", "ckpt_doctor"},
+    "capture": {"batchnorm", "checkpoint", "errors", "formats", "graphs", "moments", "progress", "proto"},
+    "repair": {
+        "audit",
+        "batchnorm",
+        "capture",
+        "checkpoint",
+        "errors",
+        "finding",
+        "formats",
+        "graphs",
+        "moments",
+        "progress",
+        "repair_result",
+        "result",
+        "rules",
+    },
+    "cli": {
+        "audit",
+        "capture",
+        "ckpt_doctor",
+        "comparison",
+        "errors",
+        "finding",
+        "listing",
+        "progress",
+        "repair",
+        "repair_result",
+        "reports",
+        "result",
+        "rules",
+        "selection",
+    },
+    "__main__": {"cli"},
+}
+
+
+def parts() -> set[str]:
+    return {info.name for info in pkgutil.iter_modules([str(ROOT)])}
+
+
+def imports_of(source: str) -> set[str]:
+    """Return the parts of the package that a module imports; the package itself is `ckpt_doctor`."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            package, _, rest = name.partition(".")
+            if package == "ckpt_doctor":
+                part = rest.partition(".")[0]
+                found.add(part if part in MAY_IMPORT else "ckpt_doctor")
+    return found
+
+
+@pytest.mark.parametrize("part", MAY_IMPORT)
+def test_imports_follow_the_arrows(part):
+    modules = [path for path in (ROOT / f"{part}.py", *(ROOT / part).rglob("*.py")) if path.exists()]
+    assert modules
+    for module in modules:
+        backwards = imports_of(module.read_text(encoding="utf-8")) - {part} - MAY_IMPORT[part]
+        assert not backwards, f"{module.relative_to(ROOT)} must not import {', '.join(sorted(backwards))}"
+
+
+def test_every_part_of_the_package_has_its_place():
+    resources = {"demo", "schemas"}
+    assert parts() - resources == MAY_IMPORT.keys() - resources
+
+
+def test_the_test_of_imports_can_fail():
+    assert imports_of("def f():\n    from ckpt_doctor import repair, __version__\n") == {"repair", "ckpt_doctor"}
+    assert imports_of("import ckpt_doctor.formats._table as t") == {"formats"}
+    assert imports_of("import numpy\nfrom os import path") == set()
+
+
+def frameworks_in(source: str) -> bool:
+    for node in ast.walk(ast.parse(source)):
+        names = (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+        if any(name.partition(".")[0] in FRAMEWORKS for name in names):
+            return True
+    return False
+
+
+def test_only_capture_names_a_framework():
+    naming = {path.relative_to(ROOT).parts[0] for path in ROOT.rglob("*.py") if frameworks_in(path.read_text("utf-8"))}
+    assert naming <= {"capture"}
+    assert frameworks_in("def f():\n    import tensorflow.compat.v1 as tf")
+
+
+def loaded(code: str) -> set[str]:
+    """Return which frameworks a fresh interpreter has loaded after running `code`."""
+    script = f"{code}\nimport sys\nprint('LOADED', *({FRAMEWORKS!r} & set(sys.modules)))"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT.parent), *sys.path])}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
+    return set(done.stdout.rpartition("LOADED")[2].split())
+
+
+def run(*argv: str) -> str:
+    return f"from ckpt_doctor.cli import main\nassert main({list(argv)!r}) in (0, 1)"
+
+
+@pytest.fixture(scope="module")
+def checkpoints() -> list[str]:
+    fixtures = ROOT.parent / "fixtures"
+    found = [
+        fixtures / "tf1_layers" / "trainable" / "model.ckpt-400",
+        *sorted(fixtures.glob("**/*.h5"))[:1],
+        *sorted(fixtures.glob("**/*.keras"))[:1],
+    ]
+    return [str(path) for path in found]
+
+
+def test_importing_the_package_loads_no_framework_and_not_even_numpy():
+    assert loaded("import ckpt_doctor") == set()
+    assert loaded("import ckpt_doctor, sys; assert 'numpy' not in sys.modules") == set()
+    assert loaded("import ckpt_doctor\nfor name in ckpt_doctor.__all__: getattr(ckpt_doctor, name)") == set()
+
+
+def test_no_command_that_only_reads_loads_a_framework(checkpoints):
+    for checkpoint in checkpoints:
+        assert loaded(run("scan", checkpoint)) == set()
+        assert loaded(run("ls", "--stats", checkpoint)) == set()
+        assert loaded(run("diff", checkpoint, checkpoint)) == set()
+    assert loaded(run("explain", "CK101")) == set()
+
+
+def test_the_test_of_frameworks_can_fail(tmp_path, monkeypatch):
+    (tmp_path / "tensorflow.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert loaded("import tensorflow") == {"tensorflow"}
+
+
+def test_help_and_version_load_neither_numpy_nor_rich():
+    check = "import sys; assert not {'numpy', 'rich', 'h5py', 'google.protobuf'} & set(sys.modules)"
+    for argv in (["--help"], ["--version"], ["scan", "--help"], ["fix", "--help"]):
+        loaded(f"{run(*argv)}\n{check}")
+
+
+def test_every_report_is_registered():
+    modules = {info.name for info in pkgutil.iter_modules(ckpt_doctor.reports.__path__)}
+    of_other_results = {"listing", "diff", "repair"}
+    assert {name for name in modules if not name.startswith("_")} - {"interface"} - of_other_results == set(REPORTS)
+
+
+def test_every_command_is_registered():
+    modules = {path.stem.removesuffix("_command") for path in (ROOT / "cli").glob("*_command.py")}
+    assert modules == set(ckpt_doctor_group.commands)
+
+
+def test_public_names_are_what_they_say():
+    from ckpt_doctor import scan
+
+    for name in parts() - {"demo", "schemas", "__main__"}:
+        importlib.import_module(f"ckpt_doctor.{name}")
+    assert ckpt_doctor.scan is scan
+    assert callable(ckpt_doctor.scan)
+    assert callable(ckpt_doctor.diff)
+    assert callable(ckpt_doctor.fix)
+    assert callable(ckpt_doctor.open_checkpoint)
+
+
+def test_nothing_but_the_command_line_prints_or_exits():
+    for path in ROOT.rglob("*.py"):
+        if path.relative_to(ROOT).parts[0] in ("cli", "proto"):
+            continue
+        tree = ast.parse(path.read_text("utf-8"))
+        called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+        assert not called & {"print", "sys.exit", "exit", "quit", "os._exit"}, path
