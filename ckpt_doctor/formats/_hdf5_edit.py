@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from ckpt_doctor.checkpoint import Array, Checkpoint, same_values
+from ckpt_doctor.checkpoint import Array, same_values
 from ckpt_doctor.errors import RepairRefused
 from ckpt_doctor.formats._hdf5 import H5PY_ERRORS, Dataset, describe, find, names_attribute, read_value
 
@@ -20,18 +20,20 @@ _LONGEST_LIST_BYTES = 64512
 
 
 def apply(
-    copy: Path,
+    copy: Path | BinaryIO,
+    where: str,
+    datasets: Mapping[str, Dataset],
     values: Mapping[str, Array],
     weight_names: Mapping[str, tuple[str, ...]],
-    checkpoint: Checkpoint,
 ) -> None:
     """Change the private copy of a file.
 
     Args:
-        copy: The copy.
+        copy: The copy, or a stream of it that can be written.
+        where: The file's name, for messages.
+        datasets: What the file holds.
         values: New value of each dataset by its path; one that is absent is added.
         weight_names: New `weight_names` of each group by its path.
-        checkpoint: What the copy is of.
 
     Raises:
         RepairRefused: A value has another shape or type than the dataset; or HDF5 cannot store it.
@@ -43,7 +45,7 @@ def apply(
     try:
         with h5py.File(copy, "r+") as file:
             for name, value in values.items():
-                stored = checkpoint.attributes["datasets"].get(name)
+                stored = datasets.get(name)
                 if stored is None:
                     add_dataset(file, name, value)
                 else:
@@ -55,7 +57,7 @@ def apply(
     except H5PY_ERRORS as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise RepairRefused(f"{checkpoint.path}: HDF5 cannot make the change: {error}") from error
+        raise RepairRefused(f"{where}: HDF5 cannot make the change: {error}") from error
 
 
 def set_value(dataset: Any, stored: Dataset, value: Array) -> None:
@@ -91,6 +93,8 @@ def add_dataset(file: Any, path: str, value: Array) -> None:
         raise RepairRefused(f"{path}: something that is no tensor lies there")
     dataset = group.create_dataset(name, data=value)
     described = describe(path, dataset)
+    if value.dtype.name == "bfloat16" and name.isdigit():
+        dataset.attrs["dtype"] = "bfloat16"  # As `H5IOStore.__setitem__` does; the legacy format has no such mark.
     if not isinstance(described, Dataset) or described.dtype != value.dtype.name or described.shape != value.shape:
         raise RepairRefused(f"{path}: HDF5 cannot hold values of type {value.dtype}")
 

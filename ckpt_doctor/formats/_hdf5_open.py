@@ -7,14 +7,14 @@ file by a link.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
-from ckpt_doctor.checkpoint import Damage
+from ckpt_doctor.checkpoint import Array, Damage, Variable
 from ckpt_doctor.errors import BadRequest, UnreadableCheckpoint
 from ckpt_doctor.formats import _foreign
-from ckpt_doctor.formats._hdf5 import H5PY_ERRORS, attribute, damage_of
+from ckpt_doctor.formats._hdf5 import H5PY_ERRORS, Dataset, attribute, damage_of, find, read_value
 from ckpt_doctor.formats._hdf5_superblock import is_mangled, read_superblock
 from ckpt_doctor.formats._storage import open_binary, size_of
 
@@ -159,3 +159,53 @@ def check_file(path: str, format: str) -> None:  # noqa: A002
 def unreadable(path: str, format: str, error: BaseException, where: str | None = None) -> UnreadableCheckpoint:  # noqa: A002
     """Return the error for a file that HDF5 gives up on."""
     return UnreadableCheckpoint(path, format, (damage_of(error, where or path),))
+
+
+def variable(
+    stream_opener: StreamOpener,
+    path: str,
+    format: str,  # noqa: A002
+    dataset: Dataset,
+    label: str | None,
+    check: Callable[[], None] = lambda: None,
+) -> Variable:
+    """Return a dataset as a variable that is read when it is asked for.
+
+    Args:
+        stream_opener: Opens the HDF5 file.
+        path: The checkpoint's path, for messages.
+        format: The checkpoint's format.
+        dataset: The dataset.
+        label: Its name for people.
+        check: Called before a value is read; raises `UnreadableCheckpoint` where the file cannot be trusted.
+    """
+
+    def reader() -> Array:
+        check()
+        try:
+            with opened(stream_opener) as file:
+                return read_value(find(file, dataset.path), dataset)
+        except H5PY_ERRORS as error:
+            damage = damage_of(error, f"{path}:{dataset.path}", (dataset.path,))
+            raise UnreadableCheckpoint(path, format, (damage,)) from error
+
+    return Variable(dataset.path, dataset.shape, dataset.dtype, dataset.nbytes, reader, label)
+
+
+def read_all(stream_opener: StreamOpener, where: str, datasets: Mapping[str, Dataset]) -> Iterator[Damage]:
+    """Read every dataset of an HDF5 file and yield those that cannot be read."""
+    try:
+        with opened(stream_opener) as file:
+            for path, described in datasets.items():
+                yield from _try_reading(file, where, path, described)
+    except H5PY_ERRORS as error:
+        yield damage_of(error, where)
+
+
+def _try_reading(file: Any, where: str, path: str, described: Dataset) -> tuple[Damage, ...]:
+    """Read one dataset; return why that fails."""
+    try:
+        read_value(find(file, path), described)
+    except H5PY_ERRORS as error:
+        return (damage_of(error, f"{where}:{path}", (path,)),)
+    return ()

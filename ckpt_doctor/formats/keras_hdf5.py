@@ -28,25 +28,33 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ckpt_doctor.checkpoint import Array, Checkpoint, Damage, ModelDescriptions, Variable
+from ckpt_doctor.checkpoint import Checkpoint, Damage, ModelDescriptions
 from ckpt_doctor.errors import RepairRefused, UnreadableCheckpoint
 from ckpt_doctor.formats._atomic import Outputs
 from ckpt_doctor.formats._hdf5 import (
     H5PY_ERRORS,
-    Dataset,
+    Refused,
     Tree,
-    damage_of,
     find,
     names_attribute,
-    read_value,
     text_attribute,
     walk,
 )
 from ckpt_doctor.formats._hdf5_edit import apply
-from ckpt_doctor.formats._hdf5_open import check_file, is_sound, layout_at, layout_of, opened, stream_of, unreadable
+from ckpt_doctor.formats._hdf5_open import (
+    check_file,
+    is_sound,
+    layout_at,
+    layout_of,
+    opened,
+    read_all,
+    stream_of,
+    unreadable,
+    variable,
+)
 from ckpt_doctor.formats._hdf5_superblock import has_signature
 from ckpt_doctor.formats._hdf5_weight_names import plan_weight_names
-from ckpt_doctor.formats._storage import is_file, size_of
+from ckpt_doctor.formats._storage import size_of
 from ckpt_doctor.formats.interface import Changes
 
 _TOP_LEVEL = "top_level_model_weights"
@@ -61,15 +69,11 @@ class KerasHdf5:
     """Legacy Keras HDF5, both layouts."""
 
     name = "keras-hdf5"
-    extensions = (".h5", ".hdf5", ".hdf", ".he5")
 
     def recognises(self, path: str, head: bytes) -> bool:
-        """Return whether `path` is an HDF5 file in Keras' legacy layout, or one too damaged to say.
-
-        A file of other bytes under an HDF5 extension counts as well; reading it says what it is.
-        """
+        """Return whether `path` is an HDF5 file in Keras' legacy layout, or one too damaged to say."""
         if not has_signature(head):
-            return is_file(path) and path.lower().endswith(self.extensions) and not path.lower().endswith(".weights.h5")
+            return False
         layout = layout_at(path)
         if layout is None:
             return not path.lower().endswith(".weights.h5") and not is_sound(path)
@@ -93,11 +97,7 @@ class KerasHdf5:
         except UnreadableCheckpoint as error:
             yield from error.damages
             return
-        try:
-            with opened(stream_of(checkpoint.path)) as file:
-                yield from read_all(file, checkpoint.path, checkpoint.attributes["datasets"])
-        except H5PY_ERRORS as error:
-            yield damage_of(error, checkpoint.path)
+        yield from read_all(stream_of(checkpoint.path), checkpoint.path, checkpoint.attributes["datasets"])
 
     def rewrite(
         self, checkpoint: Checkpoint, target: Path, changes: Changes, *, overwrite: bool = False
@@ -110,7 +110,7 @@ class KerasHdf5:
         plan = _plan(checkpoint, changes)
         with Outputs(overwrite=overwrite) as outputs:
             temporary = outputs.stage(target, like=Path(checkpoint.path), copy=True)
-            apply(temporary, changes.values, plan, checkpoint)
+            apply(temporary, checkpoint.path, checkpoint.attributes["datasets"], changes.values, plan)
             return outputs.commit()
 
     def rewrite_in_place(self, checkpoint: Checkpoint, changes: Changes, *, backup: bool = True) -> tuple[Path, ...]:
@@ -119,32 +119,17 @@ class KerasHdf5:
         path = Path(checkpoint.path)
         with Outputs(overwrite=True) as outputs:
             temporary = outputs.stage(path, like=path, copy=True)
-            apply(temporary, changes.values, plan, checkpoint)
+            apply(temporary, checkpoint.path, checkpoint.attributes["datasets"], changes.values, plan)
             kept = (outputs.keep_backup(path),) if backup else ()
             outputs.replace()
         return kept
 
 
-def read_all(file: Any, where: str, datasets: dict[str, Dataset]) -> Iterator[Damage]:
-    """Read every dataset of an open `h5py.File` and yield those that cannot be read."""
-    for path, described in datasets.items():
-        damage = _try_reading(file, where, path, described)
-        if damage is not None:
-            yield damage
-
-
-def _try_reading(file: Any, where: str, path: str, described: Dataset) -> Damage | None:
-    """Read one dataset; return why that fails."""
-    try:
-        read_value(find(file, path), described)
-    except H5PY_ERRORS as error:
-        return damage_of(error, f"{where}:{path}", (path,))
-    return None
-
-
 def _checkpoint(path: str, file: Any, tree: Tree) -> Checkpoint:
     """Put together what an open file says."""
-    format = layout_of(file) or "keras-weights-hdf5"  # noqa: A001 - the field's name
+    format = layout_of(file)  # noqa: A001 - the field's name
+    if format is None:
+        raise Refused("a sound HDF5 file that Keras did not write: no layer_names, model_config or `vars` group")
     root = "model_weights" if format == "keras-hdf5" else ""
     weights = find(file, root) if root in tree.groups else file
     damages = list(tree.damages)
@@ -167,7 +152,9 @@ def _checkpoint(path: str, file: Any, tree: Tree) -> Checkpoint:
     return Checkpoint(
         path=path,
         format=format,
-        variables=tuple(_variable(path, format, tree.datasets[name], labels.get(name)) for name in order),
+        variables=tuple(
+            variable(stream_of(path), path, format, tree.datasets[name], labels.get(name)) for name in order
+        ),
         files=(path,),
         bytes=size_of(path),
         producer=producer,
@@ -233,20 +220,6 @@ def path_below(group: str, name: str) -> str:
     """Return the path of a weight; HDF5 takes a name that starts with a slash from the root."""
     parts = name.split("/") if name.startswith("/") else [*group.split("/"), *name.split("/")]
     return "/".join(part for part in parts if part not in ("", "."))
-
-
-def _variable(path: str, format: str, dataset: Dataset, label: str | None) -> Variable:  # noqa: A002
-    """Return a dataset as a variable whose value is read when it is asked for."""
-
-    def reader() -> Array:
-        try:
-            with opened(stream_of(path)) as file:
-                return read_value(find(file, dataset.path), dataset)
-        except H5PY_ERRORS as error:
-            damage = damage_of(error, f"{path}:{dataset.path}", (dataset.path,))
-            raise UnreadableCheckpoint(path, format, (damage,)) from error
-
-    return Variable(dataset.path, dataset.shape, dataset.dtype, dataset.nbytes, reader, label)
 
 
 def _plan(checkpoint: Checkpoint, changes: Changes) -> dict[str, tuple[str, ...]]:

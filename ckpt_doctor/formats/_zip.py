@@ -1,0 +1,298 @@
+"""Zip archives: one member as a stream, the checks of all, and a copy with one member changed.
+
+A stored member is read where it lies, through a window into the archive; a deflated one is unpacked once, into memory
+or a nameless temporary file, after its declared size was found plausible. Every member has a CRC-32.
+
+Source: APPNOTE.TXT 6.3.10, 4.3.7 (local file header).
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import struct
+import tempfile
+import threading
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from ckpt_doctor.formats._storage import open_binary
+
+SIGNATURE = b"PK\x03\x04"
+
+# What zipfile was seen to raise on damaged bytes. NotImplementedError is a RuntimeError.
+ZIP_ERRORS = (
+    zipfile.BadZipFile,
+    zipfile.LargeZipFile,
+    zlib.error,
+    struct.error,
+    RuntimeError,
+    ValueError,
+    KeyError,
+    IndexError,
+    OverflowError,
+    EOFError,
+    OSError,
+    MemoryError,
+)
+
+# The guard of keras/src/saving/saving_lib.py for extraction (`_reject_zip_extract_bomb`).
+_BOMB_FLOOR_BYTES = 1 << 28
+_BOMB_EXPANSION = 100
+_IN_MEMORY_BYTES = 1 << 28
+_CHUNK = 1 << 20
+_LOCAL_HEADER = struct.Struct("<4s5H3I2H")
+
+
+class Window(io.RawIOBase):
+    """A read-only stream of `size` bytes from `offset` of another stream, which it closes with itself."""
+
+    def __init__(self, stream: BinaryIO, offset: int, size: int, *, owns: bool = True) -> None:
+        super().__init__()
+        self._stream = cast("io.BufferedIOBase", stream)
+        self._offset = offset
+        self._size = size
+        self._owns = owns
+        self._position = 0
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move; see `io.IOBase.seek`."""
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = max(0, start + offset)
+        return self._position
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override] # h5py and io hand over memoryviews
+        """Read up to `len(buffer)` bytes, none beyond the window."""
+        wanted = min(len(buffer), self._size - self._position)
+        if wanted <= 0:
+            return 0
+        self._stream.seek(self._offset + self._position)
+        count = int(self._stream.readinto(memoryview(buffer)[:wanted]) or 0)
+        self._position += count
+        return count
+
+    def close(self) -> None:
+        """Close the stream beneath as well."""
+        if self._owns and not self.closed:
+            self._stream.close()
+        super().close()
+
+
+@contextmanager
+def open_zip(path: str) -> Iterator[zipfile.ZipFile]:
+    """Open the archive at `path`.
+
+    Raises:
+        zipfile.BadZipFile: Its directory is damaged or cut off.
+    """
+    with open_binary(path) as stream, zipfile.ZipFile(stream) as archive:
+        yield archive
+
+
+def first_name(head: bytes) -> str | None:
+    """Return the name of the first member from the first bytes of an archive; None where they hold none."""
+    if len(head) < _LOCAL_HEADER.size or not head.startswith(SIGNATURE):
+        return None
+    length = _LOCAL_HEADER.unpack_from(head)[9]
+    return head[_LOCAL_HEADER.size : _LOCAL_HEADER.size + length].decode("utf-8", "replace")
+
+
+def check_member(info: zipfile.ZipInfo) -> None:
+    """Refuse what would not be read whole.
+
+    Raises:
+        ValueError: The member is encrypted, compressed by another method than deflate, or a bomb.
+    """
+    if info.flag_bits & 1:
+        raise ValueError("the member is encrypted")
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"compression method {info.compress_type}; 0 (stored) and 8 (deflated) are read")
+    if info.compress_type == zipfile.ZIP_STORED and info.file_size != info.compress_size:
+        raise ValueError(f"stored, and {info.compress_size} bytes are to hold {info.file_size}")
+    if info.file_size > _BOMB_FLOOR_BYTES and info.file_size > _BOMB_EXPANSION * info.compress_size:
+        raise ValueError(f"declares {info.file_size} bytes, {info.compress_size} are stored; not unpacked")
+
+
+def check_crc(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
+    """Read a member whole.
+
+    Raises:
+        zipfile.BadZipFile: Its CRC-32 is not the stored one.
+        ValueError: See `check_member`.
+    """
+    check_member(info)
+    left = info.file_size
+    with archive.open(info) as member:
+        while piece := member.read(_CHUNK):
+            left -= len(piece)
+    if left:
+        raise zipfile.BadZipFile(f"{info.file_size} bytes are declared, {info.file_size - left} are there")
+
+
+def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
+    """Return a small member, its CRC-32 checked.
+
+    Raises:
+        KeyError: There is no such member.
+        zipfile.BadZipFile: Its CRC-32 is not the stored one.
+    """
+    info = archive.getinfo(name)
+    check_member(info)
+    return archive.read(info)
+
+
+class Member:
+    """One member of the archive at a path, as a stream that can be opened many times.
+
+    Args:
+        path: The archive.
+        info: The member.
+    """
+
+    def __init__(self, path: str, info: zipfile.ZipInfo) -> None:
+        self._path = path
+        self._info = info
+        self._lock = threading.Lock()
+        self._trusted = False
+        self._unpacked: bytes | BinaryIO | None = None
+
+    @property
+    def size(self) -> int:
+        """Its size in bytes, unpacked."""
+        return self._info.file_size
+
+    def open(self) -> BinaryIO:
+        """Open it for reading.
+
+        Raises:
+            zipfile.BadZipFile: The archive is damaged.
+            ValueError: See `check_member`.
+        """
+        check_member(self._info)
+        if self._info.compress_type == zipfile.ZIP_STORED:
+            stream = open_binary(self._path)
+            try:
+                offset = _data_offset(stream, self._info)
+            except BaseException:
+                stream.close()
+                raise
+            return cast("BinaryIO", io.BufferedReader(Window(stream, offset, self._info.file_size)))
+        self._unpack()
+        if isinstance(self._unpacked, bytes):
+            return io.BytesIO(self._unpacked)
+        assert self._unpacked is not None
+        return cast("BinaryIO", io.BufferedReader(Window(self._unpacked, 0, self._info.file_size, owns=False)))
+
+    def check(self) -> None:
+        """Compare its CRC-32 with the stored one, once.
+
+        Raises:
+            zipfile.BadZipFile: They differ.
+            ValueError: See `check_member`.
+        """
+        if self._info.compress_type != zipfile.ZIP_STORED:
+            self._unpack()
+            return
+        with self._lock:
+            if not self._trusted:
+                with open_zip(self._path) as archive:
+                    check_crc(archive, self._info)
+                self._trusted = True
+
+    def _unpack(self) -> None:
+        """Unpack it once; zipfile compares the CRC-32 at its end."""
+        with self._lock:
+            if self._unpacked is not None:
+                return
+            check_member(self._info)
+            small = self._info.file_size <= _IN_MEMORY_BYTES
+            target: BinaryIO = io.BytesIO() if small else cast("BinaryIO", tempfile.TemporaryFile())  # noqa: SIM115
+            with open_zip(self._path) as archive, archive.open(self._info) as member:
+                while piece := member.read(_CHUNK):
+                    target.write(piece)
+            if target.tell() != self._info.file_size:
+                raise zipfile.BadZipFile(f"{self._info.file_size} bytes are declared, {target.tell()} are there")
+            self._unpacked = target.getvalue() if isinstance(target, io.BytesIO) else target
+
+
+def _data_offset(stream: BinaryIO, info: zipfile.ZipInfo) -> int:
+    """Return where a member's bytes start, in bytes from the start of the archive."""
+    stream.seek(info.header_offset)
+    header = stream.read(_LOCAL_HEADER.size)
+    if len(header) < _LOCAL_HEADER.size or not header.startswith(SIGNATURE):
+        raise zipfile.BadZipFile(f"no local header of {info.filename!r} at byte {info.header_offset}")
+    fields = _LOCAL_HEADER.unpack(header)
+    return info.header_offset + _LOCAL_HEADER.size + int(fields[9]) + int(fields[10])
+
+
+def copy_with(source: str, target: Path, name: str, content: BinaryIO) -> None:
+    """Write a copy of an archive in which one member has another content.
+
+    All other members are copied with their headers as they are; order, dates, comments and compression stay.
+
+    Args:
+        source: The archive.
+        target: An empty file.
+        name: The member that changes.
+        content: Its new content, from the start of the stream.
+
+    Raises:
+        zipfile.BadZipFile: The archive is damaged.
+    """
+    with open_binary(source) as stream, zipfile.ZipFile(stream) as archive:
+        infos = sorted(archive.infolist(), key=lambda info: info.header_offset)
+        ends = [info.header_offset for info in infos[1:]] + [archive.start_dir]
+        with zipfile.ZipFile(target, "w") as out:
+            out.comment = archive.comment
+            assert out.fp is not None
+            _copy_bytes(stream, 0, infos[0].header_offset, cast("BinaryIO", out.fp))
+            out.start_dir = out.fp.tell()
+            for info, end in zip(infos, ends, strict=True):
+                new = copy.copy(info)
+                if info.filename == name:
+                    _write_member(out, new, content)
+                    continue
+                # zipfile writes the directory from its list when it closes; the bytes go in as they are.
+                out.fp.seek(out.start_dir)
+                new.header_offset = out.start_dir
+                _copy_bytes(stream, info.header_offset, end, cast("BinaryIO", out.fp))
+                out.start_dir = out.fp.tell()
+                out.filelist.append(new)
+                out.NameToInfo[new.filename] = new
+            # The directory keeps its own order.
+            places = {info.filename: index for index, info in enumerate(archive.infolist())}
+            out.filelist.sort(key=lambda info: places[info.filename])
+
+
+def _write_member(out: zipfile.ZipFile, info: zipfile.ZipInfo, content: BinaryIO) -> None:
+    """Write one member anew under its old name, date and compression."""
+    size = content.seek(0, io.SEEK_END)
+    content.seek(0)
+    info.extra = b""
+    info.file_size = size
+    with out.open(info, "w", force_zip64=size >= 1 << 31) as member:
+        while piece := content.read(_CHUNK):
+            member.write(piece)
+
+
+def _copy_bytes(source: BinaryIO, start: int, end: int, target: BinaryIO) -> None:
+    """Copy a range of bytes."""
+    source.seek(start)
+    while start < end:
+        piece = source.read(min(_CHUNK, end - start))
+        if not piece:
+            raise zipfile.BadZipFile(f"ends at byte {start}, {end} bytes are needed")
+        target.write(piece)
+        start += len(piece)

@@ -1,0 +1,345 @@
+"""Keras 3 files: the `.keras` archive (`keras-v3`) and weights alone, `.weights.h5` or sharded (`keras-weights-v3`).
+
+A `.keras` file is a zip archive (keras/src/saving/saving_lib.py)::
+
+    metadata.json         keras_version, date_saved
+    config.json           the model: {"class_name": …, "config": …, "compile_config": …}
+    model.weights.h5      the weights, in HDF5
+    assets/…              vocabularies and the like
+
+The HDF5 file follows the tree of Python objects, by attribute and by class, not by layer name::
+
+    layers/batch_normalization_1/vars/0 …     the layer's weights in order of creation
+    bn/vars/0                                 of a subclassed model: the attribute's name
+    optimizer/vars/0 …
+
+The group `vars` has an attribute `name`, the user's name of the layer, since Keras 3.5 or so. TensorFlow 2.12 wrote
+`_layer_checkpoint_dependencies/` for `layers/`. A sharded store is a JSON file that maps `/layers/dense/vars` to one or
+more of the HDF5 files `x_00000.weights.h5` … beside it.
+
+Zip keeps a CRC-32 of every member: before the first value is read the weights' one is compared, so a value that comes
+out of a `.keras` file is the one that went in. Bare HDF5 has none.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from ckpt_doctor.checkpoint import Checkpoint, Damage, ModelDescriptions
+from ckpt_doctor.errors import BadRequest, UnreadableCheckpoint
+from ckpt_doctor.formats import _foreign, _keras_shards
+from ckpt_doctor.formats._atomic import Outputs
+from ckpt_doctor.formats._hdf5_edit import apply
+from ckpt_doctor.formats._hdf5_open import check_whole, is_sound, layout_at, read_all, stream_of
+from ckpt_doctor.formats._hdf5_superblock import has_signature
+from ckpt_doctor.formats._keras_store import OLD_LAYERS, Store, read_store
+from ckpt_doctor.formats._storage import is_file, join, read_head, size_of, split
+from ckpt_doctor.formats._storage import read_all as read_file
+from ckpt_doctor.formats._zip import (
+    SIGNATURE,
+    ZIP_ERRORS,
+    Member,
+    check_crc,
+    copy_with,
+    first_name,
+    open_zip,
+    read_member,
+)
+from ckpt_doctor.formats.interface import Changes
+
+_WEIGHTS = "model.weights.h5"
+_CONFIG = "config.json"
+_METADATA = "metadata.json"
+_ARCHIVE, _BARE = "keras-v3", "keras-weights-v3"
+_LONGEST_JSON_BYTES = 1 << 28
+
+
+class KerasV3:
+    """Keras 3's own files, and those of tf_keras from TensorFlow 2.12 on."""
+
+    name = _ARCHIVE
+
+    def recognises(self, path: str, head: bytes) -> bool:
+        """Return whether `path` is a Keras archive, an HDF5 file in its layout, or the index of sharded weights."""
+        if has_signature(head):
+            layout = layout_at(path)
+            return layout == _BARE or (layout is None and path.lower().endswith(".weights.h5") and not is_sound(path))
+        if head.startswith(SIGNATURE):
+            return first_name(head) in (_METADATA, _CONFIG, _WEIGHTS) or _holds_weights(path)
+        return path.lower().endswith(".weights.json") and head.lstrip().startswith(b"{")
+
+    def read(self, path: str) -> Checkpoint:
+        """Read names, shapes and the model's config. See `Format.read`."""
+        if path.lower().endswith(".weights.json"):
+            return _keras_shards.read(path)
+        head = read_head(path)
+        if path.lower().endswith(".keras") or head.startswith(SIGNATURE):
+            return _read_archive(path, head)
+        return _read_bare(path)
+
+    def verify(self, checkpoint: Checkpoint) -> Iterator[Damage]:
+        """Compare the CRC-32 of every member of an archive, then read every value."""
+        yield from checkpoint.damages
+        attributes = checkpoint.attributes
+        if attributes["kind"] == "archive":
+            damages = _check_members(checkpoint.path)
+            yield from damages
+            if not damages:
+                where = f"{checkpoint.path}!{_WEIGHTS}"
+                yield from read_all(_weights_of(checkpoint.path).open, where, attributes["datasets"])
+        elif attributes["kind"] == "sharded":
+            yield from _keras_shards.verify(checkpoint)
+        else:
+            try:
+                _check_bare(checkpoint.path)
+            except UnreadableCheckpoint as error:
+                yield from error.damages
+                return
+            yield from read_all(stream_of(checkpoint.path), checkpoint.path, attributes["datasets"])
+
+    def rewrite(
+        self, checkpoint: Checkpoint, target: Path, changes: Changes, *, overwrite: bool = False
+    ) -> tuple[Path, ...]:
+        """Write a copy with `changes`. See `Format.rewrite`.
+
+        In an archive only `model.weights.h5` changes, the other members are copied byte for byte. Shards get names that
+        fit the target's.
+        """
+        with Outputs(overwrite=overwrite) as outputs:
+            if checkpoint.attributes["kind"] == "sharded":
+                _keras_shards.stage_copy(outputs, checkpoint, target, changes)
+            else:
+                _stage(outputs, checkpoint, target, changes)
+            return outputs.commit()
+
+    def rewrite_in_place(self, checkpoint: Checkpoint, changes: Changes, *, backup: bool = True) -> tuple[Path, ...]:
+        """Replace the files that change by changed copies. See `Format.rewrite_in_place`."""
+        path = Path(checkpoint.path)
+        with Outputs(overwrite=True) as outputs:
+            if checkpoint.attributes["kind"] == "sharded":
+                replaced = _keras_shards.stage_changed(outputs, checkpoint, changes)
+            else:
+                _stage(outputs, checkpoint, path, changes)
+                replaced = (path,)
+            kept = tuple(outputs.keep_backup(each) for each in replaced) if backup else ()
+            outputs.replace()
+        return kept
+
+
+def _read_bare(path: str) -> Checkpoint:
+    """Read a `.weights.h5` file, and the config beside it where it is part of an unpacked `.keras` folder."""
+    store = read_store(stream_of(path), size_of(path), path, path, _BARE)
+    folder, name = split(path)
+    config = metadata = None
+    if name == _WEIGHTS:
+        config, metadata = (_text_beside(join(folder, other)) for other in (_CONFIG, _METADATA))
+    return _checkpoint(path, _BARE, "bare", store, config, metadata, [])
+
+
+def _text_beside(path: str) -> str | None:
+    """Return a small text file, or None where there is none."""
+    if not is_file(path) or size_of(path) > _LONGEST_JSON_BYTES:
+        return None
+    return read_file(path).decode("utf-8", "replace")
+
+
+def _read_archive(path: str, head: bytes) -> Checkpoint:
+    """Read a `.keras` archive."""
+    damages: list[Damage] = []
+    texts: dict[str, str | None] = {}
+    try:
+        with open_zip(path) as archive:
+            names = archive.namelist()
+            for name in (_CONFIG, _METADATA):
+                texts[name] = _text_member(archive, name, path, damages)
+    except FileNotFoundError:
+        raise BadRequest(f"{path}: no such file") from None
+    except ZIP_ERRORS as error:
+        raise UnreadableCheckpoint(path, _ARCHIVE, (_archive_damage(path, head, error),)) from error
+    if _WEIGHTS not in names:
+        raise _without_weights(path, names)
+    member = _weights_of(path)
+    where = f"{path}!{_WEIGHTS}"
+
+    def check() -> None:
+        try:
+            member.check()
+        except ZIP_ERRORS as error:
+            raise UnreadableCheckpoint(path, _ARCHIVE, (_zip_damage(error, where),)) from error
+
+    try:
+        store = read_store(member.open, member.size, where, path, _ARCHIVE, check)
+    except UnreadableCheckpoint:
+        check()  # A failed checksum explains whatever HDF5 stumbled over.
+        raise
+    except ZIP_ERRORS as error:
+        raise UnreadableCheckpoint(path, _ARCHIVE, (_zip_damage(error, where),)) from error
+    if store.damages:
+        check()
+    return _checkpoint(path, _ARCHIVE, "archive", store, texts[_CONFIG], texts[_METADATA], damages)
+
+
+def _weights_of(path: str) -> Member:
+    """Return the member that holds the weights."""
+    with open_zip(path) as archive:
+        return Member(path, archive.getinfo(_WEIGHTS))
+
+
+def _without_weights(path: str, names: list[str]) -> UnreadableCheckpoint:
+    """Return the error for an archive without weights."""
+    if "model.weights.npz" in names:
+        message = "its weights are an .npz of pickled objects, which is not read; save the model with Keras' defaults"
+    elif any(name.endswith("data.pkl") for name in names):
+        message = f"is a zip archive of PyTorch's; a Keras archive holds {_WEIGHTS}"
+    else:
+        message = f"a zip archive without {_WEIGHTS}; it holds {', '.join(names[:5]) or 'nothing'}"
+    return UnreadableCheckpoint(path, _ARCHIVE, (Damage("not-a-checkpoint", path, message),))
+
+
+def _text_member(archive: zipfile.ZipFile, name: str, path: str, damages: list[Damage]) -> str | None:
+    """Return a text of the archive; None and a damage where it cannot be read."""
+    try:
+        return read_member(archive, name).decode("utf-8")
+    except KeyError:
+        damages.append(Damage("not-a-checkpoint", path, f"the archive has no {name}"))
+    except ZIP_ERRORS as error:
+        damages.append(_zip_damage(error, f"{path}!{name}"))
+    return None
+
+
+def _zip_damage(error: BaseException, where: str) -> Damage:
+    """Return what an exception of zipfile says about one member, as a damage."""
+    said = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, EOFError):
+        return Damage("truncated", where, f"ends too early: {said}")
+    if "CRC-32" in said or "Error -3" in said or "are there" in said:
+        return Damage("checksum-mismatch", where, f"stored bytes fail their check: {said}")
+    return Damage("not-a-checkpoint", where, f"damaged zip member: {said}")
+
+
+def _archive_damage(path: str, head: bytes, error: BaseException) -> Damage:
+    """Return what is wrong with a file that zipfile does not open."""
+    if head.startswith(SIGNATURE):
+        if "not a zip file" in str(error):
+            message = f"{size_of(path)} bytes, and the directory that ends a zip archive is not among them"
+            return Damage("truncated", path, message)
+        return Damage("not-a-checkpoint", path, f"damaged zip archive: {error}")
+    if not head:
+        return Damage("not-a-checkpoint", path, "the file is empty; a Keras archive (zip) is expected")
+    described = _foreign.describe(head)
+    message = f"is {described}" if described else f"starts with {head[:8].hex(' ')}"
+    return Damage("not-a-checkpoint", path, f"{message}; a Keras archive (zip) is expected")
+
+
+def _holds_weights(path: str) -> bool:
+    """Return whether the archive at `path` holds the members of a Keras model."""
+    try:
+        with open_zip(path) as archive:
+            return _WEIGHTS in archive.namelist()
+    except ZIP_ERRORS:
+        return False
+
+
+def _check_members(path: str) -> tuple[Damage, ...]:
+    """Compare the CRC-32 of every member."""
+    damages: list[Damage] = []
+    try:
+        with open_zip(path) as archive:
+            for info in archive.infolist():
+                damages.extend(_check_one(archive, info, path))
+    except ZIP_ERRORS as error:
+        damages.append(_archive_damage(path, read_head(path), error))
+    return tuple(damages)
+
+
+def _check_one(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: str) -> tuple[Damage, ...]:
+    """Compare the CRC-32 of one member."""
+    try:
+        check_crc(archive, info)
+    except ZIP_ERRORS as error:
+        return (_zip_damage(error, f"{path}!{info.filename}"),)
+    return ()
+
+
+def _check_bare(path: str) -> None:
+    """Check that a `.weights.h5` file is whole."""
+    check_whole(stream_of(path), size_of(path), path, path, _BARE)
+
+
+def _checkpoint(
+    path: str,
+    format: str,  # noqa: A002
+    kind: str,
+    store: Store,
+    config: str | None,
+    metadata: str | None,
+    damages: list[Damage],
+) -> Checkpoint:
+    """Put together what an archive or a bare file says."""
+    training = None
+    if config is not None:
+        parsed = _json(config)
+        if parsed is None:
+            damages.append(Damage("not-a-checkpoint", path, f"{_CONFIG} is no JSON object"))
+            config = None
+        elif parsed.get("compile_config") is not None:
+            training = json.dumps(parsed["compile_config"])
+    about = _json(metadata) or {}
+    version = str(about["keras_version"]) if "keras_version" in about else None
+    return Checkpoint(
+        path=path,
+        format=format,
+        variables=store.variables,
+        files=(path,),
+        bytes=size_of(path),
+        producer=f"Keras {version}" if version else None,
+        descriptions=ModelDescriptions(keras_config=config, keras_training=training),
+        damages=(*damages, *store.damages),
+        attributes={
+            "kind": kind,
+            "era": f"{version.split('.', 1)[0]}.x" if version else None,
+            "layout": OLD_LAYERS if store.old_layers else "layers",
+            "keras_version": version,
+            "date_saved": about.get("date_saved"),
+            "groups": store.groups,
+            "datasets": store.datasets,
+            "unread": store.unread,
+        },
+    )
+
+
+def _json(text: str | None) -> dict[str, Any] | None:
+    """Return a JSON object; None where the text is none."""
+    try:
+        parsed = json.loads(text or "null")
+    except (ValueError, RecursionError):
+        return None
+    return parsed if isinstance(parsed, dict) else None
+
+
+def _stage(outputs: Outputs, checkpoint: Checkpoint, target: Path, changes: Changes) -> None:
+    """Stage a changed copy of an archive or a bare file."""
+    path = Path(checkpoint.path)
+    datasets = checkpoint.attributes["datasets"]
+    if checkpoint.attributes["kind"] == "bare" or not changes.values:
+        apply(outputs.stage(target, like=path, copy=True), checkpoint.path, datasets, changes.values, {})
+        return
+    temporary = outputs.stage(target, like=path)
+    member = _weights_of(checkpoint.path)
+    try:
+        # A wrong byte must not get a right checksum.
+        member.check()
+        with tempfile.TemporaryFile(dir=target.parent) as weights:
+            with member.open() as stream:
+                shutil.copyfileobj(stream, weights, 1 << 20)
+            apply(cast("BinaryIO", weights), checkpoint.path, datasets, changes.values, {})
+            copy_with(checkpoint.path, temporary, _WEIGHTS, cast("BinaryIO", weights))
+    except zipfile.BadZipFile as error:
+        damage = _zip_damage(error, f"{checkpoint.path}!{_WEIGHTS}")
+        raise UnreadableCheckpoint(checkpoint.path, _ARCHIVE, (damage,)) from error
