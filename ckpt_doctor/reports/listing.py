@@ -27,7 +27,7 @@ def render(listing: Listing, style: Style) -> str:
                 name += f"  (unreadable: {visible(variable.unreadable)})"
             page.line(_aligned([*row, name], widths))
     total = sum(variable.bytes for variable in listing.variables)
-    page.paragraph(f"{listing.path}: {listing.format}, {count(len(rows), 'variable')}, {size(total)}", color="bold")
+    page.line(f"{visible(listing.path)}: {listing.format}, {count(len(rows), 'variable')}, {size(total)}", color="bold")
     return str(page)
 
 
