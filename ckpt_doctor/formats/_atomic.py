@@ -67,7 +67,9 @@ class Outputs:
     def __enter__(self) -> Outputs:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if not self._committed:
             self._undo()
         if isinstance(error, OSError) and error.errno in _REFUSALS:
@@ -147,6 +149,10 @@ class Outputs:
             self._backups.append(backup)
             return backup
         raise BadRequest(f"{path}: has a thousand backups; remove some")
+
+    def targets(self) -> tuple[Path, ...]:
+        """Return what is staged so far."""
+        return tuple(staged.target for staged in self._staged)
 
     def commit(self) -> tuple[Path, ...]:
         """Flush everything to the disk and put it in place.

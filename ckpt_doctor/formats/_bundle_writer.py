@@ -6,7 +6,7 @@ other bytes stay. The index is built anew with the entries that did not change a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,8 +74,16 @@ def write(bundle: Bundle, prefix: str, changes: Changes, outputs: Outputs) -> No
     _stage_meta(bundle, prefix, changes, outputs)
 
 
-def write_in_place(bundle: Bundle, changes: Changes, *, backup: bool) -> tuple[Path, ...]:
+def write_in_place(
+    bundle: Bundle, changes: Changes, *, backup: bool, also: Callable[[Outputs, bytes], None] | None = None
+) -> tuple[Path, ...]:
     """Change a bundle where it lies; at every instant a whole one is there.
+
+    Args:
+        bundle: What is changed.
+        changes: What is different afterwards.
+        backup: Whether the old index (and `.meta`) is kept.
+        also: Stages more files, given the new index.
 
     Returns:
         The backup files kept.
@@ -103,7 +111,10 @@ def write_in_place(bundle: Bundle, changes: Changes, *, backup: bool) -> tuple[P
                     _place(new, last, file.tell())
                     for value in new:
                         file.write(value.data)
-            outputs.stage(index).write_bytes(_index(bundle, new))
+            new_index = _index(bundle, new)
+            outputs.stage(index).write_bytes(new_index)
+            if also is not None:
+                also(outputs, new_index)
         if changes.meta_graph is not None:
             outputs.stage(meta, like=meta if meta.exists() else index).write_bytes(changes.meta_graph)
         outputs.replace()

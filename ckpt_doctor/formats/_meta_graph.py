@@ -13,7 +13,7 @@ _META_GRAPHS = 2  # SavedModel.meta_graphs
 
 def producer_of_meta_graph(serialised: bytes | memoryview) -> str | None:
     """Return `TensorFlow 1.15.5` from a serialised `MetaGraphDef`, None where it does not say."""
-    info = _first(memoryview(serialised), _META_INFO)
+    info = first_field(memoryview(serialised), _META_INFO)
     if info is None:
         return None
     try:
@@ -25,30 +25,50 @@ def producer_of_meta_graph(serialised: bytes | memoryview) -> str | None:
 
 def producer_of_saved_model(serialised: bytes) -> str | None:
     """Return the same from a serialised `SavedModel`."""
-    meta_graph = _first(memoryview(serialised), _META_GRAPHS)
+    meta_graph = first_field(memoryview(serialised), _META_GRAPHS)
     return None if meta_graph is None else producer_of_meta_graph(meta_graph)
 
 
-def _first(data: memoryview, wanted: int) -> memoryview | None:
+def first_field(data: memoryview, wanted: int) -> memoryview | None:
     """Return the first field of this number that has a length, None where there is none or the message is damaged."""
     position = 0
+    while position < len(data):
+        following = _after_field(data, position)
+        if following is None:
+            return None
+        tag, start = decode_varint(data, position)
+        if tag >> 3 == wanted and tag & 7 == 2:
+            _, start = decode_varint(data, start)
+            return data[start:following]
+        position = following
+    return None
+
+
+def is_whole(serialised: bytes) -> bool:
+    """Return whether the top level of a message can be read to its end."""
+    data = memoryview(serialised)
+    position = 0
+    while position < len(data):
+        following = _after_field(data, position)
+        if following is None:
+            return False
+        position = following
+    return True
+
+
+def _after_field(data: memoryview, position: int) -> int | None:
+    """Return the position after the field that begins here, None where it is damaged."""
     try:
-        while position < len(data):
-            tag, position = decode_varint(data, position)
-            kind = tag & 7
-            if kind == 2:
-                length, position = decode_varint(data, position)
-                if position + length > len(data):
-                    return None
-                if tag >> 3 == wanted:
-                    return data[position : position + length]
-                position += length
-            elif kind == 0:
-                _, position = decode_varint(data, position)
-            elif kind in (1, 5):
-                position += 8 if kind == 1 else 4
-            else:
-                return None
+        tag, position = decode_varint(data, position)
+        if tag & 7 == 2:
+            length, position = decode_varint(data, position)
+            position += length
+        elif tag & 7 == 0:
+            _, position = decode_varint(data, position)
+        elif tag & 7 in (1, 5):
+            position += 8 if tag & 7 == 1 else 4
+        else:
+            return None
     except (IndexError, ValueError):
         return None
-    return None
+    return position if position <= len(data) and tag >> 3 else None

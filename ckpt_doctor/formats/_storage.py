@@ -309,6 +309,16 @@ def names_in(folder: str) -> tuple[tuple[str, bool], ...]:
         raise unreadable(folder, error) from error
 
 
+def expand(pattern: str) -> tuple[str, ...]:
+    """Return the URLs that match a pattern, sorted; none where the storage cannot list."""
+    system, key = _file_system(pattern)
+    protocol = pattern.split("://", 1)[0]
+    try:
+        return tuple(f"{protocol}://{str(found).lstrip('/')}" for found in sorted(system.glob(key)))
+    except (*_remote_errors(), NotImplementedError):
+        return ()
+
+
 def unreadable(path: str, error: BaseException) -> BadRequest:
     """Return the error that says why `path` cannot be read."""
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
@@ -349,7 +359,14 @@ def _file_system(path: str) -> tuple[Any, str]:
 
 
 # What to install for the commonest protocols; fsspec's own error names the rest.
-_BACKENDS = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "hf": "huggingface_hub", "http": "aiohttp", "https": "aiohttp"}
+_BACKENDS = {
+    "gs": "gcsfs",
+    "gcs": "gcsfs",
+    "s3": "s3fs",
+    "hf": "huggingface_hub",
+    "http": "aiohttp",
+    "https": "aiohttp",
+}
 
 
 def _remote_errors() -> tuple[type[BaseException], ...]:

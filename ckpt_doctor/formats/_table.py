@@ -18,7 +18,7 @@ Sources: tensorflow/core/lib/io/format.cc, table_builder.cc, block.cc, block_bui
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from ckpt_doctor.formats import _checksum, _snappy
@@ -106,13 +106,17 @@ class Table:
         Raises:
             TableError: Its block is damaged.
         """
-        number = bisect_left(self._keys, key)
-        if number < len(self.blocks):
-            handle = self.blocks[number]
+        handle = self.block_of(key)
+        if handle is not None:
             for found, value in _entries(self._block(handle), handle.offset):
                 if found == key:
                     return value
         return None
+
+    def block_of(self, key: bytes) -> Handle | None:
+        """Return where a key lies if it is there."""
+        number = bisect_left(self._keys, key)
+        return self.blocks[number] if number < len(self.blocks) else None
 
     def damages(self) -> Iterator[TableError]:
         """Read every block and yield what is wrong with it."""
@@ -180,12 +184,20 @@ def decode_varint(data: bytes | memoryview, position: int) -> tuple[int, int]:
 
 
 def build(items: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """Return a table of these entries, laid out as TensorFlow lays it out, uncompressed.
+    """Return a table of these entries; see `write`."""
+    out = bytearray()
+    write(items, out.extend)
+    return bytes(out)
+
+
+def write(items: Iterable[tuple[bytes, bytes]], sink: Callable[[bytes], object]) -> None:
+    """Write a table as TensorFlow lays it out, uncompressed.
 
     Args:
         items: Keys in strictly ascending order, with their values.
+        sink: Takes the bytes, block by block.
     """
-    out = bytearray()
+    writer = _Writer(sink)
     index: list[tuple[bytes, bytes]] = []
     block = _BlockBuilder(_RESTART_INTERVAL)
     last = b""
@@ -197,19 +209,33 @@ def build(items: Iterable[tuple[bytes, bytes]]) -> bytes:
         block.add(key, value)
         last = key
         if block.size() >= _BLOCK_SIZE:
-            full = _write_block(out, block.finish())
+            full = writer.block(block.finish())
             block = _BlockBuilder(_RESTART_INTERVAL)
     if not block.empty:
-        full = _write_block(out, block.finish())
-    metaindex = _write_block(out, _BlockBuilder(_RESTART_INTERVAL).finish())
+        full = writer.block(block.finish())
+    metaindex = writer.block(_BlockBuilder(_RESTART_INTERVAL).finish())
     if full is not None:
         index.append((_successor(last), _encode_handle(full)))
     last_block = _BlockBuilder(1)
     for key, value in index:
         last_block.add(key, value)
-    handle = _write_block(out, last_block.finish())
+    handle = writer.block(last_block.finish())
     footer = _encode_handle(metaindex) + _encode_handle(handle)
-    return bytes(out + footer.ljust(FOOTER - len(MAGIC), b"\0") + MAGIC)
+    sink(footer.ljust(FOOTER - len(MAGIC), b"\0") + MAGIC)
+
+
+class _Writer:
+    def __init__(self, sink: Callable[[bytes], object]) -> None:
+        self._sink = sink
+        self._offset = 0
+
+    def block(self, content: bytes) -> Handle:
+        handle = Handle(self._offset, len(content))
+        content += b"\0"
+        content += _checksum.masked(content).to_bytes(4, "little")
+        self._sink(content)
+        self._offset += len(content)
+        return handle
 
 
 class _BlockBuilder:
@@ -243,14 +269,6 @@ class _BlockBuilder:
     def finish(self) -> bytes:
         numbers = (*self._restarts, len(self._restarts))
         return bytes(self._data) + b"".join(number.to_bytes(4, "little") for number in numbers)
-
-
-def _write_block(out: bytearray, content: bytes) -> Handle:
-    handle = Handle(len(out), len(content))
-    content += b"\0"
-    out += content
-    out += _checksum.masked(content).to_bytes(4, "little")
-    return handle
 
 
 def _entries(block: bytes, offset: int) -> Iterator[tuple[bytes, bytes]]:

@@ -77,7 +77,9 @@ class Format(Protocol):
         """Read every byte and yield what is damaged: missing, short, or failing its checksum."""
         ...
 
-    def rewrite(self, checkpoint: Checkpoint, target: Path, changes: Changes, *, overwrite: bool = False) -> tuple[Path, ...]:
+    def rewrite(
+        self, checkpoint: Checkpoint, target: Path, changes: Changes, *, overwrite: bool = False
+    ) -> tuple[Path, ...]:
         """Write a copy of `checkpoint` with `changes` to `target`; all or nothing.
 
         Returns:

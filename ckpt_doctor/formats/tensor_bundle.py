@@ -58,7 +58,9 @@ class TensorBundle:
         bundle = Bundle(prefix if split(prefix)[1] else f"{prefix}.index", prefix)
         damages = list(bundle.damages())
         variables, bookkeeping = bundle.variables()
-        files = [path for number in bundle.shard_numbers() if bundle.shard(number) and (path := bundle.shard_path(number))]
+        files = [
+            path for number in bundle.shard_numbers() if bundle.shard(number) and (path := bundle.shard_path(number))
+        ]
         meta_path = f"{prefix}.meta"
         meta_graph, meta_damage = _read_meta(meta_path)
         if meta_graph is not None or meta_damage is not None:

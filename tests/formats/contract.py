@@ -226,7 +226,9 @@ class FormatContract:
             lengths = {*range(min(size, 64)), *(chance.randrange(size) for _ in range(self.samples)), size - 1}
             for length in sorted(lengths):
                 file.write_bytes(whole[:length])
-                self._assert_noticed_or_equal(path, f"{file.name} cut at byte {length} of {size}", values_may_differ=False)
+                self._assert_noticed_or_equal(
+                    path, f"{file.name} cut at byte {length} of {size}", values_may_differ=False
+                )
             file.write_bytes(whole)
 
     def test_flipped_bits_are_noticed_or_harmless(self, tmp_path: Path) -> None:

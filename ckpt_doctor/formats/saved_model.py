@@ -1,0 +1,167 @@
+"""SavedModels: folders that hold a model and its variables.
+
+::
+
+    saved_model.pb                 a `SavedModel`: graphs, signatures, the object graph
+    fingerprint.pb                 hashes of the above, since TensorFlow 2.12 (see `_fingerprint`)
+    variables/variables.index …    a tensor bundle; absent where there are no variables
+    assets/, assets.extra/, …      whatever the model needs
+
+A rewrite copies the folder and changes the bundle in the copy; the model itself stays as it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from ckpt_doctor.checkpoint import Checkpoint, Damage, ModelDescriptions
+from ckpt_doctor.errors import RepairRefused, UnreadableCheckpoint
+from ckpt_doctor.formats import _bundle_writer, _foreign
+from ckpt_doctor.formats._atomic import Outputs
+from ckpt_doctor.formats._fingerprint import with_checkpoint_hash
+from ckpt_doctor.formats._meta_graph import is_whole, producer_of_saved_model
+from ckpt_doctor.formats._storage import is_file, join, names_in, read_all, size_of, split
+from ckpt_doctor.formats.interface import Changes
+from ckpt_doctor.formats.tensor_bundle import TensorBundle, bundle_of, refuse_remote
+
+FORMAT = "saved-model"
+# The text form, and the form in chunks for models above 2 GB: their variables are read, their graphs are not.
+_MODEL_FILES = ("saved_model.pb", "saved_model.pbtxt", "saved_model.cpb")
+_FINGERPRINT = "fingerprint.pb"
+
+
+class SavedModel:
+    """See the module."""
+
+    name = FORMAT
+
+    def recognises(self, path: str, head: bytes) -> bool:
+        """Return whether `path` is a SavedModel's folder or model file."""
+        if head:
+            return split(path)[1] in _MODEL_FILES
+        return any(is_file(join(path, name)) for name in _MODEL_FILES)
+
+    def read(self, path: str) -> Checkpoint:
+        """See `Format.read`.
+
+        Raises:
+            UnreadableCheckpoint: The index of its variables is damaged.
+        """
+        folder = path
+        if split(path)[1] in _MODEL_FILES and is_file(path):
+            folder = split(path)[0] or os.curdir
+        model_path = next(full for name in _MODEL_FILES if is_file(full := join(folder, name)))
+        serialised, damages = _read_model(model_path)
+        prefix = join(join(folder, "variables"), "variables")
+        files = [model_path]
+        bundle = None
+        if is_file(f"{prefix}.index"):
+            try:
+                bundle = TensorBundle().read(prefix)
+            except UnreadableCheckpoint as error:
+                raise UnreadableCheckpoint(folder, FORMAT, (*damages, *error.damages)) from error
+            damages += bundle.damages
+            files += bundle.files
+        elif beside := [name for name, _ in names_in(join(folder, "variables")) if name.startswith("variables.")]:
+            message = f"is not there, and {', '.join(beside[:3])} cannot be read without it"
+            damages.append(Damage("unfinished-save", f"{prefix}.index", message))
+        if is_file(join(folder, _FINGERPRINT)):
+            files.insert(0, join(folder, _FINGERPRINT))
+        return Checkpoint(
+            path=folder,
+            format=FORMAT,
+            variables=bundle.variables if bundle else (),
+            bookkeeping=bundle.bookkeeping if bundle else (),
+            files=tuple(files),
+            bytes=sum(size_of(file) for file in files),
+            producer=None if serialised is None else producer_of_saved_model(serialised),
+            descriptions=ModelDescriptions(
+                saved_model=serialised, object_graph=bundle.descriptions.object_graph if bundle else None
+            ),
+            damages=tuple(damages),
+            attributes=dict(bundle.attributes) if bundle else {},
+        )
+
+    def verify(self, checkpoint: Checkpoint) -> Iterator[Damage]:
+        """See `Format.verify`; yields what is not among the checkpoint's `damages` already."""
+        if "bundle" in checkpoint.attributes:
+            yield from TensorBundle().verify(checkpoint)
+
+    def rewrite(
+        self, checkpoint: Checkpoint, target: Path, changes: Changes, *, overwrite: bool = False
+    ) -> tuple[Path, ...]:
+        """See `Format.rewrite`; `target` is a new folder, and everything is copied into it."""
+        _check(checkpoint, changes)
+        source = Path(checkpoint.path)
+        with Outputs(overwrite=overwrite) as outputs:
+            staged = outputs.stage_folder(target, like=source)
+            bundle = bundle_of(checkpoint) if "bundle" in checkpoint.attributes else None
+            own = {Path(path).resolve() for path in checkpoint.files if Path(path).parent.name == "variables"}
+            _copy_tree(source, staged, own)
+            if bundle is not None:
+                prefix = staged / "variables" / "variables"
+                prefix.parent.mkdir(exist_ok=True)
+                with Outputs() as inner:
+                    _bundle_writer.write(bundle, str(prefix), changes, inner)
+                    inner.commit()
+                fingerprint = _new_fingerprint(source, prefix.with_suffix(".index").read_bytes())
+                if fingerprint is not None:
+                    (staged / _FINGERPRINT).write_bytes(fingerprint)
+            outputs.commit()
+        return tuple(sorted(path for path in target.rglob("*") if path.is_file()))
+
+    def rewrite_in_place(self, checkpoint: Checkpoint, changes: Changes, *, backup: bool = True) -> tuple[Path, ...]:
+        """See `Format.rewrite_in_place`; only the bundle and the fingerprint change."""
+        _check(checkpoint, changes)
+        folder = Path(checkpoint.path)
+
+        def stage_fingerprint(outputs: Outputs, index: bytes) -> None:
+            fingerprint = _new_fingerprint(folder, index)
+            if fingerprint is not None:
+                outputs.stage(folder / _FINGERPRINT).write_bytes(fingerprint)
+
+        return _bundle_writer.write_in_place(bundle_of(checkpoint), changes, backup=backup, also=stage_fingerprint)
+
+
+def _new_fingerprint(folder: Path, index: bytes) -> bytes | None:
+    """Return the fingerprint for a new index; None where there is none, or it is damaged: it is only a label."""
+    path = folder / _FINGERPRINT
+    if not path.is_file():
+        return None
+    try:
+        return with_checkpoint_hash(path.read_bytes(), index)
+    except ValueError:
+        return None
+
+
+def _copy_tree(source: Path, target: Path, skip: set[Path]) -> None:
+    """Copy everything below a folder but the files in `skip`; symbolic links become what they point to."""
+
+    def skipped(folder: str, names: list[str]) -> list[str]:
+        return [name for name in names if Path(folder, name).resolve() in skip]
+
+    shutil.copytree(source, target, ignore=skipped, dirs_exist_ok=True)
+
+
+def _check(checkpoint: Checkpoint, changes: Changes) -> None:
+    refuse_remote(checkpoint)
+    if changes.meta_graph is not None:
+        raise RepairRefused(f"{checkpoint.path}: the graph of a SavedModel is not rewritten")
+    if changes.values and "bundle" not in checkpoint.attributes:
+        raise RepairRefused(f"{checkpoint.path}: has no variables, and none can be added")
+
+
+def _read_model(path: str) -> tuple[bytes | None, list[Damage]]:
+    if not path.endswith(".pb"):
+        return None, []
+    data = read_all(path)
+    foreign = _foreign.describe(data[:4096])
+    if foreign is not None:
+        return None, [Damage("not-a-checkpoint", path, f"is {foreign}")]
+    if not is_whole(data):
+        return None, [Damage("truncated", path, f"{len(data)} bytes are no whole SavedModel message")]
+    return data, []

@@ -1,0 +1,385 @@
+"""V1 checkpoints: the single files of TensorFlow before 0.12, still read by every later one.
+
+A file is a table (see `_table`). The empty key holds a `SavedTensorSlices` with metadata: every variable's name, type, shape
+and slices. Every other key is that of one slice (see `_slices`) and holds its values (see `_slice_values`). A sharded
+checkpoint is several such files, `NAME-00000-of-00002` …, and is named by the pattern `NAME-?????-of-00002`.
+
+Source: tensorflow/core/util/tensor_slice_writer.cc, tensor_slice_reader.cc, saved_tensor_slice.proto.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from google.protobuf.message import DecodeError
+
+from ckpt_doctor.checkpoint import Array, Checkpoint, Damage, ModelDescriptions, Variable, numpy_dtype
+from ckpt_doctor.errors import BadRequest, RepairRefused, UnreadableCheckpoint
+from ckpt_doctor.formats import _dtypes, _foreign, _slice_values, _slices, _table
+from ckpt_doctor.formats._atomic import Outputs
+from ckpt_doctor.formats._bundle import key_of, name_of
+from ckpt_doctor.formats._bundle_index import looks_like_index
+from ckpt_doctor.formats._meta_graph import producer_of_meta_graph
+from ckpt_doctor.formats._storage import (
+    OutOfBounds,
+    is_file,
+    is_remote,
+    join,
+    names_in,
+    open_source,
+    read_all,
+    read_head,
+    size_of,
+    split,
+)
+from ckpt_doctor.formats._table import Table, TableError
+from ckpt_doctor.formats.interface import Changes
+from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
+
+FORMAT = "tensor-slices-v1"
+_SHARD = re.compile(r"(?P<base>.*)-(?P<number>\d{5}|\?{5})-of-(?P<count>\d{5})", re.DOTALL)
+
+
+class _Shard(NamedTuple):
+    path: str
+    table: Table
+
+
+class _Tensor(NamedTuple):
+    """What the metadata say of one variable; `slices` maps the extents of a slice to the shard that holds it."""
+
+    key: bytes
+    dtype: int
+    shape: tuple[int, ...]
+    slices: dict[_slices.Extents, _Shard]
+
+
+class TensorSlicesV1:
+    """See the module."""
+
+    name = FORMAT
+
+    def recognises(self, path: str, head: bytes) -> bool:
+        """Return whether `path` is a table that is no bundle's index, or stands for the shards of one."""
+        if not head:
+            pattern = sharded_name(path)
+            return (
+                pattern is not None
+                and pattern != path
+                and self._is_ours(_shard_paths(pattern)[0])
+                or (pattern == path and bool(_existing(path)))
+            )
+        return not looks_like_index(head) and self._is_ours(path)
+
+    def read(self, path: str) -> Checkpoint:
+        """See `Format.read`; a shard that is missing or damaged takes only its own variables along.
+
+        Raises:
+            UnreadableCheckpoint: No shard can be read.
+        """
+        pattern = sharded_name(path)
+        paths = _shard_paths(pattern) if pattern else [path]
+        shards, damages = _open(paths)
+        tensors: dict[bytes, _Tensor] = {}
+        for shard in list(shards):
+            try:
+                _read_metadata(shard, tensors)
+            except TableError as error:
+                damages.append(_damage(shard.path, error))
+                shards.remove(shard)
+        name = pattern or path
+        if not shards:
+            raise UnreadableCheckpoint(name, FORMAT, tuple(damages))
+        variables = [
+            Variable(
+                name_of(tensor.key),
+                tensor.shape,
+                _dtypes.name_of(tensor.dtype),
+                _dtypes.size_of(tensor.dtype) * math.prod(tensor.shape),
+                partial(_read_value, name, tensor),
+            )
+            for tensor in tensors.values()
+        ]
+        meta_path = f"{_SHARD.fullmatch(pattern)['base'] if pattern else path}.meta"  # type: ignore[index]
+        meta_graph = read_all(meta_path) if is_file(meta_path) else None
+        if meta_graph is not None and _foreign.describe(meta_graph[:4096]):
+            meta_graph = None
+        files = ([meta_path] if meta_graph is not None else []) + [path for path in paths if is_file(path)]
+        return Checkpoint(
+            path=name,
+            format=FORMAT,
+            variables=tuple(variables),
+            files=tuple(files),
+            bytes=sum(size_of(file) for file in files),
+            producer=None if meta_graph is None else producer_of_meta_graph(meta_graph),
+            descriptions=ModelDescriptions(
+                meta_graph=meta_graph, meta_graph_path=None if meta_graph is None else meta_path
+            ),
+            damages=tuple(damages),
+            attributes={"shards": tuple(shards), "tensors": tensors},
+        )
+
+    def verify(self, checkpoint: Checkpoint) -> Iterator[Damage]:
+        """See `Format.verify`; yields what is not among the checkpoint's `damages` already."""
+        tensors: dict[bytes, _Tensor] = checkpoint.attributes["tensors"]
+        for shard in checkpoint.attributes["shards"]:
+            bad = {error.offset: error for error in shard.table.damages()}
+            for error in bad.values():
+                names = tuple(
+                    name_of(tensor.key)
+                    for tensor in tensors.values()
+                    if any(
+                        holder is shard
+                        and (handle := shard.table.block_of(_slices.key_of(tensor.key, extents)))
+                        and handle.offset == error.offset
+                        for extents, holder in tensor.slices.items()
+                    )
+                )
+                yield _damage(shard.path, error, names)
+            if bad:
+                continue
+        for variable in checkpoint.variables:
+            tensor = tensors[key_of(variable.name)]
+            try:
+                _check_slices(tensor)
+            except ValueError as error:
+                yield Damage("truncated", f"{checkpoint.path}, {variable.name}", str(error), (variable.name,))
+
+    def rewrite(
+        self, checkpoint: Checkpoint, target: Path, changes: Changes, *, overwrite: bool = False
+    ) -> tuple[Path, ...]:
+        """See `Format.rewrite`; a sharded checkpoint becomes `TARGET-00000-of-…`."""
+        with Outputs(overwrite=overwrite) as outputs:
+            self._write(checkpoint, str(target), changes, outputs)
+            return outputs.commit()
+
+    def rewrite_in_place(self, checkpoint: Checkpoint, changes: Changes, *, backup: bool = True) -> tuple[Path, ...]:
+        """See `Format.rewrite_in_place`; the backup is the whole file, or all shards."""
+        with Outputs(overwrite=True) as outputs:
+            self._write(checkpoint, checkpoint.path, changes, outputs)
+            kept = (
+                tuple(outputs.keep_backup(target) for target in outputs.targets() if target.exists()) if backup else ()
+            )
+            outputs.replace()
+        return kept
+
+    def _write(self, checkpoint: Checkpoint, target: str, changes: Changes, outputs: Outputs) -> None:
+        if is_remote(checkpoint.path):
+            raise BadRequest(f"{checkpoint.path}: remote checkpoints are read, never written; download it first")
+        if checkpoint.damages:
+            damage = checkpoint.damages[0]
+            raise RepairRefused(f"{damage.where}: {damage.message}; a damaged checkpoint is not rewritten")
+        shards: tuple[_Shard, ...] = checkpoint.attributes["shards"]
+        new = _new_values(checkpoint, changes)
+        match = _SHARD.fullmatch(target)
+        base = match["base"] if match else target
+        for number, shard in enumerate(shards):
+            sharded = _SHARD.fullmatch(shard.path)
+            place = f"{base}-{sharded['number']}-of-{sharded['count']}" if sharded else target
+            staged = outputs.stage(Path(place), like=Path(shard.path))
+            is_last = number == len(shards) - 1
+            with staged.open("wb") as file:
+                try:
+                    _table.write(_changed(shard, new, adds=is_last), file.write)
+                except TableError as error:
+                    raise RepairRefused(f"{shard.path}, {error}; a damaged checkpoint is not rewritten") from error
+        meta = checkpoint.descriptions.meta_graph if changes.meta_graph is None else changes.meta_graph
+        old = checkpoint.descriptions.meta_graph_path
+        if meta is not None and (changes.meta_graph is not None or f"{base}.meta" != old):
+            outputs.stage(Path(f"{base}.meta"), like=Path(old or shards[0].path)).write_bytes(meta)
+
+    def _is_ours(self, path: str) -> bool:
+        try:
+            source = open_source(path)
+            return bytes(source.read(source.size - 8, 8)) == _table.MAGIC
+        except (FileNotFoundError, OutOfBounds):
+            return False
+
+
+def sharded_name(path: str) -> str | None:
+    """Return the pattern of a sharded checkpoint from the pattern, one of its files, or its base; None if it is none."""
+    match = _SHARD.fullmatch(path)
+    if match:
+        return f"{match['base']}-?????-of-{match['count']}"
+    if is_remote(path):
+        return None
+    folder, name = split(path)
+    if not name:
+        return None
+    for found, _ in names_in(folder):
+        match = _SHARD.fullmatch(found)
+        # The data files of bundles are named alike.
+        if match and match["base"] == name:
+            return join(folder, f"{name}-?????-of-{match['count']}")
+    return None
+
+
+def _shard_paths(pattern: str) -> list[str]:
+    """Return the paths of all shards; a name that claims absurdly many is cut off."""
+    match = _SHARD.fullmatch(pattern)
+    if match is None:
+        return [pattern]
+    count = int(match["count"])
+    return [f"{match['base']}-{number:05d}-of-{match['count']}" for number in range(max(count, 1))]
+
+
+def _existing(pattern: str) -> list[str]:
+    return [path for path in _shard_paths(pattern) if is_file(path)]
+
+
+def _open(paths: list[str]) -> tuple[list[_Shard], list[Damage]]:
+    shards = []
+    damages = []
+    for path in paths:
+        try:
+            shards.append(_Shard(path, Table(open_source(path))))
+        except FileNotFoundError:
+            damages.append(Damage("missing-shard", path, f"is not there; it is one of {len(paths)} shards"))
+        except TableError as error:
+            damages.append(_damage(path, error))
+    return shards, damages
+
+
+def _read_metadata(shard: _Shard, tensors: dict[bytes, _Tensor]) -> None:
+    """Add what one shard says of its variables.
+
+    Raises:
+        TableError: The metadata are damaged.
+    """
+    key, value = next(shard.table.items(), (b"-", b""))
+    if key != b"":
+        raise TableError("not-a-checkpoint", 0, "is a table and no checkpoint: it has no metadata")
+    try:
+        metadata = pb.SavedTensorSlices.FromString(value).meta
+    except DecodeError as error:
+        raise TableError("checksum-mismatch", 0, "the metadata cannot be parsed") from error
+    for entry in metadata.tensor:
+        shape = tuple([dim.size for dim in entry.shape.dim])
+        if shape and min(shape) < 0:
+            raise TableError("checksum-mismatch", 0, f"gives {name_of(entry.name)} the impossible shape {list(shape)}")
+        tensor = tensors.setdefault(entry.name, _Tensor(entry.name, entry.type, shape, {}))
+        for extents in entry.slice:
+            tensor.slices[_slices.extents_of(extents)] = shard
+
+
+def _check_slices(tensor: _Tensor) -> list[tuple[tuple[slice, ...], _slices.Extents, _Shard]]:
+    """Return where each slice lies in its variable.
+
+    Raises:
+        ValueError: They do not make up the variable.
+    """
+    out = [(_slices.bounds(extents, tensor.shape), extents, shard) for extents, shard in tensor.slices.items()]
+    found = sum(math.prod(index.stop - index.start for index in where) for where, _, _ in out)
+    if found != math.prod(tensor.shape):
+        raise ValueError(f"its slices hold {found} values, shape {list(tensor.shape)} needs {math.prod(tensor.shape)}")
+    return out
+
+
+def _read_value(path: str, tensor: _Tensor) -> Array:
+    where = f"{path}, {name_of(tensor.key)}"
+    kind = "truncated"
+    try:
+        parts = []
+        for place, extents, shard in _check_slices(tensor):
+            where = f"{shard.path}, {name_of(tensor.key)}"
+            shape = tuple(index.stop - index.start for index in place)
+            stored = shard.table.get(_slices.key_of(tensor.key, extents))
+            if stored is None:
+                raise ValueError("a slice is not in the table")
+            parts.append((place, _slice_values.decode(stored, tensor.dtype, math.prod(shape)).reshape(shape)))
+        if len(parts) == 1:
+            return parts[0][1]
+        out = np.empty(tensor.shape, numpy_dtype(_dtypes.name_of(tensor.dtype)))
+    except TableError as error:
+        kind, reason, cause = error.kind, str(error), error
+    except ValueError as error:
+        reason, cause = str(error), error  # type: ignore[assignment]
+    else:
+        for place, value in parts:
+            out[place] = value
+        return out
+    raise UnreadableCheckpoint(path, FORMAT, (Damage(kind, where, reason, (name_of(tensor.key),)),)) from cause
+
+
+def _damage(path: str, error: TableError, names: tuple[str, ...] = ()) -> Damage:
+    foreign = _foreign.describe(read_head(path))
+    if foreign is not None and error.kind == "truncated":
+        return Damage("not-a-checkpoint", path, f"is {foreign}", names)
+    return Damage(error.kind, f"{path}, byte {error.offset}", error.reason, names)
+
+
+def _new_values(checkpoint: Checkpoint, changes: Changes) -> dict[bytes, tuple[Array, pb.SavedSliceMeta | None]]:
+    """Return, for the key of every slice that changes, its values; and its metadata where the variable is new."""
+    tensors: dict[bytes, _Tensor] = checkpoint.attributes["tensors"]
+    out: dict[bytes, tuple[Array, pb.SavedSliceMeta | None]] = {}
+    for name, given in changes.values.items():
+        value = np.asarray(given)
+        tensor = tensors.get(key_of(name))
+        try:
+            _slice_values.encode(value.reshape(-1)[:0])
+            if tensor is None:
+                number = _dtypes.number_of(value.dtype)
+                extents = tuple((0, _slices.WHOLE) for _ in value.shape)
+                meta = pb.SavedSliceMeta(name=key_of(name), type=number, slice=[_slice_message(extents)])
+                meta.shape.CopyFrom(pb.TensorShape(dim=[pb.TensorShape.Dim(size=size) for size in value.shape]))
+                out[_slices.key_of(key_of(name), extents)] = (value, meta)
+                continue
+            if value.shape != tensor.shape or value.dtype != numpy_dtype(_dtypes.name_of(tensor.dtype)):
+                raise ValueError(
+                    f"the new value is {value.dtype} of shape {list(value.shape)}, stored is "
+                    f"{_dtypes.name_of(tensor.dtype)} of shape {list(tensor.shape)}"
+                )
+            for place, extents, _ in _check_slices(tensor):
+                out[_slices.key_of(tensor.key, extents)] = (value[place], None)
+        except (KeyError, ValueError) as error:
+            raise RepairRefused(f"{name}: {error}") from error
+    return out
+
+
+def _slice_message(extents: _slices.Extents) -> pb.TensorSlice:
+    message = pb.TensorSlice()
+    for start, length in extents:
+        extent = message.extent.add()
+        if length != _slices.WHOLE:
+            extent.start, extent.length = start, length
+    return message
+
+
+def _changed(
+    shard: _Shard, new: dict[bytes, tuple[Array, pb.SavedSliceMeta | None]], *, adds: bool
+) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the entries of a shard with the new values, and with the new variables if it `adds` them."""
+    added = sorted((key, value) for key, value in new.items() if value[1] is not None) if adds else []
+    for key, stored in shard.table.items():
+        if key == b"":
+            if added:
+                metadata = pb.SavedTensorSlices.FromString(stored)
+                metadata.meta.tensor.extend([meta for _, (_, meta) in added if meta is not None])
+                stored = metadata.SerializeToString(deterministic=True)
+            yield key, stored
+            continue
+        while added and added[0][0] < key:
+            yield _added_entry(*added.pop(0))
+        if key in new:
+            message = pb.SavedTensorSlices.FromString(stored)
+            message.data.data.CopyFrom(_slice_values.encode(new[key][0]))
+            stored = message.SerializeToString(deterministic=True)
+        yield key, stored
+    for entry in added:
+        yield _added_entry(*entry)
+
+
+def _added_entry(key: bytes, value: tuple[Array, pb.SavedSliceMeta | None]) -> tuple[bytes, bytes]:
+    array, meta = value
+    assert meta is not None
+    message = pb.SavedTensorSlices()
+    message.data.name = meta.name
+    message.data.slice.CopyFrom(meta.slice[0])
+    message.data.data.CopyFrom(_slice_values.encode(array))
+    return key, message.SerializeToString(deterministic=True)
