@@ -8,12 +8,12 @@ layerwise estimate, stored statistics make it inference.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ckpt_doctor.graphs.facts import Site
-from ckpt_doctor.graphs.graph import FLOAT32, VARIABLE_OPS, Graph, plain_dtype, split_tensor, tensor_name
+from ckpt_doctor.graphs.graph import DTYPES, FLOAT32, VARIABLE_OPS, Graph, plain_dtype, split_tensor, tensor_name
 from ckpt_doctor.graphs.sites import FUSED_OPS
 from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
 
@@ -22,6 +22,12 @@ _INT32 = 3
 # of the past.
 _DROPPED_ATTRIBUTES = ("_output_shapes", "_class")
 _PREFIX = "ckpt_doctor"
+_PLACEHOLDERS = frozenset({"Placeholder", "PlaceholderV2", "PlaceholderWithDefault"})
+# Ops that bring data in on their own: what they give is fed instead.
+_SOURCES = frozenset(
+    "IteratorGetNext IteratorGetNextSync QueueDequeue QueueDequeueV2 QueueDequeueMany QueueDequeueManyV2 "
+    "QueueDequeueUpTo QueueDequeueUpToV2 ReaderRead ReaderReadV2  Unstage".split()
+)
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,25 @@ class CutSite:
     epsilon: float
 
 
+@dataclass(frozen=True)
+class CutInput:
+    """A tensor that the cut graph takes data through.
+
+    Attributes:
+        original: The tensor of the original graph that it stands for.
+        tensor: Its name in the cut graph.
+        dtype: TensorFlow's name of its type.
+        shape: Its dimensions, None where any size will do; None where even the rank is open.
+        optional: Whether the graph has a default for it.
+    """
+
+    original: str
+    tensor: str
+    dtype: str
+    shape: tuple[int | None, ...] | None
+    optional: bool = False
+
+
 @dataclass(frozen=True, eq=False)
 class CutGraph:
     """The graph, and how to use it.
@@ -52,34 +77,43 @@ class CutGraph:
     Attributes:
         proto: A `GraphDef` that needs no other.
         sites: Where it is cut.
+        inputs: What has to be fed.
         variables: Variable node to the placeholder and the op that set its value.
     """
 
     proto: pb.GraphDef
     sites: tuple[CutSite, ...]
+    inputs: tuple[CutInput, ...]
     variables: Mapping[str, tuple[str, str]]
 
 
-def cut(graph: Graph, sites: Sequence[tuple[str, Site]], outputs: Iterable[str] = ()) -> CutGraph:
+def cut(
+    graph: Graph, sites: Sequence[tuple[str, Site]], outputs: Iterable[str] = (), fed: Iterable[str] = ()
+) -> CutGraph:
     """Return what `outputs` and the inputs of the sites need of the graph, cut at the sites.
 
     Args:
         graph: A graph without training switches.
         sites: Layer name and site, one entry for each place.
         outputs: Further tensors that are wanted.
+        fed: Tensors that take data, placeholders or not; what makes them is left out. Placeholders, and what comes out
+            of iterators and queues, are inputs without being named.
     """
-    wanted = [split_tensor(site.x)[0] for _, site in sites] + [split_tensor(name)[0] for name in outputs]
-    kept = _needed(graph, wanted, {split_tensor(site.y)[0]: site for _, site in sites})
+    wanted = [site.x for _, site in sites] + [tensor_name(name) for name in outputs]
+    kept, sources, reached = _needed(graph, wanted, {site.y: site for _, site in sites}, {tensor_name(name) for name in fed})
     result = pb.GraphDef()
     result.versions.CopyFrom(graph.proto.versions)
     result.library.CopyFrom(graph.proto.library)
-    replaced: dict[str, str] = {}
+    inputs = [_input(result, graph, tensor, number) for number, tensor in enumerate(sources)]
+    replaced: dict[str, str] = {entry.original: entry.tensor for entry in inputs if entry.original != entry.tensor}
     cut_sites = []
     for number, (layer, site) in enumerate(sites):
-        if split_tensor(site.x)[0] in kept:
-            builder = _Normalisation(result, graph, f"{_PREFIX}/site_{number}", site)
-            replaced[site.y] = builder.output
-            cut_sites.append(CutSite(layer, site.x, builder.mean, builder.variance, site.axis, site.epsilon))
+        if split_tensor(site.x)[0] in kept or site.x in sources:
+            builder = _Normalisation(result, f"{_PREFIX}/site_{number}", site)
+            if site.y in reached:
+                replaced[site.y] = builder.write(graph)
+            x = replaced.get(site.x, site.x)
+            cut_sites.append(CutSite(layer, x, builder.mean, builder.variance, site.axis, site.epsilon))
     loops = any(graph.nodes[name].op in ("Enter", "RefEnter") for name in kept)
     for node in graph.proto.node:
         if node.name in kept:
@@ -89,25 +123,63 @@ def cut(graph: Graph, sites: Sequence[tuple[str, Site]], outputs: Iterable[str] 
             for position, entry in enumerate(node.input):
                 # One site may feed the next directly.
                 node.input[position] = replaced.get(tensor_name(entry), entry)
-    variables = _setters(result)
-    return CutGraph(result, tuple(cut_sites), variables)
+    variables = set_variables(result)
+    # A site may feed the next one directly, so its x may be another site's output.
+    cut_sites = [replace(site, x=replaced.get(site.x, site.x)) for site in cut_sites]
+    return CutGraph(result, tuple(cut_sites), tuple(inputs), variables)
 
 
-def _needed(graph: Graph, wanted: Iterable[str], sites: Mapping[str, Site]) -> set[str]:
-    """Return the nodes that the wanted ones need when every site is computed from its x, scale and offset."""
+def _needed(
+    graph: Graph, wanted: Iterable[str], sites: Mapping[str, Site], fed: set[str]
+) -> tuple[set[str], list[str], set[str]]:
+    """Return the nodes that the wanted tensors need, the tensors at which data come in, and all tensors needed.
+
+    A site needs its x, scale and offset only.
+    """
     kept: set[str] = set()
+    sources: dict[str, None] = {}
+    seen: set[str] = set()
     stack = list(wanted)
     while stack:
-        name = stack.pop()
-        if name in kept or name not in graph.nodes:
+        tensor = stack.pop()
+        node = graph.producer(tensor)
+        if tensor in seen or node is None:
             continue
-        if name in sites:
-            site = sites[name]
-            stack.extend(split_tensor(tensor)[0] for tensor in (site.x, site.scale, site.offset) if tensor)
-            continue
-        kept.add(name)
-        stack.extend(split_tensor(tensor)[0] for tensor in graph.inputs(graph.nodes[name]))
-    return kept
+        seen.add(tensor)
+        if tensor in sites:
+            site = sites[tensor]
+            stack.extend(name for name in (site.x, site.scale, site.offset) if name)
+        elif tensor in fed or node.op in _SOURCES:
+            sources[tensor] = None
+        elif node.name not in kept:
+            kept.add(node.name)
+            stack.extend(graph.inputs(node))
+            if node.op in _PLACEHOLDERS:
+                sources[tensor] = None
+    return kept, list(sources), seen
+
+
+def _input(result: pb.GraphDef, graph: Graph, tensor: str, number: int) -> CutInput:
+    """Return how data come in at a tensor; where it is no placeholder, one is put in its place."""
+    node, index = graph.nodes[split_tensor(tensor)[0]], split_tensor(tensor)[1]
+    types = next((node.attr[a].list.type for a in ("output_types", "component_types") if a in node.attr), ())
+    shapes = next((node.attr[a].list.shape for a in ("output_shapes", "_output_shapes") if a in node.attr), ())
+    dtype = next((node.attr[a].type for a in ("dtype", "DstT", "T") if a in node.attr), FLOAT32)
+    if index < len(types):
+        dtype = types[index]
+    shape = shapes[index] if index < len(shapes) else node.attr["shape"].shape if "shape" in node.attr else None
+    dimensions = None
+    if shape is not None and not shape.unknown_rank and (len(shape.dim) or node.op == "PlaceholderV2" or "shape" in node.attr):
+        dimensions = tuple(dim.size if dim.size >= 0 else None for dim in shape.dim)
+        # Before TensorFlow 1.0 a placeholder of unknown shape said so by having no dimensions.
+        dimensions = dimensions or None
+    name = DTYPES.get(plain_dtype(dtype), "float32")
+    if node.op in _PLACEHOLDERS:
+        return CutInput(tensor, tensor, name, dimensions, optional=node.op == "PlaceholderWithDefault")
+    placeholder = result.node.add(name=f"{_PREFIX}/input_{number}", op="Placeholder")
+    placeholder.attr["dtype"].type = plain_dtype(dtype)
+    placeholder.attr["shape"].shape.unknown_rank = True
+    return CutInput(tensor, f"{placeholder.name}:0", name, dimensions)
 
 
 def _copy(result: pb.GraphDef, node: pb.NodeDef, replaced: Mapping[str, str], control: set[str]) -> None:
@@ -126,8 +198,8 @@ def _copy(result: pb.GraphDef, node: pb.NodeDef, replaced: Mapping[str, str], co
             copy.input.append(replaced.get(tensor_name(entry), entry))
 
 
-def _setters(result: pb.GraphDef) -> dict[str, tuple[str, str]]:
-    """Add a placeholder and an assignment for every variable."""
+def set_variables(result: pb.GraphDef) -> dict[str, tuple[str, str]]:
+    """Add a placeholder and an assignment for every variable of a graph; return both by variable node."""
     table = {}
     for node in [node for node in result.node if node.op in VARIABLE_OPS]:
         number = len(table)
@@ -151,14 +223,19 @@ def _setters(result: pb.GraphDef) -> dict[str, tuple[str, str]]:
 class _Normalisation:
     """Writes the nodes of one site: `x * inv + (offset - mean * inv)`, or the fused op where the graph has it."""
 
-    def __init__(self, result: pb.GraphDef, graph: Graph, prefix: str, site: Site) -> None:
+    def __init__(self, result: pb.GraphDef, prefix: str, site: Site) -> None:
         self.result = result
         self.prefix = prefix
+        self.site = site
         self.mean = self._placeholder("mean")
         self.variance = self._placeholder("variance")
-        node = graph.nodes[split_tensor(site.y)[0]]
-        dtype = plain_dtype(node.attr["T"].type)
-        self.output = self._fused(node, site) if node.op in FUSED_OPS else self._written_out(dtype, site)
+
+    def write(self, graph: Graph) -> str:
+        """Add the nodes and return the name of the output."""
+        node = graph.nodes[split_tensor(self.site.y)[0]]
+        if node.op in FUSED_OPS:
+            return self._fused(node, self.site)
+        return self._written_out(plain_dtype(node.attr["T"].type), self.site)
 
     def _node(self, name: str, op: str, inputs: Sequence[str], **types: int) -> str:
         node = self.result.node.add(name=f"{self.prefix}/{name}", op=op)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from ckpt_doctor.graphs.dropout import bypass_dropout
 from ckpt_doctor.graphs.facts import Companion, LayerFacts, Mode, ModelFacts, Site
 from ckpt_doctor.graphs.graph import DTYPES, Graph, plain_dtype
 from ckpt_doctor.graphs.saver import Saver, read_saver
@@ -77,9 +78,18 @@ class MetaGraph:
         return sum(found.statistics == "stored" for found in find_sites(specialise(self.graph, switches)))
 
     @cached_property
+    def _without_dropout(self) -> tuple[Graph, tuple[str, ...]]:
+        return bypass_dropout(specialise(self.graph, self.switches))
+
+    @cached_property
     def inference(self) -> Graph:
-        """The graph with every switch at inference."""
-        return specialise(self.graph, self.switches)
+        """The graph with every switch at inference and dropout taken out."""
+        return self._without_dropout[0]
+
+    @cached_property
+    def bypassed_dropout(self) -> tuple[str, ...]:
+        """Names of the dropout nodes that were taken out of `inference`."""
+        return self._without_dropout[1]
 
     @cached_property
     def training(self) -> Graph:

@@ -7,8 +7,8 @@ filter. The docstring of a rule's module is its documentation: `ckpt-doctor expl
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 from ckpt_doctor.batchnorm import BatchNormLayer, Inventory
 from ckpt_doctor.checkpoint import Damage
@@ -22,10 +22,13 @@ class Subject:
     Attributes:
         inventory: The batch-norm layers, and what the model says of them.
         damages: Defects of the container.
+        non_finite: Name to number of NaN and infinite values, of the variables that hold any; empty where the values
+            were not looked at.
     """
 
     inventory: Inventory
     damages: tuple[Damage, ...] = ()
+    non_finite: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,71 @@
+"""TensorFlow and Keras, imported when they are needed and quietly."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ckpt_doctor.errors import MissingExtra
+
+_INSTALL = 'pip install "ckpt-doctor[tensorflow]"'
+
+
+@contextmanager
+def _without_native_messages() -> Iterator[None]:
+    """Keep what TensorFlow's libraries write to stderr while they load from it.
+
+    Some of it (the processor's features, absent GPUs) is written before the log level is looked at, so only the file
+    descriptor itself can be turned away. Python's own errors come as exceptions and are not lost.
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - no Path: a descriptor is what is needed
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def tensorflow() -> Any:
+    """Return the module `tensorflow`.
+
+    Raises:
+        MissingExtra: It is not installed.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        with _without_native_messages():
+            import tensorflow as tf
+    except ImportError as error:
+        raise MissingExtra(f"running the model needs TensorFlow ({error}); install it with: {_INSTALL}") from error
+    tf.get_logger().setLevel("ERROR")
+    return tf
+
+
+def keras(legacy: bool) -> Any:
+    """Return the module `keras` (version 3), or `tf_keras` (Keras 2) for `legacy` files.
+
+    Raises:
+        MissingExtra: It is not installed.
+    """
+    tensorflow()
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    name = "tf_keras" if legacy else "keras"
+    try:
+        if legacy:
+            import tf_keras as module
+        else:
+            import keras as module
+    except ImportError as error:
+        raise MissingExtra(f"loading this model needs {name} ({error}); install it with: {_INSTALL}") from error
+    if not legacy and module.backend.backend() != "tensorflow":
+        raise MissingExtra(
+            f"Keras runs on the backend {module.backend.backend()!r} here and must run on TensorFlow; "
+            "set KERAS_BACKEND=tensorflow"
+        )
+    return module

@@ -1,0 +1,181 @@
+"""A Keras model's config: its batch-norm layers, nested and wrapped ones included, and where a file keeps each.
+
+The config is the only place that says whether a layer has gamma or beta; in Keras 3 files roles are positions and group
+names come from classes (`layers/batch_normalization_2/vars/1`), so without it three vectors are ambiguous.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ckpt_doctor.checkpoint import Checkpoint
+from ckpt_doctor.errors import UnreadableCheckpoint
+from ckpt_doctor.graphs.facts import Companion, LayerFacts, ModelFacts
+
+BATCH_NORM_CLASSES = frozenset(
+    "BatchNormalization BatchNormalizationV1 BatchNormalizationV2 SyncBatchNormalization TPUBatchNormalization".split()
+)
+_OTHER_NORMALIZATION = re.compile(r"(Layer|Group|Instance|RMS|Unit|Spectral|Weight)Norm|^Normalization$")
+# Attributes under which wrappers keep the layers they wrap (keras/src/layers/rnn/bidirectional.py and wrapper.py).
+_WRAPPED = {"layer": "layer", "forward_layer": "forward_layer", "backward_layer": "backward_layer"}
+_DEEPEST = 30
+_ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
+
+
+@dataclass(frozen=True)
+class _Found:
+    """One layer of the config.
+
+    Attributes:
+        class_name: Its class.
+        config: Its own config.
+        path: Names of the models and wrappers around it, outermost first, and its own name last.
+        group: Its group in a Keras 3 weights file.
+        trainable: Whether it and everything around it is trainable.
+    """
+
+    class_name: str
+    config: Mapping[str, Any]
+    path: tuple[str, ...]
+    group: str
+    trainable: bool
+
+
+def describe_keras(checkpoint: Checkpoint) -> ModelFacts:
+    """Return what the config of a Keras file says about its batch norm."""
+    assert checkpoint.descriptions.keras_config is not None
+    try:
+        config = json.loads(checkpoint.descriptions.keras_config)
+        found = list(_layers(config, (), "", True, 0))
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+        return ModelFacts("config", problems=(f"the model config cannot be understood: {type(error).__name__}: {error}",))
+    names = [item.path[-1] for item in found]
+    steps = optimizer_steps(checkpoint)
+    layers = [
+        _facts(checkpoint, item, item.path[-1] if names.count(item.path[-1]) == 1 else "/".join(item.path), steps)
+        for item in found
+        if item.class_name in BATCH_NORM_CLASSES
+    ]
+    return ModelFacts(
+        evidence="config",
+        layers=tuple(layers),
+        trains=bool(steps),
+        other_normalization=frozenset(i.path[-1] for i in found if _OTHER_NORMALIZATION.search(i.class_name)),
+    )
+
+
+def _snake_case(class_name: str) -> str:
+    """Return the group name that Keras 3 makes of a class (keras/src/utils/naming.py: `to_snake_case`)."""
+    name = re.sub(r"\W+", "", class_name)
+    name = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", name)
+    return re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()
+
+
+def _layers(
+    entry: Mapping[str, Any], path: tuple[str, ...], group: str, trainable: bool, depth: int
+) -> Iterator[_Found]:
+    """Yield the layers inside a model, or the layer itself and what it wraps."""
+    if depth > _DEEPEST:
+        raise ValueError(f"models are nested more than {_DEEPEST} deep")
+    config = entry.get("config") or {}
+    if isinstance(config, list):  # Keras 1 and early 2: a Sequential's config is its list of layers.
+        config = {"layers": config}
+    trainable = trainable and bool(config.get("trainable", True))
+    inner = config.get("layers")
+    if isinstance(inner, list):
+        used: dict[str, int] = {}
+        for layer in inner:
+            class_name = str(layer.get("class_name", ""))
+            snake = _snake_case(class_name)
+            number = used.get(snake, 0)
+            used[snake] = number + 1
+            name = str((layer["config"].get("name") if isinstance(layer.get("config"), dict) else None) or layer.get("name") or snake)
+            child = f"{group}/layers/{snake}{f'_{number}' if number else ''}".lstrip("/")
+            yield from _layers(layer, (*path, name), child, trainable, depth + 1)
+        return
+    class_name = str(entry.get("class_name", ""))
+    yield _Found(class_name, config, path or (str(config.get("name", class_name)),), group, trainable)
+    for attribute, member in _WRAPPED.items():
+        wrapped = config.get(attribute)
+        if isinstance(wrapped, dict) and "class_name" in wrapped:
+            inner_config = wrapped.get("config") or {}
+            name = str(inner_config.get("name", attribute)) if isinstance(inner_config, dict) else attribute
+            yield from _layers(wrapped, (*path, name), f"{group}/{member}", trainable, depth + 1)
+
+
+def optimizer_steps(checkpoint: Checkpoint) -> int | None:
+    """Return how many steps the stored optimizer has made, or None where the file keeps no optimizer."""
+    for variable in checkpoint.variables:
+        last = variable.name.rpartition("/")[2].split(":")[0]
+        legacy = variable.name.startswith("optimizer_weights/") and last in ("iteration", "iterations", "iter")
+        if (legacy or variable.name == "optimizer/vars/0") and variable.shape == () and "int" in variable.dtype:
+            try:
+                return int(variable.read())
+            except UnreadableCheckpoint:
+                return None
+    return None
+
+
+def _facts(checkpoint: Checkpoint, found: _Found, name: str, steps: int | None) -> LayerFacts:
+    config = found.config
+    roles = [role for role in _ROLES if not (role == "gamma" and config.get("scale") is False) and not (role == "beta" and config.get("center") is False)]
+    legacy = checkpoint.format in ("keras-hdf5", "keras-weights-hdf5")
+    names = _legacy_names(checkpoint, found, roles) if legacy else _positions(found, roles)
+    companions: tuple[Companion, ...] = ()
+    if config.get("renorm") is True and not legacy:
+        extra = ("moving_stddev", "renorm_mean", "renorm_stddev")
+        companions = tuple(
+            Companion(f"{found.group}/vars/{len(roles) + number}", role, "layer") for number, role in enumerate(extra)
+        )
+    trained = None if steps is None else steps > 0 and found.trainable
+    return LayerFacts(
+        name=name,
+        gamma=names.get("gamma"),
+        beta=names.get("beta"),
+        moving_mean=names.get("moving_mean"),
+        moving_variance=names.get("moving_variance"),
+        companions=companions,
+        channels=_channels(checkpoint, names),
+        epsilon=float(config["epsilon"]) if isinstance(config.get("epsilon"), (int, float)) else None,
+        momentum=float(config["momentum"]) if isinstance(config.get("momentum"), (int, float)) else None,
+        mode="switch",
+        has_update_ops=found.trainable,
+        trained=trained,
+    )
+
+
+def _positions(found: _Found, roles: list[str]) -> dict[str, str]:
+    """Return the names in a Keras 3 weights file, where a role is a position."""
+    return {role: f"{found.group}/vars/{number}" for number, role in enumerate(roles)}
+
+
+def _channels(checkpoint: Checkpoint, names: Mapping[str, str]) -> int | None:
+    for name in names.values():
+        variable = checkpoint.variable(name)
+        if variable is not None and len(variable.shape) == 1:
+            return variable.shape[0]
+    return None
+
+
+def _legacy_names(checkpoint: Checkpoint, found: _Found, roles: list[str]) -> dict[str, str]:
+    """Return the names in a legacy file: those listed for the layer, and made in their likeness where one is absent."""
+    listed = checkpoint.attributes.get("weight_names", {}).get(found.path[0], ())
+    root = checkpoint.attributes.get("root", "")
+    names: dict[str, str] = {}
+    parent, suffix = None, None
+    for weight in listed:
+        scope, _, last = str(weight).rpartition("/")
+        role, colon, number = last.partition(":")
+        owner = scope.rpartition("/")[2]
+        if role in _ROLES and (owner in (found.path[-1], *found.path[-2:-1]) or not scope):
+            names[role] = str(weight)
+            parent, suffix = scope, colon + number
+    if parent is None:
+        parent = found.path[-1]
+        suffix = ":0" if any(str(weight).endswith(":0") for group in checkpoint.attributes.get("weight_names", {}).values() for weight in group) else ""
+    full = {role: names.get(role, f"{parent}/{role}{suffix}") for role in roles}
+    return {role: "/".join(part for part in (root, found.path[0], weight) if part) for role, weight in full.items()}

@@ -1,0 +1,107 @@
+"""BN201: the statistics are exactly what they were initialised to, beside trained weights.
+
+A moving mean of exactly 0 and a moving variance of exactly 1 in every channel are the values that the layer starts with
+(0 and 0 for averages that start there). Inference then normalises with numbers that have nothing to do with the data:
+training looks fine, the served model is at chance.
+
+The same values have three meanings. If the layer was trained with the moments of each batch, they are wrong, and this
+rule reports them. If it ran on its stored statistics during training too, they are right (BN304); and some models use
+the moments of the batch on purpose (BN306). A graph with gradients, or a Keras file with optimizer steps, tells which;
+without either the finding is a warning.
+
+Usual cause: the update ops never ran.
+    with tf.control_dependencies(tf.get_collection(tf.GraphKeys.UPDATE_OPS)):
+        train_op = optimizer.minimize(loss)
+In Keras: a hand-written training loop that drops the non-trainable updates, or momentum 1.0.
+Repair: estimated from data by `ckpt-doctor fix`; an unproven case needs --unproven.
+Source: tensorflow/tensorflow issues 11965 and 16102, ritheshkumar95/im2latex-tensorflow issue 6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from ckpt_doctor.batchnorm import BatchNormLayer, Inventory
+from ckpt_doctor.finding import Finding
+from ckpt_doctor.graphs.facts import LayerFacts
+from ckpt_doctor.rules.interface import Rule, Subject
+
+
+def untouched(layer: BatchNormLayer) -> str | None:
+    """Return the pair of initial values that every channel of the statistics has, `0/1` or `0/0`, or None."""
+    mean, variance = layer.values.get("moving_mean"), layer.values.get("moving_variance")
+    if mean is None or variance is None or not mean.size or not variance.size or np.any(mean != 0):
+        return None
+    if np.all(variance == 1):
+        return "0/1"
+    return "0/0" if np.all(variance == 0) else None
+
+
+def affine_is_trained(layer: BatchNormLayer) -> bool | None:
+    """Return whether gamma or beta has left its initial value (1, 0); None for a layer with neither."""
+    seen = [np.any(layer.values[role] != start) for role, start in (("gamma", 1), ("beta", 0)) if role in layer.values]
+    return any(seen) if seen else None
+
+
+def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
+    for layer in subject.inventory.layers:
+        start = untouched(layer)
+        facts = layer.facts
+        if start is None or (facts is not None and facts.mode == "stored" and facts.trained is False):
+            continue
+        trained = facts.trained if facts is not None else None
+        if trained is False or affine_is_trained(layer) is False:
+            # A layer that no step has touched says nothing about updates; BN210 judges it beside its siblings.
+            continue
+        mean, variance = start.split("/")
+        seen = (
+            f"layer {layer.name}: all {layer.channels} channels have moving_mean exactly {mean} and moving_variance "
+            f"exactly {variance}, the initial values"
+        )
+        names = tuple(layer.variables[role] for role in ("moving_mean", "moving_variance"))
+        if trained:
+            why = "it was trained on batch statistics, so updates should have run; estimate them from data"
+            yield rule.finding(f"{seen}; {why}", layer=layer, variables=names)
+        else:
+            what = (
+                "whether updates should have run is not known; the training graph (--meta) would tell; if the layer was "
+                "trained with training=True, estimate them from data with --unproven"
+            )
+            yield rule.finding(
+                f"{seen}; {what}", layer=layer, variables=names, severity="warning", certainty="unproven"
+            )
+
+
+def _subject(
+    mean: float, variance: float, gamma: float = 1.3, trained: bool | None = True, mode: str = "switch"
+) -> Subject:
+    names = {role: f"bn/{role}" for role in ("gamma", "beta", "moving_mean", "moving_variance")}
+    values = {
+        "gamma": np.full(3, gamma, np.float32),
+        "beta": np.zeros(3, np.float32),
+        "moving_mean": np.full(3, mean, np.float32),
+        "moving_variance": np.full(3, variance, np.float32),
+    }
+    facts = None
+    if trained is not None:
+        facts = LayerFacts("bn", *names.values(), mode="stored" if mode == "stored" else "switch", trained=trained)
+    layer = BatchNormLayer("bn", names, values=values, channels=3, facts=facts)
+    return Subject(Inventory((layer,)))
+
+
+RULE = Rule(
+    code="BN201",
+    name="never-updated",
+    severity="error",
+    repair="estimate",
+    check=_check,
+    healthy=(
+        lambda: _subject(0.0, 0.97),
+        lambda: _subject(1e-30, 1.0),
+        lambda: _subject(0.0, 1.0, gamma=1.0),
+        lambda: _subject(0.0, 1.0, trained=False, mode="stored"),
+    ),
+    sick=(lambda: _subject(0.0, 1.0), lambda: _subject(0.0, 0.0), lambda: _subject(0.0, 1.0, trained=None)),
+)

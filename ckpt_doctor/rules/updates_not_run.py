@@ -1,0 +1,74 @@
+"""BN302: no training op runs the update ops.
+
+The graph normalises with the moments of each batch while it trains, and nothing in it waits both for a gradient update
+and for the updates of the moving statistics. Running the train op therefore never fills them. Reported only together
+with statistics that are missing or untouched (BN101, BN102, BN201), because a script may also run the updates by hand,
+`sess.run([train_op, updates])`, which no graph shows.
+
+Usual cause: the collection UPDATE_OPS is not tied to the train op, or was read before the model was built.
+    updates = tf.get_collection(tf.GraphKeys.UPDATE_OPS)   # after the model is built
+    with tf.control_dependencies(updates):
+        train_op = optimizer.minimize(loss)
+Keras layers in a TF1 session keep their updates in `model.updates`, not in UPDATE_OPS: run those.
+Repair: the statistics by `ckpt-doctor fix`; the training code by hand.
+Source: tensorflow/tensorflow issues 11965, 16102 and 19643.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ckpt_doctor.batchnorm import BatchNormLayer, Inventory
+from ckpt_doctor.finding import Finding
+from ckpt_doctor.graphs.facts import LayerFacts, ModelFacts
+from ckpt_doctor.rules.interface import Rule, Subject
+from ckpt_doctor.rules.never_updated import untouched
+
+
+def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
+    concerned = [
+        layer
+        for layer in subject.inventory.layers
+        if layer.facts is not None
+        and layer.facts.updates_run is False
+        and (layer.absent or untouched(layer) is not None)
+    ]
+    if not concerned:
+        return
+    has_ops = any(layer.facts is not None and layer.facts.has_update_ops for layer in concerned)
+    what = "waits for their update ops" if has_ops else "updates them: they have no update ops"
+    confirmed = all(untouched(layer) is not None for layer in concerned)
+    yield rule.finding(
+        f"no training op of the graph {what} ({len(concerned)} layers); tie tf.GraphKeys.UPDATE_OPS to the train op "
+        "with tf.control_dependencies",
+        layers=tuple(layer.name for layer in concerned),
+        variables=tuple(
+            name
+            for layer in concerned
+            for role in ("moving_mean", "moving_variance")
+            if (name := layer.variables.get(role) or layer.absent.get(role)) is not None
+        ),
+        certainty="proven" if confirmed else "likely",
+    )
+
+
+def _subject(updates_run: bool | None, mean: float = 0.0) -> Subject:
+    import numpy as np
+
+    names = {role: f"bn/{role}" for role in ("gamma", "beta", "moving_mean", "moving_variance")}
+    values = {"moving_mean": np.full(3, mean, np.float32), "moving_variance": np.ones(3, np.float32)}
+    facts = LayerFacts("bn", *names.values(), mode="switch", has_update_ops=True, updates_run=updates_run, trained=True)
+    layer = BatchNormLayer("bn", names, values=values, channels=3, facts=facts, evidence="graph")
+    return Subject(Inventory((layer,), model=ModelFacts("graph", (facts,), trains=True)))
+
+
+RULE = Rule(
+    code="BN302",
+    name="updates-not-run",
+    severity="error",
+    repair="none",
+    check=_check,
+    # The second healthy one ran its updates by hand: its values show it.
+    healthy=(lambda: _subject(True), lambda: _subject(False, mean=0.4), lambda: _subject(None)),
+    sick=(lambda: _subject(False),),
+)
