@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
+
 from ckpt_doctor import graphs
 from ckpt_doctor.batchnorm import BatchNormLayer, Inventory, take_inventory
 from ckpt_doctor.checkpoint import Checkpoint, Damage
@@ -51,7 +53,7 @@ def scan(
         select: Codes or names of the rules to report, or the beginning of codes (`BN2`); empty means all.
         ignore: Likewise, of the rules not to report.
         severity: Code, name or beginning of codes to the severity that its findings get.
-        quick: Read the index and the batch-norm statistics only: no checksums of anything else.
+        quick: Read the index and the batch-norm statistics only: no checksums, and no values of anything else.
         all_listed: Take every checkpoint that a `checkpoint` state file lists, not only the latest.
         jobs: How many checkpoints to read at a time.
         meta: A `.meta` that describes the model of the checkpoints.
@@ -62,19 +64,23 @@ def scan(
     """
     selection = Selection.of(select, ignore, severity or {})
     meta_graph = None if meta is None else _meta_graph(str(meta))
-    found = discover([str(path) for path in ([paths] if isinstance(paths, (str, Path)) else paths)], all_listed)
+    asked = [str(path) for path in ([paths] if isinstance(paths, (str, Path)) else paths)]
+    found = discover(asked, all_listed)
 
     def judge(path: str) -> _Outcome:
-        return _judge(path, selection, quick=quick, meta=meta_graph)
+        return _judge(path, found.damages.get(path, ()), selection, quick=quick, meta=meta_graph)
 
     checkpoints: list[CheckpointResult] = []
-    errors = []
+    errors = [_error(path, message) for path, message in found.errors]
     for done, outcome in enumerate(_in_order(judge, found.checkpoints, jobs), start=1):
         if isinstance(outcome, PathError):
             errors.append(outcome)
         else:
             checkpoints.append(outcome)
         progress(Progress("scanning", done, len(found.checkpoints)))
+    checkpoints += [_unreadable(error, (), selection) for error in found.unopened]
+    if checkpoints and not found.checkpoints and not errors:
+        errors.append(PathError(", ".join(asked), "there is no whole checkpoint to scan"))
     return AuditResult(tuple(checkpoints), tuple(errors), found.passed_over)
 
 
@@ -103,52 +109,49 @@ def _meta_graph(path: str) -> bytes:
     return bytes(source.read(0, source.size))
 
 
-def _judge(path: str, selection: Selection, *, quick: bool, meta: bytes | None) -> CheckpointResult | PathError:
-    """Return the verdict on one checkpoint; one that changes while it is read is read once more."""
+def _error(path: str, message: str) -> PathError:
+    return PathError(path, message.removeprefix(f"{path}: "))
+
+
+def _judge(path: str, seen: tuple[Damage, ...], selection: Selection, *, quick: bool, meta: bytes | None) -> _Outcome:
+    """Return the verdict on one checkpoint; one that changes while it is read is read once more.
+
+    `seen` is the damage that its folder shows.
+    """
     try:
         for _attempt in range(2):
             before = _stamps(path)
-            result = _read(path, selection, quick=quick, meta=meta, more_damages=())
+            result = _read(path, selection, quick=quick, meta=meta, seen=seen)
             if _stamps(path) == before:
                 return result
         unsettled = Damage(
             "unfinished-save", path, "changed while it was read, twice; scan again when nothing writes to it any more"
         )
-        return _read(path, selection, quick=quick, meta=meta, more_damages=(unsettled,))
+        return _read(path, selection, quick=quick, meta=meta, seen=(*seen, unsettled))
     except CkptDoctorError as error:
-        return PathError(path, str(error))
+        return _error(path, str(error))
     except OSError as error:
-        return PathError(path, f"cannot be read: {error.strerror or error}")
+        return _error(path, f"cannot be read: {error.strerror or error}")
 
 
 def _read(
-    path: str, selection: Selection, *, quick: bool, meta: bytes | None, more_damages: tuple[Damage, ...]
+    path: str, selection: Selection, *, quick: bool, meta: bytes | None, seen: tuple[Damage, ...]
 ) -> CheckpointResult:
     try:
         checkpoint = open_checkpoint(path)
     except UnreadableCheckpoint as error:
-        subject = Subject(Inventory(layers=(), evidence=()), damages=(*error.damages, *more_damages))
-        return CheckpointResult(
-            path=error.path,
-            format=error.format,
-            producer=None,
-            variables=0,
-            bytes=sum(size for size, _ in _stamps(path).values()),
-            evidence=(),
-            batch_norm_layers=(),
-            not_judged=(),
-            findings=judge_subject(subject, selection),
-        )
+        return _unreadable(error, seen, selection)
     if meta is not None:
         checkpoint = dataclasses.replace(
             checkpoint, descriptions=dataclasses.replace(checkpoint.descriptions, meta_graph=meta)
         )
-    damages = [*checkpoint.damages, *more_damages]
+    damages = [*checkpoint.damages, *seen]
     if not quick:
         damages += format_of(checkpoint).verify(checkpoint)
     facts = graphs.describe(checkpoint)
     inventory = take_inventory(checkpoint, facts)
-    findings = judge_subject(Subject(inventory, tuple(dict.fromkeys(damages))), selection)
+    non_finite = {} if quick else dict(_non_finite(checkpoint))
+    findings = judge_subject(Subject(inventory, tuple(dict.fromkeys(damages)), non_finite), selection)
     return CheckpointResult(
         path=checkpoint.path,
         format=checkpoint.format,
@@ -160,6 +163,34 @@ def _read(
         not_judged=tuple(_not_judged(checkpoint, inventory)),
         findings=findings,
     )
+
+
+def _unreadable(error: UnreadableCheckpoint, seen: tuple[Damage, ...], selection: Selection) -> CheckpointResult:
+    """Return the verdict on a checkpoint that cannot be opened: its damage is all that can be said of it."""
+    return CheckpointResult(
+        path=error.path,
+        format=error.format,
+        producer=None,
+        variables=0,
+        bytes=sum(size for size, _ in _stamps(error.path).values()),
+        evidence=(),
+        batch_norm_layers=(),
+        not_judged=(),
+        findings=judge_subject(Subject(Inventory(layers=(), evidence=()), (*error.damages, *seen)), selection),
+    )
+
+
+def _non_finite(checkpoint: Checkpoint) -> Iterator[tuple[str, int]]:
+    """Yield the name of every variable with NaN or infinite values, and how many."""
+    for variable in checkpoint.variables:
+        if not variable.dtype.startswith(("float", "bfloat", "complex")):
+            continue
+        try:
+            finite = np.isfinite(variable.read())
+        except UnreadableCheckpoint:  # Verifying has seen the same damage, and says more of it.
+            continue
+        if not finite.all():
+            yield variable.name, int(finite.size - np.count_nonzero(finite))
 
 
 def judge_subject(subject: Subject, selection: Selection) -> tuple[Finding, ...]:

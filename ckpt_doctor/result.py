@@ -122,13 +122,12 @@ class AuditResult:
     Attributes:
         checkpoints: One entry for each checkpoint.
         errors: Paths that could not be scanned.
-        passed_over: Folder and number of older checkpoints in it that a `checkpoint` state file lists and that were not
-            scanned.
+        passed_over: Number of older checkpoints that a `checkpoint` state file lists and that were not scanned.
     """
 
     checkpoints: tuple[CheckpointResult, ...]
     errors: tuple[PathError, ...] = ()
-    passed_over: tuple[tuple[str, int], ...] = ()
+    passed_over: int = 0
 
     @property
     def summary(self) -> Summary:

@@ -29,7 +29,7 @@ def render(result: AuditResult, style: Style) -> str:
         version=ckpt_doctor.__version__,
         checkpoints=[_fields(checkpoint) for checkpoint in result.checkpoints],
         errors=[_fields(error) for error in result.errors],
-        passed_over=[{"path": path, "checkpoints": number} for path, number in result.passed_over],
+        passed_over=result.passed_over,
         summary=_fields(result.summary),
     )
 

@@ -19,7 +19,7 @@ from ckpt_doctor.result import AuditResult, CheckpointResult, Summary
 
 _COLORS = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 _INDENT = 4
-_NOT_JUDGED_SHOWN = 3
+_REASONS_SHOWN = 5
 
 
 def render(result: AuditResult, style: Style) -> str:
@@ -31,8 +31,8 @@ def render(result: AuditResult, style: Style) -> str:
     if not result.checkpoints:
         return ""
     page.blank()
-    for folder, number in result.passed_over:
-        page.paragraph(f"{folder}: {count(number, 'older checkpoint')} passed over; --all scans them too")
+    if result.passed_over:
+        page.paragraph(f"{count(result.passed_over, 'older checkpoint')} passed over; --all scans them too")
     page.paragraph(_total(result.summary, len(result.errors)), color="bold")
     return str(page)
 
@@ -42,8 +42,8 @@ def _checkpoint(page: Page, checkpoint: CheckpointResult, style: Style) -> None:
     facts += [count(checkpoint.variables, "variable"), size(checkpoint.bytes)]
     layers = checkpoint.batch_norm_layers
     facts.append(count(len(layers), "batch-norm layer") if layers else "no batch-norm layers")
-    healthy = not checkpoint.findings
-    if not healthy or checkpoint.not_judged:
+    healthy = not checkpoint.findings and not checkpoint.not_judged
+    if not healthy:
         page.blank()
     verdict, color = ("ok  ", "green") if healthy else ("", "bold")
     page.paragraph(f"{verdict}{checkpoint.path}", hanging=_INDENT, color=color)
@@ -145,11 +145,14 @@ def _message(kind: Sequence[Finding]) -> str:
 def _not_judged(page: Page, checkpoint: CheckpointResult, style: Style) -> None:
     page.blank()
     page.paragraph(f"not judged: {count(len(checkpoint.not_judged), 'place')}", indent=2, color="magenta")
-    shown = checkpoint.not_judged if style.detail == "more" else checkpoint.not_judged[:_NOT_JUDGED_SHOWN]
-    for place in shown:
-        page.paragraph(f"{place.where}: {place.reason}", indent=_INDENT, hanging=2)
-    if len(shown) < len(checkpoint.not_judged):
-        page.paragraph(f"and {len(checkpoint.not_judged) - len(shown)} more; -v shows all", indent=_INDENT)
+    reasons: dict[str, list[str]] = {}
+    for place in checkpoint.not_judged:
+        reasons.setdefault(place.reason, []).append(place.where)
+    shown = list(reasons) if style.detail == "more" else list(reasons)[:_REASONS_SHOWN]
+    for reason in shown:
+        page.paragraph(f"{names(reasons[reason], style)}: {reason}", indent=_INDENT, hanging=2)
+    if len(shown) < len(reasons):
+        page.paragraph(f"and {count(len(reasons) - len(shown), 'more reason')}; -v shows all", indent=_INDENT)
 
 
 def _next_step(page: Page, checkpoint: CheckpointResult) -> None:

@@ -111,7 +111,7 @@ EVERYTHING = AuditResult(
         checkpoint(path="healthy"),
     ),
     errors=(PathError("gone", "is not there"),),
-    passed_over=(("models", 4),),
+    passed_over=4,
 )
 
 
@@ -178,7 +178,7 @@ def test_in_detail_every_layer_is_named():
 def test_what_was_not_judged_or_passed_over_or_gave_no_verdict_is_said():
     report = REPORTS["text"](EVERYTHING, PLAIN)
     assert "x: could be two things" in report
-    assert "models: 4 older checkpoints passed over; --all scans them too" in report
+    assert "4 older checkpoints passed over; --all scans them too" in report
     assert "1 place not judged; no verdict on 1 path" in " ".join(report.split())
     assert "warning (unproven)  BN201" in report
     assert "ok  healthy" in report
