@@ -24,9 +24,9 @@ def demo(context: click.Context, folder: str) -> int:
 
     Needs TensorFlow, as `fix` does.
     """
-    from ckpt_doctor.capture import require_tensorflow
+    from ckpt_doctor.capture.runtime import tensorflow
 
-    require_tensorflow()
+    tensorflow()  # What is missing is said before anything is written.
     terminal: Terminal = context.obj
     target = Path(folder)
     _copy(target)
