@@ -120,6 +120,20 @@ def test_a_flipped_byte_in_the_index(run, copy):
     assert (code, rules(out)) == (1, ["CK103"])
 
 
+def test_values_that_are_no_numbers(run, tmp_path, monkeypatch):
+    """Statistics and weights have rules of their own; nothing that is not finite goes unreported, nothing twice."""
+    h5py = pytest.importorskip("h5py")
+    model = shutil.copy(FIXTURES / "keras_h5" / "healthy.h5", tmp_path)
+    with h5py.File(model, "r+") as file:
+        datasets = []
+        file["model_weights"].visititems(lambda _, item: datasets.append(item) if hasattr(item, "shape") else None)
+        for ending in ("moving_mean:0", "kernel:0"):
+            dataset = next(item for item in datasets if item.name.endswith((ending, ending[:-2])))
+            dataset[(0,) * dataset.ndim] = float("nan")
+    code, out, _ = run("scan", model, "--format", "json")
+    assert (code, rules(out)) == (1, ["BN203", "CK201"])
+
+
 def test_a_git_lfs_pointer(run, tmp_path):
     pointer = tmp_path / "weights.h5"
     pointer.write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 1024\n")

@@ -39,9 +39,12 @@ def render(result: AuditResult, style: Style) -> str:
 
 def _checkpoint(page: Page, checkpoint: CheckpointResult, style: Style) -> None:
     facts = [checkpoint.format, *([checkpoint.producer] if checkpoint.producer else [])]
-    facts += [count(checkpoint.variables, "variable"), size(checkpoint.bytes)]
-    layers = checkpoint.batch_norm_layers
-    facts.append(count(len(layers), "batch-norm layer") if layers else "no batch-norm layers")
+    if checkpoint.evidence:
+        layers = checkpoint.batch_norm_layers
+        facts += [count(checkpoint.variables, "variable"), size(checkpoint.bytes)]
+        facts.append(count(len(layers), "batch-norm layer") if layers else "no batch-norm layers")
+    else:
+        facts += [size(checkpoint.bytes), "not readable"]
     healthy = not checkpoint.findings and not checkpoint.not_judged
     if not healthy:
         page.blank()
