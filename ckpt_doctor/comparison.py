@@ -2,15 +2,15 @@
 
 Variables are paired by name where both files have it; then by what they are: the label that the file gives them, the
 name without what a format adds to it (`:0`, `/.ATTRIBUTES/VARIABLE_VALUE`, Keras's doubled group), the batch-norm
-layer and role. A key counts only where it means one variable on either side: what is ambiguous stays unpaired and is
-reported.
+layer and role, the layer and the place in it. A key counts only where it means one variable on either side: what is
+ambiguous stays unpaired and is reported.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,7 +90,7 @@ def diff(a: str | Path, b: str | Path, *, tolerance: float = 0.0) -> DiffResult:
     left, right = open_checkpoint(str(a)), open_checkpoint(str(b))
     pairs = _pairs(left, right)
     differences: list[Difference] = []
-    for variable in left.variables:
+    for variable in _once(left):
         other = pairs.get(variable.name)
         if other is None:
             differences.append(Difference(variable.name, None, "missing", before=_described(variable)))
@@ -99,7 +99,7 @@ def diff(a: str | Path, b: str | Path, *, tolerance: float = 0.0) -> DiffResult:
     paired = {other.name for other in pairs.values()}
     differences += [
         Difference(variable.name, None, "added", after=_described(variable))
-        for variable in right.variables
+        for variable in _once(right)
         if variable.name not in paired
     ]
     return DiffResult(left.path, right.path, tolerance, len(pairs), tuple(differences))
@@ -151,17 +151,11 @@ def _described(variable: Variable) -> str:
 
 def _pairs(left: Checkpoint, right: Checkpoint) -> dict[str, Variable]:
     """Return, for each variable of `left` that `right` has too, its name and the variable of `right`."""
-    left_roles, right_roles = _role_keys(left), _role_keys(right)
-    keys: tuple[tuple[Callable[[Variable], str | None], Callable[[Variable], str | None]], ...] = (
-        (_name, _name),
-        (_bare_name, _bare_name),
-        (lambda variable: left_roles.get(variable.name), lambda variable: right_roles.get(variable.name)),
-    )
     pairs: dict[str, Variable] = {}
     taken: set[str] = set()
-    for left_key, right_key in keys:
-        here = _unique({v.name: left_key(v) for v in left.variables if v.name not in pairs})
-        there = _unique({v.name: right_key(v) for v in right.variables if v.name not in taken})
+    for keys in (_names, _bare_names, _roles, _places):
+        here = _unique({name: key for name, key in keys(left).items() if name not in pairs})
+        there = _unique({name: key for name, key in keys(right).items() if name not in taken})
         for key, name in here.items():
             other = right.variable(there[key]) if key in there else None
             if other is not None:
@@ -170,14 +164,83 @@ def _pairs(left: Checkpoint, right: Checkpoint) -> dict[str, Variable]:
     return pairs
 
 
-def _unique(keys: dict[str, str | None]) -> dict[str, str]:
+def _unique(keys: Mapping[str, str]) -> dict[str, str]:
     """Return key to name, of the keys that mean one variable only."""
     counts = Counter(keys.values())
-    return {key: name for name, key in keys.items() if key is not None and counts[key] == 1}
+    return {key: name for name, key in keys.items() if counts[key] == 1}
 
 
-def _name(variable: Variable) -> str:
-    return variable.name
+def _names(checkpoint: Checkpoint) -> dict[str, str]:
+    return {variable.name: variable.name for variable in checkpoint.variables}
+
+
+def _bare_names(checkpoint: Checkpoint) -> dict[str, str]:
+    return {variable.name: _bare_name(variable) for variable in _once(checkpoint) if not _is_positional(variable)}
+
+
+def _roles(checkpoint: Checkpoint) -> dict[str, str]:
+    """Return variable name to `layer/role`, for the batch-norm layers."""
+    inventory = take_inventory(checkpoint, graphs.describe(checkpoint))
+    return {
+        name: f"{layer.name}/{role}"
+        for layer in inventory.layers
+        for role, name in (*layer.variables.items(), *layer.companions.items())
+    }
+
+
+def _places(checkpoint: Checkpoint) -> dict[str, str]:
+    """Return variable name to layer, place in it and shape: what a file that stores positions only can be held against.
+
+    Keras's own files keep the order in which a layer made its variables. Elsewhere the order follows from their names,
+    where these are all known.
+    """
+    layers: dict[str, list[Variable]] = {}
+    places = {}
+    for variable in _once(checkpoint):
+        scope = (variable.label or "") if _is_positional(variable) else _bare_name(variable).rpartition("/")[0]
+        slot = re.search(r"/_variables/(\d+)/", variable.name)  # The object graph numbers an optimizer's variables.
+        if slot:
+            places[variable.name] = f"{scope.rpartition('/')[2]}#{slot[1]} {variable.shape}"
+        else:
+            layers.setdefault(scope, []).append(variable)
+    for scope, variables in layers.items():
+        if not checkpoint.format.startswith("keras-"):
+            leaves = [_bare_name(variable).rpartition("/")[2] for variable in variables]
+            if not set(leaves) <= set(_ORDER):
+                continue
+            variables.sort(key=lambda variable: _ORDER.index(_bare_name(variable).rpartition("/")[2]))
+        for place, variable in enumerate(variables):
+            places[variable.name] = f"{scope.rpartition('/')[2]}#{place} {variable.shape}"
+    return places
+
+
+# The order in which Keras layers make their variables.
+_ORDER = (
+    "iteration",
+    "learning_rate",
+    "kernel",
+    "depthwise_kernel",
+    "pointwise_kernel",
+    "recurrent_kernel",
+    "embeddings",
+    "bias",
+    "gamma",
+    "beta",
+    "moving_mean",
+    "moving_variance",
+)
+
+
+def _once(checkpoint: Checkpoint) -> Iterator[Variable]:
+    """Yield every variable but the second copies that Keras 3's `export` writes."""
+    for variable in checkpoint.variables:
+        if not variable.name.startswith("_all_variables/"):
+            yield variable
+
+
+def _is_positional(variable: Variable) -> bool:
+    """Return whether a variable's name ends in its place in the layer, `…/vars/0`; its label is then the layer's."""
+    return re.search(r"(^|/)vars/\d+$", variable.name) is not None
 
 
 def _bare_name(variable: Variable) -> str:
@@ -190,13 +253,3 @@ def _bare_name(variable: Variable) -> str:
         if parts[:half] == parts[half : 2 * half]:
             return "/".join(parts[half:])
     return "/".join(parts)
-
-
-def _role_keys(checkpoint: Checkpoint) -> dict[str, str]:
-    """Return variable name to `layer/role`, for the batch-norm layers."""
-    inventory = take_inventory(checkpoint, graphs.describe(checkpoint))
-    return {
-        name: f"{layer.name}/{role}"
-        for layer in inventory.layers
-        for role, name in (*layer.variables.items(), *layer.companions.items())
-    }
