@@ -7,6 +7,7 @@ damage is reported as damage and not as a format that nobody knows.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from ckpt_doctor.checkpoint import Checkpoint
 from ckpt_doctor.errors import BadRequest, UnsupportedFormat
@@ -20,10 +21,11 @@ from ckpt_doctor.formats.saved_model import SavedModel
 from ckpt_doctor.formats.tensor_bundle import TensorBundle
 from ckpt_doctor.formats.tensor_slices_v1 import TensorSlicesV1
 
-# In the order in which they are asked. Formats do not overlap in their bytes; a zip named `.h5` is a Keras 3 model.
+# In the order in which they are asked. Formats do not overlap in their bytes.
 FORMATS: tuple[Format, ...] = (SavedModel(), TensorBundle(), TensorSlicesV1(), KerasV3(), KerasHdf5())
 
-# Whose a damaged file is, by the end of its name; the longest first. `.ckpt` is what single-file checkpoints are called.
+# Whose a damaged file is, by the end of its name; the longest first. `.ckpt` is what single-file checkpoints are
+# called.
 _BY_NAME = (
     (".index", "tensor-bundle"),
     ("saved_model.pb", "saved-model"),
@@ -93,7 +95,7 @@ def tidy(path: str) -> str:
     if path.startswith("file://"):
         path = path[len("file://") :]
     if path.startswith("~"):
-        path = os.path.expanduser(path)
+        path = str(Path(path).expanduser())
     return path.rstrip("/") or path[:1] if not is_remote(path) else path.rstrip("/")
 
 

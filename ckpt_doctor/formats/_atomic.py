@@ -2,8 +2,8 @@
 
 Every file is written under a temporary name in its target's folder, flushed to the disk, and renamed when all are
 complete, in the order in which they were staged: what is staged last is the commit point. A target that exists is never
-replaced unless that was asked for, not even when it appears while we write. Failures, and interrupts, leave no temporary
-file and what was there before. Only a crash of the machine can leave a hidden `.NAME.ckpt-doctor-….tmp`.
+replaced unless that was asked for, not even when it appears while we write. Failures, and interrupts, leave no
+temporary file and what was there before. Only a crash of the machine can leave a hidden `.NAME.ckpt-doctor-….tmp`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class _Staged:
     def finish(self) -> None:
         """Give it its mode and flush it to the disk."""
         if self.mode is not None:
-            os.chmod(self.temporary, self.mode)
+            self.temporary.chmod(self.mode)
         _flush(self.temporary)
 
 
@@ -62,6 +62,7 @@ class Outputs:
         self._staged: list[_Staged] = []
         self._appended: list[tuple[Path, int]] = []
         self._backups: list[Path] = []
+        self._discarded: list[tuple[Path, Path]] = []
         self._committed = False
 
     def __enter__(self) -> Outputs:
@@ -109,7 +110,7 @@ class Outputs:
         """
         flags = os.O_WRONLY | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
         try:
-            with open(os.open(path, flags), "ab") as file:
+            with os.fdopen(os.open(path, flags), "ab") as file:
                 size = os.fstat(file.fileno()).st_size
                 self._appended.append((path, size))
                 for piece in pieces:
@@ -150,6 +151,11 @@ class Outputs:
             return backup
         raise BadRequest(f"{path}: has a thousand backups; remove some")
 
+    def discard(self, path: Path) -> None:
+        """Let a file of the older output go away with the commit; does nothing unless outputs are overwritten."""
+        if self._overwrite and path.is_file():
+            self._discarded.append((path, _temporary_beside(path)))
+
     def targets(self) -> tuple[Path, ...]:
         """Return what is staged so far."""
         return tuple(staged.target for staged in self._staged)
@@ -169,14 +175,16 @@ class Outputs:
         if self._overwrite and len(self._staged) > 1:
             for staged in reversed(self._staged):
                 self._put_aside(staged)
+        for path, aside in self._discarded:
+            path.rename(aside)
         for staged in self._staged:
             self._place(staged)
         for folder in {staged.target.parent for staged in self._staged}:
             _flush_folder(folder)
         self._committed = True
-        for staged in self._staged:
-            if staged.saved is not None:
-                _remove(staged.saved)
+        for old in (*(staged.saved for staged in self._staged), *(aside for _, aside in self._discarded)):
+            if old is not None:
+                _remove(old)
         return tuple(staged.target for staged in self._staged)
 
     def replace(self) -> tuple[Path, ...]:
@@ -187,7 +195,7 @@ class Outputs:
             if staged.target.exists():
                 staged.saved = _temporary_beside(staged.target)
                 _second_name(staged.target, staged.saved)
-            os.replace(staged.temporary, staged.target)
+            staged.temporary.replace(staged.target)
             staged.placed = True
             _flush_folder(staged.target.parent)
         self._committed = True
@@ -199,17 +207,17 @@ class Outputs:
     def _put_aside(self, staged: _Staged) -> None:
         if os.path.lexists(staged.target):
             saved = _temporary_beside(staged.target)
-            os.rename(staged.target, saved)
+            staged.target.rename(saved)
             staged.saved = saved
 
     def _place(self, staged: _Staged) -> None:
         if self._overwrite:
             if len(self._staged) == 1 and staged.target.is_dir():
                 self._put_aside(staged)
-            os.replace(staged.temporary, staged.target)
+            staged.temporary.replace(staged.target)
         elif staged.temporary.is_dir():
             check_target(staged.target, overwrite=False)
-            os.rename(staged.temporary, staged.target)
+            staged.temporary.rename(staged.target)
         else:
             try:
                 # Unlike a rename, a link fails where the target exists.
@@ -218,9 +226,9 @@ class Outputs:
                 raise _exists(staged.target) from None
             except OSError:  # A file system without hard links.
                 check_target(staged.target, overwrite=False)
-                os.rename(staged.temporary, staged.target)
+                staged.temporary.rename(staged.target)
             else:
-                os.unlink(staged.temporary)
+                staged.temporary.unlink()
         staged.placed = True
 
     def _undo(self) -> None:
@@ -231,8 +239,13 @@ class Outputs:
                 with contextlib.suppress(OSError):
                     if staged.placed and staged.target.is_dir():
                         _remove(staged.target)
-                    os.replace(staged.saved, staged.target)
+                    staged.saved.replace(staged.target)
+                # A rename between two links of one file does nothing and leaves both.
+                _remove(staged.saved)
             _remove(staged.temporary)
+        for path, aside in self._discarded:
+            with contextlib.suppress(OSError):
+                aside.replace(path)
         for path, size in reversed(self._appended):
             with contextlib.suppress(OSError):
                 os.truncate(path, size)
@@ -249,7 +262,7 @@ class Outputs:
         check_target(target, overwrite=self._overwrite)
         temporary = _temporary_beside(target)
         try:
-            os.mkdir(temporary)
+            temporary.mkdir()
         except OSError as error:
             raise _refused(target, error) from error
         self._staged.append(_Staged(temporary, target, stat.S_IMODE(like.stat().st_mode)))
@@ -313,7 +326,7 @@ def _second_name(path: Path, name: Path) -> None:
         os.link(path, name, follow_symlinks=False)
     except (OSError, NotImplementedError):
         if path.is_symlink():
-            os.symlink(os.readlink(path), name)
+            name.symlink_to(path.readlink())
         else:
             shutil.copy2(path, name)
 

@@ -72,8 +72,8 @@ class Bundle:
         if serialised is not None:
             labels = _object_graph.labels(serialised)
         parts = self._parts()
-        variables = []
-        bookkeeping = []
+        variables: list[Variable] = []
+        bookkeeping: list[Variable] = []
         type_names = {record.dtype: _dtypes.name_of(record.dtype) for record in self.records.values()}
         for key, record in self.records.items():
             if key in parts:
@@ -197,7 +197,7 @@ class Bundle:
         for extents in record.slices:
             try:
                 out.append((_slices.bounds(extents, record.shape), _slices.key_of(record.key, extents)))
-            except ValueError as error:
+            except ValueError as error:  # noqa: PERF203 - each may fail alone
                 raise _bundle_values.ValueDamage("checksum-mismatch", str(error)) from error
         return out
 

@@ -1,7 +1,8 @@
 """The index of a tensor bundle: which variable lies where.
 
-The index is a table (see `_table`). The empty key holds a `BundleHeader`, every other key is a variable's name and holds a
-`BundleEntry`; a partitioned variable has one entry that lists its slices and one for each slice (see `_slices`).
+The index is a table (see `_table`). The empty key holds a `BundleHeader`, every other key is a variable's name and
+holds a `BundleEntry`; a partitioned variable has one entry that lists its slices and one for each slice (see
+`_slices`).
 
 Source: tensorflow/core/util/tensor_bundle/tensor_bundle.cc, tensorflow/core/protobuf/tensor_bundle.proto.
 """

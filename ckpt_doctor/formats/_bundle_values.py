@@ -4,7 +4,8 @@ Numbers lie as in memory, in row-major order, and `crc32c` is of those bytes. St
 
     varint length of every string …, masked CRC32C of the lengths (4 bytes), the bytes of every string …
 
-where `crc32c` is of every length as four bytes (eight above 2^32-1), of the four bytes of the checksum, and of the strings.
+where `crc32c` is of every length as four bytes (eight above 2^32-1), of the four bytes of the checksum, and of the
+strings.
 
 Source: tensorflow/core/util/tensor_bundle/tensor_bundle.cc (WriteStringTensor, ReadStringTensor, GetValue).
 """

@@ -1,12 +1,12 @@
 """Writing tensor bundles: new values into a copy, or appended to the files that are there.
 
-A new value goes over the old one where a copy is made and the sizes are equal, else to the end of the last data file; all
-other bytes stay. The index is built anew with the entries that did not change as they were.
+A new value goes over the old one where a copy is made and the sizes are equal, else to the end of the last data file;
+all other bytes stay. The index is built anew with the entries that did not change as they were.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +16,9 @@ from ckpt_doctor.checkpoint import Array
 from ckpt_doctor.errors import BadRequest, RepairRefused
 from ckpt_doctor.formats import _bundle_values, _dtypes, _object_graph, _slices, _table
 from ckpt_doctor.formats._atomic import Outputs, may_append
-from ckpt_doctor.formats._bundle import Bundle, key_of
-from ckpt_doctor.formats._bundle_index import shard_path
-from ckpt_doctor.formats._storage import open_source
+from ckpt_doctor.formats._bundle import Bundle, key_of, name_of
+from ckpt_doctor.formats._bundle_index import prefix_of, shard_path
+from ckpt_doctor.formats._storage import join, names_in, open_source, split
 from ckpt_doctor.formats.interface import Changes
 from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
 
@@ -72,6 +72,7 @@ def write(bundle: Bundle, prefix: str, changes: Changes, outputs: Outputs) -> No
     index = outputs.stage(Path(f"{prefix}.index"), like=Path(bundle.index_path))
     index.write_bytes(_index(bundle, new))
     _stage_meta(bundle, prefix, changes, outputs)
+    _discard_others(prefix, outputs)
 
 
 def write_in_place(
@@ -131,9 +132,8 @@ def _new_values(bundle: Bundle, changes: Changes) -> list[_NewValue]:
         serialised = bundle.object_graph()
         if serialised is None:
             raise RepairRefused(f"{bundle.path}: its object graph cannot be read; variables cannot be added")
-        places = {key.decode("utf-8", "surrogateescape"): None for key in added}
-        with_places = _object_graph.with_variables(serialised, {**places, **_wanted(changes, places)})
-        values[graph_key] = np.array(with_places, object)
+        places = {name: changes.objects.get(name) for name in map(name_of, added)}
+        values[graph_key] = np.array(_object_graph.with_variables(serialised, places), object)
     new = []
     for key, value in values.items():
         old = bundle.records.get(key)
@@ -154,17 +154,13 @@ def _new_values(bundle: Bundle, changes: Changes) -> list[_NewValue]:
 
 
 def _entry(bundle: Bundle, key: bytes, value: Array, entry: pb.BundleEntry) -> _NewValue:
-    if not key or _slices.is_slice_key(key) and key not in bundle.records:
+    if not key or (_slices.is_slice_key(key) and key not in bundle.records):
         raise RepairRefused(f"{key!r} cannot be a variable's name in a tensor bundle")
     data, crc = _bundle_values.encode(value, big_endian=bundle.big_endian)
     entry.shape.CopyFrom(pb.TensorShape(dim=[pb.TensorShape.Dim(size=size) for size in value.shape]))
     entry.size = len(data)
     entry.crc32c = crc
     return _NewValue(key, entry, data)
-
-
-def _wanted(changes: Changes, places: Mapping[str, None]) -> dict[str, object]:
-    return {name: place for name, place in changes.objects.items() if name in places}
 
 
 def _place(values: list[_NewValue], shard: int, offset: int) -> None:
@@ -188,6 +184,16 @@ def _stage_meta(bundle: Bundle, prefix: str, changes: Changes, outputs: Outputs)
         outputs.stage(target, like=like).write_bytes(changes.meta_graph)
     elif source.exists():
         outputs.stage(target, like=source, copy=True)
+
+
+def _discard_others(prefix: str, outputs: Outputs) -> None:
+    """Let the files go that an older checkpoint under the same prefix has and the new one has not."""
+    folder, _ = split(prefix)
+    new = {target.name for target in outputs.targets()}
+    for found, is_directory in names_in(folder):
+        path = join(folder, found)
+        if not is_directory and found not in new and prefix_of(path) == prefix:
+            outputs.discard(Path(path))
 
 
 def _refuse_damage(bundle: Bundle) -> None:

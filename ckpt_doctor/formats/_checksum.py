@@ -1,7 +1,7 @@
 """CRC32C as TensorFlow stores it.
 
-TensorFlow and LevelDB mask a checksum before it is stored, because the checksum of data that hold checksums is weak: rotated
-right by 15 bits, plus a constant (tensorflow/core/lib/hash/crc32c.h).
+TensorFlow and LevelDB mask a checksum before it is stored, because the checksum of data that hold checksums is weak:
+rotated right by 15 bits, plus a constant (tensorflow/core/lib/hash/crc32c.h).
 """
 
 from __future__ import annotations

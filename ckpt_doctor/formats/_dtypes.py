@@ -65,7 +65,7 @@ def number_of(dtype: np.dtype[Any]) -> int:
     Raises:
         KeyError: TensorFlow has no such type.
     """
-    if dtype == object:
+    if dtype.kind == "O":
         return _NUMBERS["string"]
     return _NUMBERS[dtype.name]
 

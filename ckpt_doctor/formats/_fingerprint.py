@@ -1,11 +1,12 @@
 """The fingerprint of a SavedModel: `fingerprint.pb`, since TensorFlow 2.12.
 
-Its `checkpoint_hash` is the FarmHash Fingerprint64 of `variables/variables.index`, so a rewrite must compute it anew. The
-other hashes are of the graph, which a rewrite leaves alone. TensorFlow does not compare them when it loads; caches and
-registries that are built on them do.
+Its `checkpoint_hash` is the FarmHash Fingerprint64 of `variables/variables.index`, so a rewrite must compute it anew.
+The other hashes are of the graph, which a rewrite leaves alone. TensorFlow does not compare them when it loads; caches
+and registries that are built on them do.
 
-Sources: tensorflow/core/protobuf/fingerprint.proto, tensorflow/cc/saved_model/fingerprinting.cc (HashCheckpointIndexFile),
-and the hash as published in https://github.com/google/farmhash (namespace farmhashna, Hash64).
+Sources: tensorflow/core/protobuf/fingerprint.proto, tensorflow/cc/saved_model/fingerprinting.cc
+(HashCheckpointIndexFile), and the hash as published in https://github.com/google/farmhash (namespace farmhashna,
+Hash64).
 """
 
 from __future__ import annotations

@@ -62,14 +62,15 @@ def _owner(graph: pb.TrackableObjectGraph, key: str, place: ObjectPlace | None) 
     """Return the number of the node that owns a new variable, and the attribute under which it does."""
     attribute = place.attribute if place else None
     if place is not None and place.sibling is not None:
+        holders = {
+            number
+            for number, node in enumerate(graph.nodes)
+            if any(held.checkpoint_key == place.sibling for held in node.attributes)
+        }
         for number, node in enumerate(graph.nodes):
-            for child in node.children:
-                if 0 <= child.node_id < len(graph.nodes) and any(
-                    held.checkpoint_key == place.sibling for held in graph.nodes[child.node_id].attributes
-                ):
-                    # An optimizer and a layer's list of weights hold it as well; its layer holds it by a name.
-                    if not _is_list_like(node):
-                        return number, place.attribute
+            # An optimizer and a layer's list of weights hold it by a number; its layer holds it by a name.
+            if any(child.node_id in holders and not child.local_name.isdigit() for child in node.children):
+                return number, place.attribute
     if key.endswith(_VALUE_SUFFIX):
         *parents, last = (_unescape(part) for part in key[: -len(_VALUE_SUFFIX)].split("/"))
         number = _walk(graph, parents)
@@ -79,19 +80,17 @@ def _owner(graph: pb.TrackableObjectGraph, key: str, place: ObjectPlace | None) 
 
 
 def _walk(graph: pb.TrackableObjectGraph, names: list[str]) -> int | None:
-    number = 0
     if not graph.nodes:
         return None
+    number = 0
     for name in names:
-        following = next((child.node_id for child in graph.nodes[number].children if child.local_name == name), None)
+        following: int | None = next(
+            (child.node_id for child in graph.nodes[number].children if child.local_name == name), None
+        )
         if following is None or not 0 <= following < len(graph.nodes):
             return None
         number = following
     return number
-
-
-def _is_list_like(node: pb.TrackableObjectGraph.TrackableObject) -> bool:
-    return all(child.local_name.isdigit() for child in node.children)
 
 
 def _unescape(name: str) -> str:

@@ -1,7 +1,7 @@
 """The values of V1 checkpoints: `Tensor` messages ⇄ arrays.
 
-A slice's values lie in the message's typed fields (`float_val`, `int_val` …), one number for each element, two for a complex
-one; shape and type are those of the checkpoint's metadata.
+A slice's values lie in the message's typed fields (`float_val`, `int_val` …), one number for each element, two for a
+complex one; shape and type are those of the checkpoint's metadata.
 
 Source: tensorflow/core/util/saved_tensor_slice_util.h (TensorProtoData, Fill).
 """
@@ -107,7 +107,7 @@ def encode(array: Array) -> pb.Tensor:
 
 
 def _from_content(content: bytes, dtype: np.dtype[Any], count: int) -> Array:
-    if dtype == object or len(content) != dtype.itemsize * count:
+    if dtype.kind == "O" or len(content) != dtype.itemsize * count:
         raise ValueError(f"has {len(content)} bytes, {count} values are needed")
     return np.frombuffer(content, dtype)
 

@@ -1,8 +1,8 @@
 """Snappy, read only: the compression that blocks of a table may have.
 
 A block is its length when unpacked, as a varint, and then elements: literals, and copies of what was unpacked before
-(https://github.com/google/snappy/blob/main/format_description.txt). TensorFlow writes blocks uncompressed; old files and
-other writers hold compressed ones.
+(https://github.com/google/snappy/blob/main/format_description.txt). TensorFlow writes blocks uncompressed; old files
+and other writers hold compressed ones.
 """
 
 from __future__ import annotations

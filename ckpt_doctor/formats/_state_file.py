@@ -1,9 +1,11 @@
 """The text file `checkpoint` of a folder: which checkpoints a training run has kept.
 
-A `CheckpointState` in protobuf's text form. Paths are relative to the folder or absolute; absolute ones of another machine
-are wrong after a copy, and TensorFlow then finds nothing.
+A `CheckpointState` in protobuf's text form. Paths are relative to the folder or absolute; absolute ones of another
+machine are wrong after a copy, and TensorFlow then finds nothing.
 """
 
+# Paths are strings, as in `_storage`.
+# ruff: noqa: PTH117
 from __future__ import annotations
 
 import os

@@ -124,7 +124,7 @@ class Table:
             try:
                 for _ in _entries(self._block(handle), handle.offset):
                     pass
-            except TableError as error:
+            except TableError as error:  # noqa: PERF203 - each may fail alone
                 yield error
 
     def _block(self, handle: Handle) -> bytes:

@@ -1,12 +1,14 @@
 """From the PATH arguments of a user to checkpoints, each once, in a steady order.
 
-Folders are walked. What a `checkpoint` state file lists is taken as versions of one model, of which the latest counts. What
-is left of saves that never finished is reported, not opened.
+Folders are walked. What a `checkpoint` state file lists is taken as versions of one model, of which the latest counts.
+What is left of saves that never finished is reported, not opened.
 
 Source of the state file and of temporary names: tensorflow/python/checkpoint/checkpoint_management.py
 (get_checkpoint_state), tensor_bundle.cc (`.tempstate…`), tensorflow/python/training/saver.py (`_temp_…/part-…`).
 """
 
+# Paths are strings, as in `_storage`.
+# ruff: noqa: PTH118, PTH207
 from __future__ import annotations
 
 import glob
@@ -21,7 +23,8 @@ from ckpt_doctor.formats import absent, by_name, recognise, tidy
 from ckpt_doctor.formats._bundle_index import FORMAT as BUNDLE
 from ckpt_doctor.formats._bundle_index import prefix_of
 from ckpt_doctor.formats._state_file import State, read_state
-from ckpt_doctor.formats._storage import is_file, is_folder, is_remote, join, names_in, split
+from ckpt_doctor.formats._storage import expand, is_file, is_folder, is_remote, join, names_in, read_head, split
+from ckpt_doctor.formats.interface import Format
 from ckpt_doctor.formats.tensor_slices_v1 import sharded_name
 
 STATE_FILE = "checkpoint"
@@ -63,7 +66,7 @@ def discover(paths: Iterable[str | os.PathLike[str]], all_listed: bool = False) 
     for path in paths:
         try:
             search.argument(tidy(os.fspath(path)))
-        except CkptDoctorError as error:
+        except CkptDoctorError as error:  # noqa: PERF203 - one bad argument stops no other
             search.errors.append((os.fspath(path), str(error)))
     return Discovery(
         tuple(search.found.values()),
@@ -105,12 +108,7 @@ class _Search:
             self.errors.append((path, str(absent(path))))
 
     def _glob(self, pattern: str) -> None:
-        if is_remote(pattern):
-            from ckpt_doctor.formats._storage import expand
-
-            matches = expand(pattern)
-        else:
-            matches = sorted(glob.glob(pattern, recursive=True))
+        matches = expand(pattern) if is_remote(pattern) else sorted(glob.glob(pattern, recursive=True))
         taken = 0
         for match in matches:
             before = len(self.found)
@@ -127,7 +125,7 @@ class _Search:
         self.found.setdefault(_identity(path), path)
 
     def _walk(self, folder: str) -> None:
-        """Take every checkpoint in a folder and below it; a folder that cannot be read is an error and stops no other."""
+        """Take every checkpoint in a folder and below; a folder that cannot be read is an error and stops no other."""
         identity = os.path.realpath(folder) if not is_remote(folder) else folder
         if identity in self._visited:
             return
@@ -246,10 +244,8 @@ def _name_of(path: str) -> str:
     return path
 
 
-def _bytes_say(form: object, path: str) -> bool:
-    from ckpt_doctor.formats._storage import read_head
-
-    return bool(form.recognises(path, read_head(path)))  # type: ignore[attr-defined]
+def _bytes_say(form: Format, path: str) -> bool:
+    return form.recognises(path, read_head(path))
 
 
 def _identity(path: str) -> str:

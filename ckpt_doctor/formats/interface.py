@@ -40,11 +40,14 @@ class Changes:
         weight_names: Legacy Keras HDF5 only, for layer groups that get new variables: layer name, as in
             `Checkpoint.attributes["weight_names"]`, to the whole list in the order of Keras' `layer.weights`, the order
             in which Keras loads. A group that holds one batch-norm layer needs none.
+        objects: For variables that are added to an object-based checkpoint, where they belong; one that is left out
+            goes where its key's path leads.
     """
 
     values: Mapping[str, Array] = field(default_factory=dict)
     meta_graph: bytes | None = None
     weight_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    objects: Mapping[str, ObjectPlace] = field(default_factory=dict)
 
 
 class Format(Protocol):

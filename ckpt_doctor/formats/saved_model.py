@@ -12,7 +12,6 @@ A rewrite copies the folder and changes the bundle in the copy; the model itself
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shutil
 from collections.abc import Iterator

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import cast
 
 from ckpt_doctor.checkpoint import Checkpoint, Damage, ModelDescriptions
-from ckpt_doctor.errors import BadRequest, RepairRefused
+from ckpt_doctor.errors import BadRequest
 from ckpt_doctor.formats import _bundle_writer, _foreign
 from ckpt_doctor.formats._atomic import Outputs
 from ckpt_doctor.formats._bundle import Bundle

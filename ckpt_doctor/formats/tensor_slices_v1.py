@@ -1,8 +1,8 @@
 """V1 checkpoints: the single files of TensorFlow before 0.12, still read by every later one.
 
-A file is a table (see `_table`). The empty key holds a `SavedTensorSlices` with metadata: every variable's name, type, shape
-and slices. Every other key is that of one slice (see `_slices`) and holds its values (see `_slice_values`). A sharded
-checkpoint is several such files, `NAME-00000-of-00002` …, and is named by the pattern `NAME-?????-of-00002`.
+A file is a table (see `_table`). The empty key holds a `SavedTensorSlices` with metadata: every variable's name, type,
+shape and slices. Every other key is that of one slice (see `_slices`) and holds its values (see `_slice_values`). A
+sharded checkpoint is several such files, `NAME-00000-of-00002` …, and is named by the pattern `NAME-?????-of-00002`.
 
 Source: tensorflow/core/util/tensor_slice_writer.cc, tensor_slice_reader.cc, saved_tensor_slice.proto.
 """
@@ -69,12 +69,7 @@ class TensorSlicesV1:
         """Return whether `path` is a table that is no bundle's index, or stands for the shards of one."""
         if not head:
             pattern = sharded_name(path)
-            return (
-                pattern is not None
-                and pattern != path
-                and self._is_ours(_shard_paths(pattern)[0])
-                or (pattern == path and bool(_existing(path)))
-            )
+            return pattern is not None and any(map(self._is_ours, _existing(pattern)[:1]))
         return not looks_like_index(head) and self._is_ours(path)
 
     def read(self, path: str) -> Checkpoint:
@@ -90,7 +85,7 @@ class TensorSlicesV1:
         for shard in list(shards):
             try:
                 _read_metadata(shard, tensors)
-            except TableError as error:
+            except TableError as error:  # noqa: PERF203 - each may fail alone
                 damages.append(_damage(shard.path, error))
                 shards.remove(shard)
         name = pattern or path
@@ -203,7 +198,7 @@ class TensorSlicesV1:
 
 
 def sharded_name(path: str) -> str | None:
-    """Return the pattern of a sharded checkpoint from the pattern, one of its files, or its base; None if it is none."""
+    """Return the pattern of a sharded checkpoint from the pattern, a shard, or the base; None where it is none."""
     match = _SHARD.fullmatch(path)
     if match:
         return f"{match['base']}-?????-of-{match['count']}"
@@ -239,7 +234,7 @@ def _open(paths: list[str]) -> tuple[list[_Shard], list[Damage]]:
     for path in paths:
         try:
             shards.append(_Shard(path, Table(open_source(path))))
-        except FileNotFoundError:
+        except FileNotFoundError:  # noqa: PERF203 - each may fail alone
             damages.append(Damage("missing-shard", path, f"is not there; it is one of {len(paths)} shards"))
         except TableError as error:
             damages.append(_damage(path, error))

@@ -1,7 +1,8 @@
 """What every checkpoint format must pass.
 
-A test class subclasses `FormatContract`, says how a sample checkpoint comes into a folder and what it holds, and inherits
-the suite. `expected` and `raw_values` must not use the package: they are the truth that it is measured against.
+A test class subclasses `FormatContract`, says how a sample checkpoint comes into a folder and what it holds, and
+inherits the suite. `expected` and `raw_values` must not use the package: they are the truth that it is measured
+against.
 """
 
 from __future__ import annotations
@@ -290,14 +291,13 @@ class FormatContract:
         try:
             checkpoint = open_checkpoint(path)
             damages = [*checkpoint.damages, *format_of(checkpoint).verify(checkpoint)]
-        except (UnreadableCheckpoint, UnsupportedFormat) as error:
-            assert str(error), what
+        except (UnreadableCheckpoint, UnsupportedFormat):
             return
         read: dict[str, Any] = {}
         for variable in checkpoint.variables:
             try:
                 read[variable.name] = variable.read()
-            except UnreadableCheckpoint:
+            except UnreadableCheckpoint:  # noqa: PERF203 - each may fail alone
                 assert damages, what
         if damages or values_may_differ:
             if self.has_checksums:
