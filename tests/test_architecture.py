@@ -51,6 +51,7 @@ MAY_IMPORT = {
     "reports": {"comparison", "finding", "listing", "repair_result", "result", "ckpt_doctor"},
     "capture": {"batchnorm", "checkpoint", "errors", "formats", "graphs", "moments", "progress", "proto"},
     "repair": {
+        "selection",
         "audit",
         "batchnorm",
         "capture",

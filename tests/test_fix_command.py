@@ -1,0 +1,120 @@
+"""`ckpt-doctor fix` as its users meet it: codes, messages, and that a refusal writes nothing."""
+
+import inspect
+import json
+import os
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+import ckpt_doctor
+from ckpt_doctor.cli import main
+from ckpt_doctor.cli.fix_command import METHODS, fix
+from ckpt_doctor.repair.process import METHODS as REPAIR_METHODS
+
+FIXTURES = Path(__file__).parent.parent / "fixtures"
+HEALTHY = FIXTURES / "tf1_layers" / "full" / "model.ckpt-400"
+BROKEN = FIXTURES / "tf1_layers" / "trainable" / "model.ckpt-400"
+DATA = f"images={FIXTURES / 'data' / 'calibration.npz'}[x]"
+
+
+@pytest.fixture
+def run(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+    def run(*argv):
+        code = main(["fix", *(str(argument) for argument in argv)])
+        streams = capsys.readouterr()
+        return code, streams.out, streams.err
+
+    return run
+
+
+def test_methods_and_defaults_are_those_of_the_function():
+    assert set(METHODS) == set(REPAIR_METHODS)
+    parameters = inspect.signature(ckpt_doctor.fix).parameters
+    for option in fix.params:
+        if option.name in ("method", "batch_size", "seed", "unproven", "force", "dry_run"):
+            assert option.default == parameters[option.name].default, option.name
+
+
+def test_an_output_that_exists_is_refused(run, tmp_path):
+    (tmp_path / "out.index").write_text("mine")
+    code, out, err = run(BROKEN, "--data", DATA, "--output", tmp_path / "out")
+    assert (code, out) == (2, "")
+    assert "out" in err
+    assert "--overwrite" in err
+    assert [file.name for file in tmp_path.iterdir()] == ["out.index"]
+    assert (tmp_path / "out.index").read_text() == "mine"
+
+
+def test_a_folder_that_is_not_there_is_refused(run, tmp_path):
+    code, _, err = run(BROKEN, "--data", DATA, "--output", tmp_path / "no" / "out")
+    assert code == 2
+    assert str(tmp_path / "no") in err
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_may_not_be_written_is_refused(run, tmp_path):
+    folder = tmp_path / "closed"
+    folder.mkdir(mode=0o500)
+    code, _, err = run(BROKEN, "--data", DATA, "--output", folder / "out")
+    assert code == 2
+    assert str(folder) in err
+    assert "Traceback" not in err
+
+
+def test_estimation_needs_data(run, tmp_path):
+    code, out, err = run(BROKEN, "--output", "out")
+    assert (code, out) == (2, "")
+    assert "--data" in err
+    assert not any(tmp_path.iterdir())
+
+
+def test_nothing_to_repair_is_success_and_writes_nothing(run, tmp_path):
+    code, out, err = run(HEALTHY, "--data", DATA, "--output", "out")
+    assert (code, err) == (0, "")
+    assert "nothing to repair; nothing was written" in out
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ("gone.npz", "gone.npz"),
+        (f"{FIXTURES / 'data' / 'calibration.npz'}[zzz]", "zzz"),
+        (f"images={FIXTURES / 'data' / 'calibration.npz'}[y]", "images"),
+        (f"{FIXTURES / 'data' / 'calibration.npz'}", "nothing in the data is called 'images'"),
+    ],
+)
+def test_data_that_do_not_fit_are_refused(run, tmp_path, data, words):
+    pytest.importorskip("tensorflow")
+    code, out, err = run(BROKEN, "--data", data, "--output", "out")
+    assert (code, out) == (2, "")
+    assert words in err
+    assert "Traceback" not in err
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.tensorflow
+def test_a_repair_ends_with_a_clean_scan_and_a_receipt(run, tmp_path, capsys):
+    pytest.importorskip("tensorflow")
+    before = {file.name: file.read_bytes() for file in BROKEN.parent.iterdir()}
+    code, out, err = run(BROKEN, "--data", DATA, "--dry-run")
+    assert (code, err) == (0, "")
+    assert "would set the statistics of 4 layers" in " ".join(out.split())
+    assert not any(tmp_path.iterdir())
+
+    code, out, err = run(BROKEN, "--data", DATA, "--output", "out", "--receipt", "receipt.json")
+    assert (code, err) == (0, "")
+    assert out.endswith("written and scanned clean: out\n")
+    receipt = json.loads((tmp_path / "receipt.json").read_text())
+    schema = json.loads((Path(ckpt_doctor.__file__).parent / "schemas" / "fix-1.json").read_text())
+    jsonschema.Draft202012Validator(schema).validate(receipt)
+    assert [layer["name"] for layer in receipt["layers"]] == ["bn1", "bn2", "bn3", "bn4"]
+    assert main(["scan", "out"]) == 0
+    assert "nothing found" in capsys.readouterr().out
+    assert {file.name: file.read_bytes() for file in BROKEN.parent.iterdir()} == before
