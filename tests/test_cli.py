@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 import ckpt_doctor
@@ -314,3 +315,34 @@ def test_a_full_disk_is_no_bug_of_ours(run, monkeypatch):
 
     monkeypatch.setattr("ckpt_doctor.audit.scan", full)
     assert run("scan", HEALTHY) == (2, "", "ckpt-doctor: report.txt: No space left on device\n")
+
+
+@pytest.mark.corpus
+def test_published_checkpoints_get_a_verdict_each(run, corpus):
+    code, out, err = run("scan", corpus, "--all", "--format", "json")
+    document = json.loads(out)
+    schema = json.loads((Path(ckpt_doctor.__file__).parent / "schemas" / "scan-1.json").read_text())
+    jsonschema.Draft202012Validator(schema).validate(document)
+    assert (code, err, document["errors"]) == (1, "", [])
+    by_folder = {}
+    for one in document["checkpoints"]:
+        folder = Path(one["path"]).relative_to(corpus).parts[0]
+        by_folder.setdefault(folder, set()).update(finding["rule"] for finding in one["findings"])
+    # A221 holds no checkpoint but pickles of PyTorch, named .ckpt: a walk passes them by.
+    assert {*by_folder, "A221"} == {path.name for path in corpus.iterdir() if path.is_dir()}
+    for folder, rule in {"A010": "CK104", "A027": "CK102", "A162": "CK101", "A164": "CK101", "A209": "CK104"}.items():
+        assert rule in by_folder[folder]
+    for folder in ("A004", "A008", "A030", "A065", "A068", "A166", "A169"):
+        assert not by_folder[folder]
+
+
+@pytest.mark.corpus
+def test_published_checkpoints_can_be_listed_and_are_equal_to_themselves(run, corpus):
+    document = json.loads(run("scan", corpus, "--all", "--quick", "--format", "json")[1])
+    for one in document["checkpoints"]:
+        if one["variables"] and not any(finding["rule"].startswith("CK1") for finding in one["findings"]):
+            code, out, err = run("ls", one["path"], "--stats", "--format", "json")
+            assert (code, err) == (0, "")
+            assert len(json.loads(out)["variables"]) == one["variables"]
+            code, out, _ = run("diff", one["path"], one["path"], "--format", "json")
+            assert (code, json.loads(out)["compared"]) == (0, one["variables"])

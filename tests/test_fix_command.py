@@ -35,7 +35,7 @@ def test_methods_and_defaults_are_those_of_the_function():
     assert set(METHODS) == set(REPAIR_METHODS)
     parameters = inspect.signature(ckpt_doctor.fix).parameters
     for option in fix.params:
-        if option.name in ("method", "batch_size", "seed", "unproven", "force", "dry_run"):
+        if option.name in ("method", "batch_size", "seed"):
             assert option.default == parameters[option.name].default, option.name
 
 
