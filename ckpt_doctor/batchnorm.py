@@ -113,7 +113,9 @@ def _described(checkpoint: Checkpoint, evidence: Evidence, facts: LayerFacts) ->
         for role, name in names.items()
         if name is not None and role in ("moving_mean", "moving_variance") and role not in present
     }
-    if not present and not (absent and facts.gamma is None and facts.beta is None and _scope_is_stored(checkpoint, absent)):
+    if not present and not (
+        absent and facts.gamma is None and facts.beta is None and _scope_is_stored(checkpoint, absent)
+    ):
         return None
     companions = {
         f"{companion.of}/{companion.role}": companion.name

@@ -130,7 +130,14 @@ class Checkpoint:
 
 
 # TensorFlow's names and NumPy's, where they differ or NumPy needs ml_dtypes (tensorflow/core/framework/types.proto).
-_HELD_AS = {"string": "object", "qint8": "int8", "quint8": "uint8", "qint32": "int32", "qint16": "int16", "quint16": "uint16"}
+_HELD_AS = {
+    "string": "object",
+    "qint8": "int8",
+    "quint8": "uint8",
+    "qint32": "int32",
+    "qint16": "int16",
+    "quint16": "uint16",
+}
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
@@ -146,9 +153,10 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
         import ml_dtypes
 
         try:
-            return np.dtype(getattr(ml_dtypes, name))
+            exotic: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
         except AttributeError:
             raise KeyError(name) from None
+        return exotic
 
 
 def same_values(left: Array, right: Array) -> bool:

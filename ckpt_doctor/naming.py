@@ -19,7 +19,9 @@ _SLOTS = frozenset(
 _OPTIMIZER_SCOPES = re.compile(
     r"(^|/)(optimizer|optimizers|optimizer_weights|training/[A-Z]\w*|[a-z_]*optimizer\d*|Adam|SGD|RMSprop)(/|$)"
 )
-_OPTIMIZER_SCALARS = re.compile(r"(^|/)(beta1_power|beta2_power|beta_1|beta_2|iter|iterations?|learning_rate|decay)(_\d+)?$")
+_OPTIMIZER_SCALARS = re.compile(
+    r"(^|/)(beta1_power|beta2_power|beta_1|beta_2|iter|iterations?|learning_rate|decay)(_\d+)?$"
+)
 _COUNTERS = frozenset("global_step local_step save_counter is_training".split())
 _SHADOWS = ("ExponentialMovingAverage",)
 
@@ -60,7 +62,8 @@ BATCH_NORM_SCOPE = re.compile(r"(^|[/_-])(bn|batch_?norm\w*|batch_?normali[sz]at
 # `bn1`, `conv1_bn`, `2a_bn_3`: letters of other words must not touch it.
 SHORT_SCOPE = re.compile(r"(^|[/_.-])bn\d*([/_.-]|$)|bn\d+[a-z]?(_|$)", re.IGNORECASE)
 OTHER_SCOPE = re.compile(
-    r"layer_?norm|group_?norm|instance_?norm|rms_?norm|LayerNorm|GroupNorm|InstanceNorm|(^|/)ln(_\d+)?(/|$)", re.IGNORECASE
+    r"layer_?norm|group_?norm|instance_?norm|rms_?norm|LayerNorm|GroupNorm|InstanceNorm|(^|/)ln(_\d+)?(/|$)",
+    re.IGNORECASE,
 )
 
 
@@ -133,7 +136,9 @@ def _role(scope: str, last: str) -> Named:
         return Named("batch-norm", f"{scope}/{last[len(numbered) + 1 :]}".lstrip("/"), _ROLES[numbered])
     suffixed = _SUFFIXED.match(last)
     if suffixed is not None:
-        prefix = f"{scope}/" if scope and scope.rpartition("/")[2] != suffixed["layer"] else f"{scope.rpartition('/')[0]}/"
+        prefix = (
+            f"{scope}/" if scope and scope.rpartition("/")[2] != suffixed["layer"] else f"{scope.rpartition('/')[0]}/"
+        )
         return Named("batch-norm", f"{prefix}{suffixed['layer']}".lstrip("/"), _ROLES[suffixed["role"]])
     if last in _WEAK_ROLES:
         return Named("maybe", scope, _WEAK_ROLES[last])

@@ -1,7 +1,7 @@
 """What is fed to a model: arrays, in batches, in an order that a seed decides.
 
-`file.npz` (arrays matched to the inputs by name; a single array feeds a single input), `file.npz[key]`, `file.npy`, each
-also as `NAME=…` for one of several inputs.
+`file.npz` (arrays matched to the inputs by name; a single array feeds a single input), `file.npz[key]`, `file.npy`,
+each also as `NAME=…` for one of several inputs.
 """
 
 from __future__ import annotations
@@ -150,20 +150,23 @@ def _match(
     by_input = {target.split(":")[0]: name for name, target in renamed.items()}
     for name in renamed:
         if name not in found:
-            raise BadRequest(f"--input {name}={renamed[name]}: the data have no array {name!r}; they have {_names(found)}")
+            raise BadRequest(
+                f"--input {name}={renamed[name]}: the data have no array {name!r}; they have {_names(found)}"
+            )
     matched = []
     for entry in inputs:
         candidates = [by_input.get(entry.tensor.split(":")[0]), by_input.get(entry.name), entry.name, entry.tensor]
-        name = next((candidate for candidate in candidates if candidate is not None and candidate in found), None)
-        if name is None and len(inputs) == 1 and len(found) == 1:
-            name = next(iter(found))
-        if name is None:
+        fitting = [candidate for candidate in candidates if candidate is not None and candidate in found]
+        if not fitting and len(inputs) == 1 and len(found) == 1:
+            fitting = list(found)
+        if not fitting:
             wanted = ", ".join(f"{other.name} {_shape(other)}" for other in inputs)
             raise BadRequest(
                 f"nothing in the data is called {entry.name!r}, which the model needs as input; the data hold "
-                f"{_listed({key: array for key, (_, array) in found.items()})}, the model takes {wanted}; name the array "
+                f"{_listed({key: array for key, (_, array) in found.items()})}, the model takes {wanted}; name it "
                 f"with --data {entry.name}=FILE.npz[KEY] or map it with --input KEY={entry.tensor}"
             )
+        name = fitting[0]
         matched.append((name, found[name][0], found[name][1], entry))
     return matched
 
@@ -195,8 +198,8 @@ def _fitting(argument: str, name: str, array: Array, entry: ModelInput, notes: l
         raise BadRequest(f"{where} is of type {array.dtype}; the input {entry.name} takes {entry.dtype}")
     if wanted.kind == "f" and array.dtype.kind in "iu" and array.size and np.max(array[:64]) > 1:
         notes.append(
-            f"{name or 'the data'}: whole numbers of type {array.dtype} feed the float input {entry.name}; if the model "
-            "was trained on scaled values, scale these alike"
+            f"{name or 'the data'}: whole numbers of type {array.dtype} feed the float input {entry.name}; if the "
+            "model was trained on scaled values, scale these alike"
         )
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise BadRequest(f"{where} holds NaN or infinite values; statistics of them would be useless")

@@ -1,8 +1,8 @@
 """Runs a cut graph level by level and takes the moments of what goes into every batch-norm site.
 
-A site's level is the longest chain of sites before it. A run of one level feeds the live tensors that earlier runs left,
-fetches the inputs of the level's sites and what later levels need, and so runs every operation once. Between two levels
-the moments are taken and become the statistics that the next run normalises with:
+A site's level is the longest chain of sites before it. A run of one level feeds the live tensors that earlier runs
+left, fetches the inputs of the level's sites and what later levels need, and so runs every operation once. Between two
+levels the moments are taken and become the statistics that the next run normalises with:
 
 * chunk = one batch (`training`): each batch is normalised with its own moments, as TensorFlow does in training mode;
 * chunk = all batches (`layerwise`): the whole data set is one batch, so that every layer is measured on what it will
@@ -60,7 +60,9 @@ class _Level:
     dropped: tuple[str, ...]
 
 
-def plan_levels(graph: Graph, inputs: Sequence[str], sites: Sequence[CutSite], measured: Sequence[int]) -> list[_Level]:
+def plan_levels(
+    graph: Graph, inputs: Sequence[str], sites: Sequence[CutSite], measured: Sequence[int], *, pooled: bool = False
+) -> list[_Level]:
     """Return the runs that measure the named sites.
 
     Args:
@@ -68,8 +70,9 @@ def plan_levels(graph: Graph, inputs: Sequence[str], sites: Sequence[CutSite], m
         inputs: Tensors that take data.
         sites: All sites of the graph.
         measured: Indices of the sites whose statistics are not known beforehand; the others are fed stored ones.
+        pooled: Whether all sites of a layer share one pair of statistics, so that each waits for all of them.
     """
-    level = _levels_of_nodes(graph, inputs, sites, measured)
+    level = _levels_of_nodes(graph, inputs, sites, measured, pooled=pooled)
     wanted = {split_tensor(sites[number].x)[0] for number in measured}
     needed = graph.ancestors(wanted, control=False)
     last_use: dict[str, int] = {}
@@ -105,13 +108,18 @@ def plan_levels(graph: Graph, inputs: Sequence[str], sites: Sequence[CutSite], m
 
 
 def _levels_of_nodes(
-    graph: Graph, inputs: Sequence[str], sites: Sequence[CutSite], measured: Sequence[int]
+    graph: Graph, inputs: Sequence[str], sites: Sequence[CutSite], measured: Sequence[int], *, pooled: bool
 ) -> dict[str, int]:
     """Return the level of every node that depends on data; nodes of constants and variables have none."""
-    waits: dict[str, str] = {}
+    waits: dict[str, list[str]] = {}
     for number in measured:
+        awaited = [
+            split_tensor(sites[other].x)[0]
+            for other in measured
+            if other == number or (pooled and sites[other].layer == sites[number].layer)
+        ]
         for placeholder in (sites[number].mean, sites[number].variance):
-            waits[split_tensor(placeholder)[0]] = split_tensor(sites[number].x)[0]
+            waits[split_tensor(placeholder)[0]] = awaited
     level: dict[str, int] = {split_tensor(name)[0]: 0 for name in inputs}
     pending: set[str] = set()
 
@@ -122,7 +130,7 @@ def _levels_of_nodes(
             name, ready = stack.pop()
             if name in level:
                 continue
-            sources = [waits[name]] if name in waits else [split_tensor(t)[0] for t in graph.inputs(graph.nodes[name])]
+            sources = waits.get(name) or [split_tensor(t)[0] for t in graph.inputs(graph.nodes[name])]
             if not ready:
                 if name in pending:
                     # A loop's back edge: its nodes are one level.
@@ -132,7 +140,7 @@ def _levels_of_nodes(
                 stack.extend((source, False) for source in sources if source in graph.nodes and source not in level)
             else:
                 known = [level[source] for source in sources if level.get(source, -1) >= 0]
-                level[name] = (known[0] + 1) if name in waits and known else max(known, default=-1)
+                level[name] = max(known, default=-1) + (name in waits and bool(known))
 
     for name in graph.nodes:
         visit(name)
@@ -161,7 +169,9 @@ class Engine:
             try:
                 self.tf.import_graph_def(definition, name="")
             except ValueError as error:
-                raise RepairRefused(f"TensorFlow {self.tf.__version__} cannot import the model's graph: {error}") from error
+                raise RepairRefused(
+                    f"TensorFlow {self.tf.__version__} cannot import the model's graph: {error}"
+                ) from error
         self.session = self.tf.compat.v1.Session(graph=tf_graph, config=self._config())
         self._set_variables()
 
@@ -193,7 +203,9 @@ class Engine:
         except self.tf.errors.OpError as error:
             node = getattr(error, "node_def", None)
             where = f"{node.op} {node.name}: " if node is not None else ""
-            raise RepairRefused(f"TensorFlow cannot run the model: {where}{str(error.message).splitlines()[0]}") from error
+            raise RepairRefused(
+                f"TensorFlow cannot run the model: {where}{str(error.message).splitlines()[0]}"
+            ) from error
         except (TypeError, ValueError) as error:
             raise BadRequest(f"the model cannot be fed: {error}") from error
         return values
@@ -221,7 +233,11 @@ class Engine:
             RepairRefused: An activation is not finite, or TensorFlow cannot run an operation.
         """
         measured = [number for number, site in enumerate(self.sites) if site.layer in set(layers)]
-        levels = plan_levels(self.graph, [entry.tensor for entry in self.program.inputs], self.sites, measured)
+        if whole:
+            self._refuse_sequences(measured)
+        levels = plan_levels(
+            self.graph, [entry.tensor for entry in self.program.inputs], self.sites, measured, pooled=whole
+        )
         batches = range(samples.batch_count)
         chunks = [list(batches)] if whole else [[number] for number in batches]
         tally = _Tally(self.sites, progress, len(levels) * samples.batch_count)
@@ -242,8 +258,32 @@ class Engine:
                     for tensor in level.dropped:
                         tensors.pop(tensor, None)
                     tally.step()
-                known |= {site: (moments.mean, moments.variance) for site, moments in pooled.items()}
+                known |= self._known(pooled, whole)
         return tally.result()
+
+    def _known(self, found: Mapping[int, Moments], whole: bool) -> dict[int, tuple[Array, Array]]:
+        """Return the statistics that the next level normalises with: a site's own, or its layer's."""
+        shared = dict(found)
+        if whole:
+            for layer in {self.sites[site].layer for site in found}:
+                alike = [site for site in found if self.sites[site].layer == layer]
+                total = found[alike[0]]
+                for site in alike[1:]:
+                    total = total.merge(found[site])
+                shared |= dict.fromkeys(alike, total)
+        return {site: (moments.mean, moments.variance) for site, moments in shared.items()}
+
+    def _refuse_sequences(self, measured: Sequence[int]) -> None:
+        """Refuse a layer that feeds itself: its whole-data statistics have no one-sweep answer."""
+        for number in measured:
+            site = self.sites[number]
+            before = self.graph.ancestors([split_tensor(site.x)[0]], control=False)
+            for other in measured:
+                if self.sites[other].layer == site.layer and split_tensor(self.sites[other].mean)[0] in before:
+                    raise RepairRefused(
+                        f"layer {site.layer} is applied several times in a row, and each pass changes what the next "
+                        "one sees; estimate it with --method training"
+                    )
 
     def observe(self, samples: Samples, *, progress: Listener = unheard) -> dict[str, Measured]:
         """Return the moments of every layer in one plain inference pass with the stored statistics."""
@@ -302,5 +342,3 @@ class _Tally:
 def stack_batches(batches: Iterator[list[Array]]) -> list[Array]:
     """Return the outputs of all batches joined along the first axis."""
     return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
-
-

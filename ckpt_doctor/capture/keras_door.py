@@ -1,8 +1,8 @@
 """From a Keras file to a `Program`: the model is loaded by Keras itself and traced once at inference.
 
 Batch-norm layers are noted where they compute, in `call`: a wrapper such as `TimeDistributed` calls that and not
-`__call__`. While tracing, each wanted layer computes its output from its input and two placeholders, so the traced graph
-comes cut open.
+`__call__`. While tracing, each wanted layer computes its output from its input and two placeholders, so the traced
+graph comes cut open.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ def _refuse_code(checkpoint: Checkpoint, allow_code: bool) -> None:
     found = sorted(set(classes(json.loads(checkpoint.descriptions.keras_config or "null"))) & set(_CODE_CLASSES))
     if found and not allow_code:
         raise RepairRefused(
-            f"{checkpoint.path}: the model holds {found[0]} layers, whose Python code comes from the file; if you trust "
-            "it, allow it with --allow-code"
+            f"{checkpoint.path}: the model holds {found[0]} layers, whose Python code comes from the file; if you "
+            "trust it, allow it with --allow-code"
         )
 
 
@@ -171,14 +171,14 @@ class _Trace:
         originals = {owner: owner.__dict__.get("call") for owner in owners}
         try:
             for owner in owners:
-                owner.call = self._wrapped(owner.call)
+                setattr(owner, "call", self._wrapped(getattr(owner, "call")))  # noqa: B009, B010
             yield
         finally:
             for owner, original in originals.items():
                 if original is None:
-                    del owner.call
+                    delattr(owner, "call")
                 else:
-                    owner.call = original
+                    setattr(owner, "call", original)  # noqa: B010
 
     def _wrapped(self, original: Callable[..., Any]) -> Callable[..., Any]:
         trace = self
@@ -199,7 +199,7 @@ class _Trace:
         tf = self.tf
         x = tf.convert_to_tensor(x)
         axis = layer.axis
-        axis = int(axis if isinstance(axis, int) else list(axis)[0]) if not _several(axis) else None
+        axis = int(axis if isinstance(axis, int) else next(iter(axis))) if not _several(axis) else None
         if axis is None:
             self.left[name] = "it normalises over several axes"
             axis = -1
@@ -279,8 +279,9 @@ class _Trace:
 
     def _variables(self) -> Iterator[Any]:
         for variable in self.model.variables:
-            # Keras 3 wraps TensorFlow's variable.
-            yield getattr(variable, "value", variable) if not hasattr(variable, "handle") else variable
+            # Keras 3 wraps TensorFlow's variable as its attribute `value`; on a plain one that is a method.
+            wrapped = getattr(variable, "value", None)
+            yield variable if wrapped is None or callable(wrapped) else wrapped
 
 
 def _several(axis: Any) -> bool:
@@ -314,5 +315,3 @@ def _named(model: Any) -> dict[str, Any]:
     for layer in model.layers:
         visit(layer, (layer.name,))
     return {path[-1] if everything.count(path[-1]) == 1 else "/".join(path): layer for path, layer in found}
-
-

@@ -53,8 +53,8 @@ def load(
     if random and not unproven:
         raise RepairRefused(
             f"the graph draws random numbers before a batch-norm layer ({opened_graph.nodes[random[0]].op} {random[0]}"
-            f"{f' and {len(random) - 1} more' if len(random) > 1 else ''}), and they are no dropout that could be taken "
-            "out; if the noise belongs there at inference, allow it with --unproven"
+            f"{f' and {len(random) - 1} more' if len(random) > 1 else ''}), and they are no dropout that could be "
+            "taken out; if the noise belongs there at inference, allow it with --unproven"
         )
     fixed = _fixed(opened, feeds or {})
     notes = []
@@ -102,7 +102,9 @@ def _values(checkpoint: Checkpoint, meta: MetaGraph, opened: CutGraph) -> dict[s
             continue
         expected = DTYPES.get(plain_dtype(meta.graph.nodes[node].attr["dtype"].type))
         if variable.dtype != expected:
-            raise RepairRefused(f"{name}: the checkpoint holds {variable.dtype}, the graph beside it expects {expected}")
+            raise RepairRefused(
+                f"{name}: the checkpoint holds {variable.dtype}, the graph beside it expects {expected}"
+            )
         values[node] = variable.read
     if absent:
         raise RepairRefused(

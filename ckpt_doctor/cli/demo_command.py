@@ -46,7 +46,7 @@ def demo(context: click.Context, folder: str) -> int:
         ("repaired", fixed),
         ("healthy twin, whose saver kept everything", f"{folder}/healthy/{_CHECKPOINT}"),
     ):
-        from ckpt_doctor.capture import accuracy
+        from ckpt_doctor.cli.demo_accuracy import accuracy
 
         terminal.report(f"  {accuracy(checkpoint, test):6.1%}  {name}\n")
     return 0 if codes == [1, 0, 0] else 1

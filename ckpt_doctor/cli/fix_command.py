@@ -10,7 +10,7 @@ from ckpt_doctor.cli.options import pairs
 from ckpt_doctor.cli.terminal import Terminal, check_output
 from ckpt_doctor.errors import BadRequest
 
-METHODS = ("auto", "training")
+METHODS = ("auto", "layerwise", "training")
 
 
 @click.command()
@@ -25,9 +25,9 @@ METHODS = ("auto", "training")
 @click.option("--layers", metavar="GLOB", multiple=True, help="Only, or also, layers of these names.")
 @click.option("--input", "inputs", metavar="NAME=TENSOR", multiple=True, help="Feed NAME of the data to this tensor.")
 @click.option("--feed", "feeds", metavar="TENSOR=VALUE", multiple=True, help="Feed a constant.")
-@click.option("--batch-size", metavar="N", type=click.IntRange(min=1), default=32, show_default=True)
-@click.option("--samples", metavar="N", type=click.IntRange(min=1), help="Use the first N samples only.")
-@click.option("--seed", metavar="N", type=int, default=0, show_default=True, help="For whatever is random.")
+@click.option("--batch-size", metavar="N", type=click.IntRange(min=1), default=64, show_default=True)
+@click.option("--samples", metavar="N", type=click.IntRange(min=1), help="Use at most N samples, chosen by the seed.")
+@click.option("--seed", metavar="N", type=int, default=0, show_default=True, help="Decides the order of the samples.")
 @click.option("--unproven", is_flag=True, help="Also repair what only looks broken.")
 @click.option("--force", is_flag=True, help="Repair layers that were trained in inference mode.")
 @click.option("--allow-code", is_flag=True, help="Run Python that the checkpoint itself contains.")

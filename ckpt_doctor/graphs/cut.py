@@ -1,7 +1,7 @@
 """An inference graph cut open at its batch-norm sites.
 
-At every site the output `y` is computed anew from the live input `x` and two fresh placeholders, mean and variance. What
-is fed there decides what the graph is: the batch's own moments make it training mode, the whole data's make it the
+At every site the output `y` is computed anew from the live input `x` and two fresh placeholders, mean and variance.
+What is fed there decides what the graph is: the batch's own moments make it training mode, the whole data's make it the
 layerwise estimate, stored statistics make it inference.
 """
 
@@ -100,7 +100,9 @@ def cut(
             of iterators and queues, are inputs without being named.
     """
     wanted = [site.x for _, site in sites] + [tensor_name(name) for name in outputs]
-    kept, sources, reached = _needed(graph, wanted, {site.y: site for _, site in sites}, {tensor_name(name) for name in fed})
+    kept, sources, reached = _needed(
+        graph, wanted, {site.y: site for _, site in sites}, {tensor_name(name) for name in fed}
+    )
     result = pb.GraphDef()
     result.versions.CopyFrom(graph.proto.versions)
     result.library.CopyFrom(graph.proto.library)
@@ -169,7 +171,11 @@ def _input(result: pb.GraphDef, graph: Graph, tensor: str, number: int) -> CutIn
         dtype = types[index]
     shape = shapes[index] if index < len(shapes) else node.attr["shape"].shape if "shape" in node.attr else None
     dimensions = None
-    if shape is not None and not shape.unknown_rank and (len(shape.dim) or node.op == "PlaceholderV2" or "shape" in node.attr):
+    if (
+        shape is not None
+        and not shape.unknown_rank
+        and (len(shape.dim) or node.op == "PlaceholderV2" or "shape" in node.attr)
+    ):
         dimensions = tuple(dim.size if dim.size >= 0 else None for dim in shape.dim)
         # Before TensorFlow 1.0 a placeholder of unknown shape said so by having no dimensions.
         dimensions = dimensions or None
@@ -200,7 +206,7 @@ def _copy(result: pb.GraphDef, node: pb.NodeDef, replaced: Mapping[str, str], co
 
 def set_variables(result: pb.GraphDef) -> dict[str, tuple[str, str]]:
     """Add a placeholder and an assignment for every variable of a graph; return both by variable node."""
-    table = {}
+    table: dict[str, tuple[str, str]] = {}
     for node in [node for node in result.node if node.op in VARIABLE_OPS]:
         number = len(table)
         dtype = plain_dtype(node.attr["dtype"].type)

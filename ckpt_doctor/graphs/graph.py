@@ -68,7 +68,7 @@ def constant_of(tensor: pb.Tensor) -> npt.NDArray[Any] | None:
     elif name in ("float16", "bfloat16"):
         values = list(np.array(tensor.half_val, np.uint16).view(dtype))
     else:
-        field = {
+        field: Any = {
             "float32": tensor.float_val, "float64": tensor.double_val, "int64": tensor.int64_val,
             "bool": tensor.bool_val, "uint32": tensor.uint32_val, "uint64": tensor.uint64_val,
         }.get(name, tensor.int_val)  # fmt: skip

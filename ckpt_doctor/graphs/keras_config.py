@@ -52,7 +52,9 @@ def describe_keras(checkpoint: Checkpoint) -> ModelFacts:
         config = json.loads(checkpoint.descriptions.keras_config)
         found = list(_layers(config, (), "", True, 0))
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
-        return ModelFacts("config", problems=(f"the model config cannot be understood: {type(error).__name__}: {error}",))
+        return ModelFacts(
+            "config", problems=(f"the model config cannot be understood: {type(error).__name__}: {error}",)
+        )
     names = [item.path[-1] for item in found]
     steps = optimizer_steps(checkpoint)
     layers = [
@@ -93,7 +95,11 @@ def _layers(
             snake = _snake_case(class_name)
             number = used.get(snake, 0)
             used[snake] = number + 1
-            name = str((layer["config"].get("name") if isinstance(layer.get("config"), dict) else None) or layer.get("name") or snake)
+            name = str(
+                (layer["config"].get("name") if isinstance(layer.get("config"), dict) else None)
+                or layer.get("name")
+                or snake
+            )
             child = f"{group}/layers/{snake}{f'_{number}' if number else ''}".lstrip("/")
             yield from _layers(layer, (*path, name), child, trainable, depth + 1)
         return
@@ -122,7 +128,12 @@ def optimizer_steps(checkpoint: Checkpoint) -> int | None:
 
 def _facts(checkpoint: Checkpoint, found: _Found, name: str, steps: int | None) -> LayerFacts:
     config = found.config
-    roles = [role for role in _ROLES if not (role == "gamma" and config.get("scale") is False) and not (role == "beta" and config.get("center") is False)]
+    roles = [
+        role
+        for role in _ROLES
+        if not (role == "gamma" and config.get("scale") is False)
+        and not (role == "beta" and config.get("center") is False)
+    ]
     legacy = checkpoint.format in ("keras-hdf5", "keras-weights-hdf5")
     names = _legacy_names(checkpoint, found, roles) if legacy else _positions(found, roles)
     companions: tuple[Companion, ...] = ()
@@ -176,6 +187,14 @@ def _legacy_names(checkpoint: Checkpoint, found: _Found, roles: list[str]) -> di
             parent, suffix = scope, colon + number
     if parent is None:
         parent = found.path[-1]
-        suffix = ":0" if any(str(weight).endswith(":0") for group in checkpoint.attributes.get("weight_names", {}).values() for weight in group) else ""
+        suffix = (
+            ":0"
+            if any(
+                str(weight).endswith(":0")
+                for group in checkpoint.attributes.get("weight_names", {}).values()
+                for weight in group
+            )
+            else ""
+        )
     full = {role: names.get(role, f"{parent}/{role}{suffix}") for role in roles}
     return {role: "/".join(part for part in (root, found.path[0], weight) if part) for role, weight in full.items()}

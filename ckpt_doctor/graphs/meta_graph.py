@@ -142,7 +142,9 @@ class MetaGraph:
                     continue
                 if found.statistics == "unknown":
                     if counts:
-                        not_judged.append((found.node, "it normalises with statistics of an origin that is not understood"))
+                        not_judged.append(
+                            (found.node, "it normalises with statistics of an origin that is not understood")
+                        )
                     continue
                 mean, variance = _statistic_variables(graph, found)
                 gamma, beta = _variable(graph, found.site.scale), _variable(graph, found.site.offset)
@@ -179,7 +181,9 @@ class MetaGraph:
             mode=mode,
             sites=tuple(item.sites),
             has_update_ops=has_updates,
-            updates_run=self._updates_run(gradients, updates) if gradients and mode != "stored" and statistics else None,
+            updates_run=self._updates_run(gradients, updates)
+            if gradients and mode != "stored" and statistics
+            else None,
             trained=None if not gradients else mode in ("switch", "batch"),
         )
 
@@ -287,5 +291,3 @@ def _names(layers: list[_Gathered]) -> list[str]:
         (item.moving_mean or item.gamma or item.beta or item.node) if name in repeated else name
         for item, name in zip(layers, names, strict=True)
     ]
-
-

@@ -76,13 +76,17 @@ def extend_saver(meta: pb.MetaGraphDef, additions: Mapping[str, str]) -> pb.Meta
     graph = Graph(result.graph_def)
     saver = read_saver(result, graph)
     if saver is None:
-        raise RepairRefused("the graph beside the checkpoint has no saver of V2 checkpoints that could restore new variables")
+        raise RepairRefused(
+            "the graph beside the checkpoint has no saver of V2 checkpoints that could restore new variables"
+        )
     fresh = {name: node for name, node in additions.items() if name not in saver.saved}
     if not fresh:
         return result
     for name, node in fresh.items():
         if node not in graph.nodes or graph.nodes[node].op not in VARIABLE_OPS:
-            raise RepairRefused(f"{name}: the graph beside the checkpoint has no variable of this name to restore it into")
+            raise RepairRefused(
+                f"{name}: the graph beside the checkpoint has no variable of this name to restore it into"
+            )
     _save_more(result.graph_def, graph, saver, fresh)
     _restore_more(result.graph_def, graph, saver, fresh)
     return result
@@ -148,8 +152,12 @@ def _save_more(definition: pb.GraphDef, graph: Graph, saver: Saver, fresh: Mappi
 def _restore_more(definition: pb.GraphDef, graph: Graph, saver: Saver, fresh: Mapping[str, str]) -> None:
     model = graph.nodes[saver.restore_node]
     reader = pb.NodeDef(name=_unused(graph, f"{model.name}_extended"), op="RestoreV2", device=model.device)
-    names = _add(definition, graph, _strings(_unused(graph, f"{reader.name}/tensor_names"), [n.encode() for n in fresh], model))
-    slices = _add(definition, graph, _strings(_unused(graph, f"{reader.name}/shape_and_slices"), [b""] * len(fresh), model))
+    names = _add(
+        definition, graph, _strings(_unused(graph, f"{reader.name}/tensor_names"), [n.encode() for n in fresh], model)
+    )
+    slices = _add(
+        definition, graph, _strings(_unused(graph, f"{reader.name}/shape_and_slices"), [b""] * len(fresh), model)
+    )
     reader.input.extend([model.input[0], names.name, slices.name])
     types = [_variable_dtype(graph.nodes[node]) for node in fresh.values()]
     reader.attr["dtypes"].list.type.extend(types)

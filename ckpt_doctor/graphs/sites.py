@@ -279,7 +279,12 @@ def _channel_axis(graph: Graph, tensor: str) -> int:
         inputs = graph.inputs(node)
         if node.op == "Reshape":
             shape = graph.constant(inputs[1])
-            if shape is not None and shape.size > 2 and shape.reshape(-1)[1] != 1 and (shape.reshape(-1)[2:] == 1).all():
+            if (
+                shape is not None
+                and shape.size > 2
+                and shape.reshape(-1)[1] != 1
+                and (shape.reshape(-1)[2:] == 1).all()
+            ):
                 return 1
         elif node.op == "Mean":
             axes = graph.constant(inputs[1])

@@ -1,8 +1,8 @@
 """A graph with its training switch turned: control flow around training is resolved and gone.
 
 TF1 writes `tf.cond(is_training, …)` as Switch and Merge nodes. Once the predicate is known, a Switch is a plain wire on
-one side and dead on the other, and a Merge is the wire of its live side. What is left is the graph of one mode, in which
-batch norm can be found and cut.
+one side and dead on the other, and a Merge is the wire of its live side. What is left is the graph of one mode, in
+which batch norm can be found and cut.
 """
 
 from __future__ import annotations

@@ -15,9 +15,7 @@ from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
 
 # ApplyAdam, ResourceApplyMomentum, SparseApplyAdagrad, ResourceSparseApplyFtrl …
 _GRADIENT_OP = re.compile(r"^(Resource)?(Sparse)?Apply[A-Z]")
-_ASSIGN_OPS = frozenset(
-    "Assign AssignAdd AssignSub AssignVariableOp AssignAddVariableOp AssignSubVariableOp".split()
-)
+_ASSIGN_OPS = frozenset("Assign AssignAdd AssignSub AssignVariableOp AssignAddVariableOp AssignSubVariableOp".split())
 # What may stand between a batch's moments and the op that stores them.
 _AVERAGING_OPS = frozenset("Sub Mul Add AddV2 RealDiv Div Neg Merge Switch Select SelectV2 Pack".split()) | PASS_THROUGH
 _RESTORES = frozenset({"RestoreV2", "Restore", "RestoreSlice"})

@@ -13,10 +13,11 @@ Source: Belval/CRNN issue 67, dmzou/RSRAE issue 2, lindawangg/COVID-Net issue 16
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
-from ckpt_doctor.batchnorm import BatchNormLayer, Inventory
+from ckpt_doctor.batchnorm import BatchNormLayer
 from ckpt_doctor.finding import Finding
-from ckpt_doctor.graphs.facts import LayerFacts, ModelFacts
+from ckpt_doctor.rules._examples import described, example, holding
 from ckpt_doctor.rules.interface import Rule, Subject
 from ckpt_doctor.rules.never_updated import untouched
 
@@ -37,8 +38,8 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
     concerned = [layer for layer in subject.inventory.layers if trained_on_stored(layer)]
     if concerned:
         yield rule.finding(
-            f"{len(concerned)} layers were trained with their stored statistics, which are still 0/1: the weights expect "
-            "them, so they are right; do not estimate them anew",
+            f"{len(concerned)} layers were trained with their stored statistics, which are still 0/1: the weights "
+            "expect them, so they are right; do not estimate them anew",
             layers=tuple(layer.name for layer in concerned),
             variables=tuple(
                 layer.variables[role] for layer in concerned for role in ("moving_mean", "moving_variance")
@@ -46,15 +47,7 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
         )
 
 
-def _subject(mode: str, mean: float = 0.0) -> Subject:
-    import numpy as np
-
-    names = {role: f"bn/{role}" for role in ("gamma", "beta", "moving_mean", "moving_variance")}
-    values = {"moving_mean": np.full(3, mean, np.float32), "moving_variance": np.ones(3, np.float32)}
-    facts = LayerFacts("bn", *names.values(), mode="stored" if mode == "stored" else "switch", trained=mode != "stored")
-    layer = BatchNormLayer("bn", names, values=values, channels=3, facts=facts, evidence="graph")
-    return Subject(Inventory((layer,), model=ModelFacts("graph", (facts,), trains=True)))
-
+_INITIAL: dict[str, Any] = {"moving_mean": 0, "moving_variance": 1}
 
 RULE = Rule(
     code="BN304",
@@ -62,7 +55,10 @@ RULE = Rule(
     severity="note",
     repair="none",
     check=_check,
-    # The second healthy one is a fine-tuned network whose statistics came from elsewhere.
-    healthy=(lambda: _subject("switch"), lambda: _subject("stored", mean=0.3)),
-    sick=(lambda: _subject("stored"),),
+    healthy=(
+        lambda: holding(example(facts=described(), **_INITIAL)),
+        # A network that was fine-tuned with the statistics of its first training.
+        lambda: holding(example(facts=described(mode="stored", trained=False))),
+    ),
+    sick=(lambda: holding(example(facts=described(mode="stored", trained=False), **_INITIAL)),),
 )

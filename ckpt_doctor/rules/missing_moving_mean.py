@@ -14,14 +14,23 @@ Source: tinghuiz/SfMLearner issue 17, zhengyang-wang/Unet_3D issue 5, Shiaoming/
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from ckpt_doctor.finding import Finding
-from ckpt_doctor.rules._missing import healthy_layer, missing, only_shadow, stateless, without
+from ckpt_doctor.rules._examples import described, example, holding
+from ckpt_doctor.rules._missing import missing
 from ckpt_doctor.rules.interface import Rule, Subject
+
+_BOTH = ("moving_mean", "moving_variance")
 
 
 def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
     yield from missing(rule, subject, "moving_mean")
+
+
+def _only_shadow() -> Subject:
+    shadow = {"moving_mean/shadow": "bn/moving_mean/ExponentialMovingAverage"}
+    return holding(replace(example(missing=("moving_mean",)), companions=shadow))
 
 
 RULE = Rule(
@@ -30,6 +39,12 @@ RULE = Rule(
     severity="error",
     repair="estimate",
     check=_check,
-    healthy=(healthy_layer, lambda: without("moving_variance"), stateless, lambda: only_shadow("moving_mean")),
-    sick=(lambda: without("moving_mean"), lambda: without("moving_mean", "moving_variance")),
+    healthy=(
+        lambda: holding(example()),
+        lambda: holding(example(missing=("moving_variance",))),
+        # It keeps no statistics by design.
+        lambda: holding(replace(example(missing=_BOTH, facts=described(mode="batch", statistics=False)), absent={})),
+        _only_shadow,
+    ),
+    sick=(lambda: holding(example(missing=("moving_mean",))), lambda: holding(example(missing=_BOTH))),
 )

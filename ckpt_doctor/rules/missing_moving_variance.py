@@ -14,14 +14,23 @@ Source: tinghuiz/SfMLearner issue 17, zhengyang-wang/Unet_3D issue 5, Shiaoming/
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from ckpt_doctor.finding import Finding
-from ckpt_doctor.rules._missing import healthy_layer, missing, only_shadow, stateless, without
+from ckpt_doctor.rules._examples import described, example, holding
+from ckpt_doctor.rules._missing import missing
 from ckpt_doctor.rules.interface import Rule, Subject
+
+_BOTH = ("moving_mean", "moving_variance")
 
 
 def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
     yield from missing(rule, subject, "moving_variance")
+
+
+def _only_shadow() -> Subject:
+    shadow = {"moving_variance/shadow": "bn/moving_variance/ExponentialMovingAverage"}
+    return holding(replace(example(missing=("moving_variance",)), companions=shadow))
 
 
 RULE = Rule(
@@ -30,6 +39,12 @@ RULE = Rule(
     severity="error",
     repair="estimate",
     check=_check,
-    healthy=(healthy_layer, lambda: without("moving_mean"), stateless, lambda: only_shadow("moving_variance")),
-    sick=(lambda: without("moving_variance"), lambda: without("moving_mean", "moving_variance")),
+    healthy=(
+        lambda: holding(example()),
+        lambda: holding(example(missing=("moving_mean",))),
+        # It keeps no statistics by design.
+        lambda: holding(replace(example(missing=_BOTH, facts=described(mode="batch", statistics=False)), absent={})),
+        _only_shadow,
+    ),
+    sick=(lambda: holding(example(missing=("moving_variance",))), lambda: holding(example(missing=_BOTH))),
 )

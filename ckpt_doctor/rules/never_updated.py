@@ -20,12 +20,13 @@ Source: tensorflow/tensorflow issues 11965 and 16102, ritheshkumar95/im2latex-te
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
-from ckpt_doctor.batchnorm import BatchNormLayer, Inventory
+from ckpt_doctor.batchnorm import BatchNormLayer
 from ckpt_doctor.finding import Finding
-from ckpt_doctor.graphs.facts import LayerFacts
+from ckpt_doctor.rules._examples import described, example, holding
 from ckpt_doctor.rules.interface import Rule, Subject
 
 
@@ -66,30 +67,15 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
             yield rule.finding(f"{seen}; {why}", layer=layer, variables=names)
         else:
             what = (
-                "whether updates should have run is not known; the training graph (--meta) would tell; if the layer was "
-                "trained with training=True, estimate them from data with --unproven"
+                "whether updates should have run is not known; the training graph (--meta) would tell; if the layer "
+                "was trained with training=True, estimate them from data with --unproven"
             )
             yield rule.finding(
                 f"{seen}; {what}", layer=layer, variables=names, severity="warning", certainty="unproven"
             )
 
 
-def _subject(
-    mean: float, variance: float, gamma: float = 1.3, trained: bool | None = True, mode: str = "switch"
-) -> Subject:
-    names = {role: f"bn/{role}" for role in ("gamma", "beta", "moving_mean", "moving_variance")}
-    values = {
-        "gamma": np.full(3, gamma, np.float32),
-        "beta": np.zeros(3, np.float32),
-        "moving_mean": np.full(3, mean, np.float32),
-        "moving_variance": np.full(3, variance, np.float32),
-    }
-    facts = None
-    if trained is not None:
-        facts = LayerFacts("bn", *names.values(), mode="stored" if mode == "stored" else "switch", trained=trained)
-    layer = BatchNormLayer("bn", names, values=values, channels=3, facts=facts)
-    return Subject(Inventory((layer,)))
-
+_INITIAL: dict[str, Any] = {"moving_mean": 0, "moving_variance": 1}
 
 RULE = Rule(
     code="BN201",
@@ -98,10 +84,14 @@ RULE = Rule(
     repair="estimate",
     check=_check,
     healthy=(
-        lambda: _subject(0.0, 0.97),
-        lambda: _subject(1e-30, 1.0),
-        lambda: _subject(0.0, 1.0, gamma=1.0),
-        lambda: _subject(0.0, 1.0, trained=False, mode="stored"),
+        lambda: holding(example(facts=described(), moving_mean=0, moving_variance=0.97)),
+        lambda: holding(example(facts=described(), moving_mean=1e-30, moving_variance=1)),
+        lambda: holding(example(facts=described(), gamma=1, beta=0, **_INITIAL)),
+        lambda: holding(example(facts=described(mode="stored", trained=False), **_INITIAL)),
     ),
-    sick=(lambda: _subject(0.0, 1.0), lambda: _subject(0.0, 0.0), lambda: _subject(0.0, 1.0, trained=None)),
+    sick=(
+        lambda: holding(example(facts=described(), **_INITIAL)),
+        lambda: holding(example(facts=described(), moving_mean=0, moving_variance=0)),
+        lambda: holding(example(**_INITIAL)),
+    ),
 )

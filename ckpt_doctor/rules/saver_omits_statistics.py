@@ -16,9 +16,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ckpt_doctor.batchnorm import BatchNormLayer, Inventory
 from ckpt_doctor.finding import Finding
-from ckpt_doctor.graphs.facts import LayerFacts, ModelFacts
+from ckpt_doctor.rules._examples import described, example, holding
 from ckpt_doctor.rules.interface import Rule, Subject
 
 
@@ -39,16 +38,8 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
         )
 
 
-def _subject(saved: frozenset[str] | None, *, absent: bool = True) -> Subject:
-    names = {role: f"bn/{role}" for role in ("gamma", "beta", "moving_mean", "moving_variance")}
-    gone = {role: names[role] for role in ("moving_mean", "moving_variance")} if absent else {}
-    present = {role: name for role, name in names.items() if role not in gone}
-    facts = LayerFacts("bn", *names.values(), mode="switch")
-    layer = BatchNormLayer("bn", present, gone, channels=3, facts=facts, evidence="graph")
-    return Subject(Inventory((layer,), model=ModelFacts("graph", (facts,), saved=saved)))
-
-
-_ALL = frozenset(f"bn/{role}" for role in ("gamma", "beta", "moving_mean", "moving_variance"))
+_WEIGHTS = frozenset({"bn/gamma", "bn/beta"})
+_STATISTICS = ("moving_mean", "moving_variance")
 
 RULE = Rule(
     code="BN301",
@@ -56,6 +47,10 @@ RULE = Rule(
     severity="error",
     repair="none",
     check=_check,
-    healthy=(lambda: _subject(None), lambda: _subject(_ALL), lambda: _subject(frozenset({"bn/gamma"}), absent=False)),
-    sick=(lambda: _subject(frozenset({"bn/gamma", "bn/beta"})),),
+    healthy=(
+        lambda: holding(example(missing=_STATISTICS, facts=described())),
+        lambda: holding(example(missing=_STATISTICS, facts=described()), saved=_WEIGHTS | {"bn/moving_mean"}),
+        lambda: holding(example(facts=described()), saved=_WEIGHTS),
+    ),
+    sick=(lambda: holding(example(missing=_STATISTICS, facts=described()), saved=_WEIGHTS),),
 )

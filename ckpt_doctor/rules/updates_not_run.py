@@ -17,10 +17,10 @@ Source: tensorflow/tensorflow issues 11965, 16102 and 19643.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
-from ckpt_doctor.batchnorm import BatchNormLayer, Inventory
 from ckpt_doctor.finding import Finding
-from ckpt_doctor.graphs.facts import LayerFacts, ModelFacts
+from ckpt_doctor.rules._examples import described, example, holding
 from ckpt_doctor.rules.interface import Rule, Subject
 from ckpt_doctor.rules.never_updated import untouched
 
@@ -52,15 +52,7 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
     )
 
 
-def _subject(updates_run: bool | None, mean: float = 0.0) -> Subject:
-    import numpy as np
-
-    names = {role: f"bn/{role}" for role in ("gamma", "beta", "moving_mean", "moving_variance")}
-    values = {"moving_mean": np.full(3, mean, np.float32), "moving_variance": np.ones(3, np.float32)}
-    facts = LayerFacts("bn", *names.values(), mode="switch", has_update_ops=True, updates_run=updates_run, trained=True)
-    layer = BatchNormLayer("bn", names, values=values, channels=3, facts=facts, evidence="graph")
-    return Subject(Inventory((layer,), model=ModelFacts("graph", (facts,), trains=True)))
-
+_INITIAL: dict[str, Any] = {"moving_mean": 0, "moving_variance": 1}
 
 RULE = Rule(
     code="BN302",
@@ -68,7 +60,14 @@ RULE = Rule(
     severity="error",
     repair="none",
     check=_check,
-    # The second healthy one ran its updates by hand: its values show it.
-    healthy=(lambda: _subject(True), lambda: _subject(False, mean=0.4), lambda: _subject(None)),
-    sick=(lambda: _subject(False),),
+    healthy=(
+        lambda: holding(example(facts=described(updates_run=True), **_INITIAL)),
+        # Its updates were run by hand: the values show it.
+        lambda: holding(example(facts=described(updates_run=False))),
+        lambda: holding(example(facts=described(updates_run=None), **_INITIAL)),
+    ),
+    sick=(
+        lambda: holding(example(facts=described(updates_run=False), **_INITIAL)),
+        lambda: holding(example(facts=described(updates_run=False), missing=("moving_mean", "moving_variance"))),
+    ),
 )

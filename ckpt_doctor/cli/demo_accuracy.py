@@ -1,0 +1,33 @@
+"""How good the demo's model is in inference mode."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ckpt_doctor import graphs
+from ckpt_doctor.batchnorm import take_inventory
+from ckpt_doctor.capture.prediction import predict
+from ckpt_doctor.formats import open_checkpoint
+from ckpt_doctor.repair.estimation import Request, load_model, read_data, stored_statistics
+
+_OUTPUT = "logits:0"
+
+
+def accuracy(checkpoint: str, test: str) -> float:
+    """Return the share of test images that a checkpoint of the demo's model classifies rightly.
+
+    Statistics that are missing count as 0 and 1, which is what a loader that skips them leaves.
+
+    Args:
+        checkpoint: A prefix.
+        test: An `.npz` with `images` and `labels`.
+    """
+    opened = open_checkpoint(checkpoint)
+    inventory = take_inventory(opened, graphs.describe(opened))
+    request = Request(data=[f"{test}[images]"], batch_size=100)
+    loaded = load_model(opened, inventory, request, outputs=[_OUTPUT])
+    samples = read_data(loaded, request)
+    (logits,) = predict(loaded.program, stored_statistics(inventory.layers), samples, [_OUTPUT])
+    with np.load(test) as arrays:
+        labels = arrays["labels"]
+    return float(np.mean(logits.argmax(axis=1) == labels))

@@ -1,0 +1,177 @@
+"""Model and data to new statistics: which front door, which method, which error bars."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from google.protobuf.message import DecodeError
+
+from ckpt_doctor.batchnorm import BatchNormLayer, Inventory
+from ckpt_doctor.capture import keras_door, meta_graph_door
+from ckpt_doctor.capture.data import Samples, read_samples
+from ckpt_doctor.capture.engine import Measured
+from ckpt_doctor.capture.program import Program
+from ckpt_doctor.checkpoint import Array, Checkpoint
+from ckpt_doctor.errors import BadRequest, RepairRefused
+from ckpt_doctor.graphs.graph import tensor_name
+from ckpt_doctor.graphs.meta_graph import MetaGraph
+
+# Where nothing says what a layer adds to its variance: Keras' and tf.layers' default.
+DEFAULT_EPSILON = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """What the user said about model and data; see `ckpt_doctor.fix`."""
+
+    data: Sequence[str]
+    model: str | None = None
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    feeds: Mapping[str, str] = field(default_factory=dict)
+    batch_size: int = 64
+    samples: int | None = None
+    seed: int = 0
+    unproven: bool = False
+    allow_code: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A model that is ready to run.
+
+    Attributes:
+        program: What the engine runs; every layer with statistics is cut open.
+        meta: The TF1 graph, where the model is one.
+        left: Layer to the reason why it cannot be measured.
+        outputs: The model's outputs, where it names them.
+    """
+
+    program: Program
+    meta: MetaGraph | None
+    left: Mapping[str, str]
+    outputs: tuple[str, ...] = ()
+
+
+def load_model(checkpoint: Checkpoint, inventory: Inventory, request: Request, outputs: Sequence[str] = ()) -> Loaded:
+    """Return the model of a checkpoint with its batch-norm layers cut open.
+
+    Raises:
+        RepairRefused: No model lies with the checkpoint, or it cannot be run.
+    """
+    names = [layer.name for layer in inventory.layers]
+    if checkpoint.descriptions.meta_graph is not None:
+        try:
+            meta = MetaGraph.parse(checkpoint.descriptions.meta_graph)
+        except DecodeError as error:
+            where = checkpoint.descriptions.meta_graph_path
+            raise RepairRefused(f"{where}: is no MetaGraphDef, so there is no model to run") from error
+        sited = {layer.name for layer in meta.facts.layers if layer.sites}
+        program = meta_graph_door.load(
+            checkpoint,
+            meta,
+            names,
+            inputs=list(request.inputs.values()),
+            feeds=request.feeds,
+            outputs=outputs,
+            unproven=request.unproven,
+        )
+        left = dict.fromkeys(names, "the graph beside the checkpoint does not show where it normalises")
+        return Loaded(program, meta, {name: reason for name, reason in left.items() if name not in sited})
+    if checkpoint.descriptions.keras_config is not None:
+        traced = keras_door.load(checkpoint, inventory.layers, names, allow_code=request.allow_code)
+        return Loaded(traced.program, None, traced.left, traced.outputs)
+    raise RepairRefused(
+        f"{checkpoint.path}: no model lies with it (a .meta beside a bundle, or the config in a Keras file), so it "
+        "cannot be run; name one with --model"
+    )
+
+
+def with_model(checkpoint: Checkpoint, model: str | None) -> Checkpoint:
+    """Return the checkpoint with the graph of `--model` in the place of its own.
+
+    Raises:
+        BadRequest: The file is absent, or of a form that is not read.
+    """
+    from dataclasses import replace
+
+    if model is None:
+        return checkpoint
+    path = Path(model)
+    if path.suffix != ".meta" or checkpoint.format != "tensor-bundle":
+        raise BadRequest(f"--model {model}: a .meta file for a TensorFlow bundle is what can be named here")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise BadRequest(f"--model {model}: cannot be read: {error.strerror}") from error
+    return replace(
+        checkpoint, descriptions=replace(checkpoint.descriptions, meta_graph=data, meta_graph_path=str(path))
+    )
+
+
+def read_data(loaded: Loaded, request: Request) -> Samples:
+    """Return the data, matched to the inputs of the model."""
+    by_tensor = {tensor_name(target): name for name, target in request.inputs.items()}
+    renamed = {}
+    for entry in loaded.program.inputs:
+        for target, name in by_tensor.items():
+            if target in (tensor_name(entry.name), entry.tensor):
+                renamed[name] = entry.tensor
+    return read_samples(
+        request.data,
+        loaded.program.inputs,
+        renamed=renamed,
+        batch_size=request.batch_size,
+        limit=request.samples,
+        seed=request.seed,
+    )
+
+
+def stored_statistics(layers: Sequence[BatchNormLayer]) -> dict[str, tuple[Array, Array]]:
+    """Return mean and variance of every layer; 0 and 1, as a loader would leave them, where they are missing."""
+    table = {}
+    for layer in layers:
+        channels = layer.channels or 1
+        mean = layer.values.get("moving_mean", np.zeros(channels))
+        variance = layer.values.get("moving_variance", np.ones(channels))
+        table[layer.name] = (mean, variance)
+    return table
+
+
+def standard_error(measured: Measured, epsilon: float | None) -> float | None:
+    """Return the largest standard error of a channel's mean, in standard deviations of that channel.
+
+    Estimated from the spread of the batches' means: their standard deviation (divisor batches - 1) over the root of
+    their number. None for a single batch.
+    """
+    count = len(measured.batch_means)
+    if count < 2:
+        return None
+    spread = measured.batch_means.std(axis=0, ddof=1) / np.sqrt(count)
+    return float(np.max(spread / np.sqrt(measured.moments.variance + (epsilon or DEFAULT_EPSILON))))
+
+
+def residuals(measured: Measured, mean: Array, variance: Array, epsilon: float | None) -> tuple[float, bool]:
+    """Return how far stored statistics are from measured ones, and whether that is within tolerance.
+
+    Args:
+        measured: What went into the layer at inference.
+        mean: The stored moving mean, of shape `(channels,)`.
+        variance: The stored moving variance, likewise.
+        epsilon: Added to the variance.
+
+    Returns:
+        The worst channel's difference: of the mean in standard deviations, of the variance relative to it, whichever is
+        larger. Within tolerance means what BN401 means: the median channel is off by at most 0.25 standard deviations
+        and its variance ratio lies in [0.5, 2].
+    """
+    added = epsilon or DEFAULT_EPSILON
+    stored_mean, stored_variance = np.asarray(mean, np.float64), np.asarray(variance, np.float64)
+    actual = measured.moments.variance
+    off_mean = np.abs(stored_mean - measured.moments.mean) / np.sqrt(actual + added)
+    off_variance = np.abs(stored_variance - actual) / (actual + added)
+    ratio = np.median((stored_variance + added) / (actual + added))
+    within = bool(np.median(off_mean) <= 0.25 and 0.5 <= ratio <= 2.0)
+    return float(max(off_mean.max(), off_variance.max())), within
