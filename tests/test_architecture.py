@@ -67,6 +67,9 @@ MAY_IMPORT = {
         "rules",
     },
     "cli": {
+        "batchnorm",
+        "formats",
+        "graphs",
         "audit",
         "capture",
         "ckpt_doctor",
