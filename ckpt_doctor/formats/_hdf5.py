@@ -12,6 +12,7 @@ h5py is imported inside the functions: it takes longer than the rest of the prog
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -274,10 +275,16 @@ def _tensorflow_type(dataset: Any) -> str | None:
         return "bfloat16"
     if h5py.check_string_dtype(dataset.dtype) is not None:
         return "string"
-    name = dataset.dtype.name
+    name = _name_of(dataset.dtype)
     if dataset.dtype.kind in "biufc" and name not in ("float128", "complex256", "longdouble", "clongdouble"):
-        return str(name)
+        return name
     return None
+
+
+@functools.cache
+def _name_of(dtype: np.dtype[Any]) -> str:
+    """Return NumPy's name of a type, which takes it longer to make than HDF5 to read a small array."""
+    return str(dtype.name)
 
 
 def read_value(dataset: Any, described: Dataset) -> Array:

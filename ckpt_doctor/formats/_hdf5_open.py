@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from ckpt_doctor.checkpoint import Array, Damage, Variable
 from ckpt_doctor.errors import BadRequest, UnreadableCheckpoint
 from ckpt_doctor.formats import _foreign
 from ckpt_doctor.formats._hdf5 import H5PY_ERRORS, Dataset, attribute, damage_of, find, read_value
+from ckpt_doctor.formats._hdf5_guard import GuardedStream
 from ckpt_doctor.formats._hdf5_superblock import is_mangled, read_superblock
 from ckpt_doctor.formats._storage import open_binary, size_of
 
@@ -30,11 +31,17 @@ def opened(stream_opener: StreamOpener) -> Iterator[Any]:
 
     Raises:
         OSError: HDF5 refuses the bytes.
+        ValueError: The superblock is damaged.
     """
     import h5py
 
-    with stream_opener() as stream, h5py.File(stream, "r") as file:
-        yield file
+    with stream_opener() as stream:
+        superblock = read_superblock(stream)
+        if superblock is None:
+            raise OSError("no HDF5 signature")
+        guarded = GuardedStream(stream, superblock.length_size)
+        with h5py.File(cast("BinaryIO", guarded), "r") as file:
+            yield file
 
 
 def stream_of(path: str) -> StreamOpener:
@@ -74,6 +81,25 @@ def check_whole(stream_opener: StreamOpener, size: int, where: str, path: str, f
     if superblock.end > size:
         message = f"{size} bytes, the superblock promises {superblock.end}"
         raise UnreadableCheckpoint(path, format, (Damage("truncated", where, message),))
+    if superblock.is_open:
+        _check_unfinished(stream_opener, size, where, path, format)
+
+
+def _check_unfinished(stream_opener: StreamOpener, size: int, where: str, path: str, format: str) -> None:  # noqa: A002
+    """Check that HDF5 opens a file that is marked as open; many are whole all the same.
+
+    Raises:
+        UnreadableCheckpoint: It does not. The superblock's own length was then never brought up to date.
+    """
+    try:
+        with opened(stream_opener):
+            pass
+    except H5PY_ERRORS as error:
+        message = (
+            f"{size} bytes of a file that was never closed: the save was interrupted, or the file was copied before it "
+            f"ended ({' '.join(str(error).split())})"
+        )
+        raise UnreadableCheckpoint(path, format, (Damage("truncated", where, message),)) from error
 
 
 def _what_it_is(head: bytes) -> str:

@@ -30,11 +30,15 @@ class Superblock:
         version: 0 to 3.
         offset: Where the signature lies, in bytes from the start of the file: the size of the user block.
         end: Offset in bytes from the start of the file of the first byte after all data.
+        is_open: Whether the file is marked as open for writing: it was not closed, or copied before it was.
+        length_size: Size of the lengths in the file, in bytes.
     """
 
     version: int
     offset: int
     end: int
+    is_open: bool
+    length_size: int
 
 
 def has_signature(head: bytes) -> bool:
@@ -71,17 +75,18 @@ def _parse(block: bytes, offset: int) -> Superblock:
     if version > 3:
         raise ValueError(f"superblock version {version}; 0 to 3 are known")
     if version < 2:
-        offset_size = block[13]
+        offset_size, length_size, flags = block[13], block[14], block[20]
         addresses = 24 if version == 0 else 28
     else:
-        offset_size = block[9]
+        offset_size, length_size, flags = block[9], block[10], block[11]
         addresses = 12
-    if offset_size not in (2, 4, 8):
-        raise ValueError(f"offsets of {offset_size} bytes; 2, 4 or 8 are known")
+    for what, size in (("offsets", offset_size), ("lengths", length_size)):
+        if size not in (2, 4, 8):
+            raise ValueError(f"{what} of {size} bytes; 2, 4 or 8 are known")
     # Base address, then free space (0, 1) or superblock extension (2, 3), then end of file.
     start = addresses + 2 * offset_size
     field = block[start : start + offset_size]
     if len(field) < offset_size:
         raise ValueError(f"the superblock at byte {offset} is cut off after {len(block)} bytes")
     (end,) = struct.unpack({2: "<H", 4: "<I", 8: "<Q"}[offset_size], field)
-    return Superblock(version, offset, int(end))
+    return Superblock(version, offset, int(end), bool(flags & 1), length_size)

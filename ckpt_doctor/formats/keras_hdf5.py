@@ -61,7 +61,7 @@ _TOP_LEVEL = "top_level_model_weights"
 _OPTIMIZER = "optimizer_weights"
 _READ_ONLY = {
     "0.3": "a Keras 0.3 file holds numbered parameters without names, and its fourth is a standard deviation",
-    "1.x": "a Keras 1 file does not say its version, and running_std is a variance or a standard deviation by version",
+    "1.x": "in a Keras 1 file running_std is a variance or a standard deviation, by a version that few files state",
 }
 
 
@@ -146,7 +146,7 @@ def _checkpoint(path: str, file: Any, tree: Tree) -> Checkpoint:
 
     order, labels, absent = _order(attributes, root, tree)
     attributes["absent"] = absent
-    producer = {"0.3": "Keras 0.3", "1.x": "Keras 1"}.get(attributes["era"])
+    producer = {"0.3": "Keras 0.3", "1.x": "Keras 1" if attributes["layer_names"] else None}.get(attributes["era"])
     if version is not None:
         producer = f"Keras {version}" + (f" ({backend})" if backend else "")
     return Checkpoint(
