@@ -265,7 +265,7 @@ class Outputs:
             temporary.mkdir()
         except OSError as error:
             raise _refused(target, error) from error
-        self._staged.append(_Staged(temporary, target, stat.S_IMODE(like.stat().st_mode)))
+        self._staged.append(_Staged(temporary, target, stat.S_IMODE(like.stat().st_mode) | stat.S_IRWXU))
         return temporary
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -109,7 +110,10 @@ class SavedModel:
                     inner.commit()
                 fingerprint = _new_fingerprint(source, prefix.with_suffix(".index").read_bytes())
                 if fingerprint is not None:
+                    # Written anew: the copy may be read-only, as the original.
+                    (staged / _FINGERPRINT).unlink()
                     (staged / _FINGERPRINT).write_bytes(fingerprint)
+                    shutil.copymode(source / _FINGERPRINT, staged / _FINGERPRINT)
             outputs.commit()
         return tuple(sorted(path for path in target.rglob("*") if path.is_file()))
 
@@ -138,12 +142,19 @@ def _new_fingerprint(folder: Path, index: bytes) -> bytes | None:
 
 
 def _copy_tree(source: Path, target: Path, skip: set[Path]) -> None:
-    """Copy everything below a folder but the files in `skip`; symbolic links become what they point to."""
+    """Copy everything below a folder but the files in `skip`; symbolic links become what they point to.
 
-    def skipped(folder: str, names: list[str]) -> list[str]:
-        return [name for name in names if Path(folder, name).resolve() in skip]
-
-    shutil.copytree(source, target, ignore=skipped, dirs_exist_ok=True)
+    Files keep their modes; folders stay writable for their owner, without which nothing could be put into them.
+    """
+    for entry in sorted(source.iterdir()):
+        if entry.is_dir():
+            folder = target / entry.name
+            folder.mkdir()
+            _copy_tree(entry, folder, skip)
+            folder.chmod(stat.S_IMODE(entry.stat().st_mode) | stat.S_IRWXU)
+        elif entry.resolve() not in skip:
+            shutil.copyfile(entry, target / entry.name)
+            shutil.copymode(entry, target / entry.name)
 
 
 def _check(checkpoint: Checkpoint, changes: Changes) -> None:

@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +30,7 @@ from ckpt_doctor.formats._meta_graph import producer_of_meta_graph
 from ckpt_doctor.formats._storage import (
     OutOfBounds,
     is_file,
+    is_folder,
     is_remote,
     join,
     names_in,
@@ -67,10 +69,11 @@ class TensorSlicesV1:
 
     def recognises(self, path: str, head: bytes) -> bool:
         """Return whether `path` is a table that is no bundle's index, or stands for the shards of one."""
-        if not head:
-            pattern = sharded_name(path)
-            return pattern is not None and any(map(self._is_ours, _existing(pattern)[:1]))
-        return not looks_like_index(head) and self._is_ours(path)
+        if head and not looks_like_index(head) and self._is_ours(path):
+            return True
+        # A damaged shard is known by its neighbours. A folder of training data may hold a thousand files so named.
+        pattern = sharded_name(path)
+        return pattern is not None and any(map(self._is_ours, islice(_existing(pattern), 3)))
 
     def read(self, path: str) -> Checkpoint:
         """See `Format.read`; a shard that is missing or damaged takes only its own variables along.
@@ -202,7 +205,7 @@ def sharded_name(path: str) -> str | None:
     match = _SHARD.fullmatch(path)
     if match:
         return f"{match['base']}-?????-of-{match['count']}"
-    if is_remote(path):
+    if is_remote(path) or is_file(path) or is_folder(path):
         return None
     folder, name = split(path)
     if not name:
@@ -224,8 +227,8 @@ def _shard_paths(pattern: str) -> list[str]:
     return [f"{match['base']}-{number:05d}-of-{match['count']}" for number in range(max(count, 1))]
 
 
-def _existing(pattern: str) -> list[str]:
-    return [path for path in _shard_paths(pattern) if is_file(path)]
+def _existing(pattern: str) -> Iterator[str]:
+    return filter(is_file, _shard_paths(pattern))
 
 
 def _open(paths: list[str]) -> tuple[list[_Shard], list[Damage]]:

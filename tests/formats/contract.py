@@ -141,8 +141,8 @@ class FormatContract:
 
     def test_rewrite_keeps_the_mode(self, tmp_path: Path) -> None:
         path = self.make(folder(tmp_path / "in"))
-        for file in open_checkpoint(path).files:
-            Path(file).chmod(0o640)
+        for file in snapshot(tmp_path / "in"):
+            (tmp_path / "in" / file).chmod(0o640)
         checkpoint, target = open_checkpoint(path), self._target(tmp_path)
         written = format_of(checkpoint).rewrite(checkpoint, target, Changes())
         assert {file.stat().st_mode & 0o777 for file in written if file.is_file()} <= {0o640}

@@ -1,0 +1,141 @@
+"""SavedModels of TensorFlow 1, TensorFlow 2 and Keras 3."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ckpt_doctor.checkpoint import Array
+from ckpt_doctor.errors import RepairRefused, UnreadableCheckpoint
+from ckpt_doctor.formats import format_of, open_checkpoint
+from ckpt_doctor.formats._fingerprint import fingerprint64
+from ckpt_doctor.formats.interface import Changes
+from tests.formats import raw_bundle
+from tests.formats.contract import Expected, FormatContract, altered, snapshot
+
+SAMPLES = Path(__file__).parents[2] / "fixtures" / "formats"
+
+
+class SavedModelContract(FormatContract):
+    format_name = "saved-model"
+    has_checksums = True
+    samples = 60
+    sample: str
+
+    def make(self, folder: Path) -> str:
+        shutil.copytree(SAMPLES / self.sample / "sample", folder / "sample")
+        return str(folder / "sample")
+
+    def expected(self) -> Expected:
+        return raw_bundle.expected(SAMPLES / self.sample)
+
+    def raw_values(self, path: str) -> dict[str, Array]:
+        return raw_bundle.bundle(f"{path}/variables/variables")
+
+    def target(self, folder: Path) -> Path:
+        return folder / "fixed"
+
+    def files(self, path: str) -> list[Path]:
+        return [file for file in super().files(path) if file.parent.name == "variables"]
+
+
+class TestTensorFlow1(SavedModelContract):
+    sample = "saved_model_tf1"
+
+
+class TestTensorFlow2(SavedModelContract):
+    sample = "saved_model_tf2"
+
+
+class TestKeras3(SavedModelContract):
+    sample = "saved_model_keras3"
+
+
+@pytest.mark.parametrize(
+    ("sample", "producer"),
+    [
+        ("saved_model_tf1", "TensorFlow 1.15.5"),
+        ("saved_model_tf2", "TensorFlow 2."),
+        ("saved_model_keras3", "TensorFlow 2."),
+    ],
+)
+def test_descriptions(sample: str, producer: str) -> None:
+    folder = SAMPLES / sample / "sample"
+    for path in (folder, folder / "saved_model.pb", f"{folder}/"):
+        checkpoint = open_checkpoint(path)
+        assert checkpoint.path == str(folder)
+        assert (checkpoint.producer or "").startswith(producer)
+        assert checkpoint.descriptions.saved_model == (folder / "saved_model.pb").read_bytes()
+        assert (checkpoint.descriptions.object_graph is None) == (sample == "saved_model_tf1")
+
+
+def test_rewrite_copies_everything_else_and_renews_the_fingerprint(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(SAMPLES / "saved_model_tf2" / "sample")
+    name = checkpoint.variables[0].name
+    form = format_of(checkpoint)
+    form.rewrite(checkpoint, tmp_path / "out", Changes({name: altered(checkpoint.variables[0].read())}))
+    old, new = snapshot(SAMPLES / "saved_model_tf2" / "sample"), snapshot(tmp_path / "out")
+    assert set(old) == set(new)
+    assert {path for path in old if old[path] != new[path]} == {
+        "fingerprint.pb",
+        "variables/variables.data-00000-of-00001",
+        "variables/variables.index",
+    }
+    for folder in (SAMPLES / "saved_model_tf2" / "sample", tmp_path / "out"):
+        fingerprint = dict(raw_bundle.fields((folder / "fingerprint.pb").read_bytes()))
+        assert fingerprint[5] == fingerprint64((folder / "variables" / "variables.index").read_bytes())
+
+
+@pytest.mark.parametrize("size", [0, 3, 7, 16, 32, 64, 65, 128, 129, 300])
+def test_fingerprint_of_any_length_is_steady(size: int) -> None:
+    data = bytes(range(256)) * 2
+    assert fingerprint64(data[:size]) == fingerprint64(bytes(data[:size]))
+    assert len({fingerprint64(data[:size]), fingerprint64(data[1 : size + 1])}) == (2 if size else 1)
+
+
+def test_in_place_changes_the_bundle_and_the_fingerprint_only(tmp_path: Path) -> None:
+    shutil.copytree(SAMPLES / "saved_model_keras3" / "sample", tmp_path / "m")
+    before = snapshot(tmp_path / "m")
+    checkpoint = open_checkpoint(tmp_path / "m")
+    name = checkpoint.variables[0].name
+    format_of(checkpoint).rewrite_in_place(
+        checkpoint, Changes({name: altered(checkpoint.variables[0].read())}), backup=False
+    )
+    after = snapshot(tmp_path / "m")
+    assert {path for path in before if before[path] != after[path]} == {
+        "fingerprint.pb",
+        "variables/variables.data-00000-of-00001",
+        "variables/variables.index",
+    }
+
+
+def test_without_variables(tmp_path: Path) -> None:
+    (tmp_path / "saved_model.pb").write_bytes(b"\x08\x01\x12\x00")
+    checkpoint = open_checkpoint(tmp_path)
+    assert checkpoint.variables == ()
+    assert not checkpoint.damages
+    with pytest.raises(RepairRefused, match="no variables"):
+        format_of(checkpoint).rewrite(checkpoint, tmp_path / "out", Changes({"x": np.zeros(2, np.float32)}))
+
+
+def test_damages(tmp_path: Path) -> None:
+    shutil.copytree(SAMPLES / "saved_model_tf2" / "sample", tmp_path / "m")
+    model = tmp_path / "m" / "saved_model.pb"
+    whole = model.read_bytes()
+    model.write_bytes(whole[:-100])
+    checkpoint = open_checkpoint(tmp_path / "m")
+    assert [damage.kind for damage in checkpoint.damages] == ["truncated"]
+    assert checkpoint.variables
+    model.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    assert [damage.kind for damage in open_checkpoint(model).damages] == ["not-a-checkpoint"]
+    model.write_bytes(whole)
+    index = tmp_path / "m" / "variables" / "variables.index"
+    index.write_bytes(b"")
+    with pytest.raises(UnreadableCheckpoint) as caught:
+        open_checkpoint(tmp_path / "m")
+    assert (caught.value.format, caught.value.path) == ("saved-model", str(tmp_path / "m"))
+    index.unlink()
+    assert [damage.kind for damage in open_checkpoint(tmp_path / "m").damages] == ["unfinished-save"]
