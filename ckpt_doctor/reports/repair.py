@@ -40,10 +40,11 @@ def render(result: RepairResult, style: Style) -> str:
 
 def _table(page: Page, result: RepairResult, style: Style) -> None:
     shown = result.layers if style.detail == "more" else result.layers[:_LAYERS_SHOWN]
-    heading = ["mean", "variance", "residual", "std.error", "layer (medians over its channels)"]
+    heading = ["mean", "variance", "residual", "std.error", "layer"]
     rows = [_row(layer) for layer in shown]
     widths = [max(len(row[column]) for row in [heading, *rows]) for column in range(4)]
     page.blank()
+    page.paragraph("mean and variance: medians over the channels of a layer, before -> after", indent=2, hanging=2)
     for row, color in [(heading, "bold"), *((row, "") for row in rows)]:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
         page.line("  " + "  ".join([*cells, row[-1]]), color=color)
