@@ -9,6 +9,8 @@ import pytest
 
 import ckpt_doctor
 from ckpt_doctor.cli import BUG, main
+from ckpt_doctor.cli.scan_command import exit_code
+from ckpt_doctor.result import AuditResult, CheckpointResult, NotJudged, PathError
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 HEALTHY = FIXTURES / "tf1_layers" / "full" / "model.ckpt-400"
@@ -346,3 +348,43 @@ def test_published_checkpoints_can_be_listed_and_are_equal_to_themselves(run, co
             assert len(json.loads(out)["variables"]) == one["variables"]
             code, out, _ = run("diff", one["path"], one["path"], "--format", "json")
             assert (code, json.loads(out)["compared"]) == (0, one["variables"])
+
+
+def test_strict_fails_where_something_was_not_judged():
+    one = CheckpointResult("x", "tensor-bundle", None, 1, 1, ("names",), (), (NotJudged("a", "b"),), ())
+    assert exit_code(AuditResult((one,)), fail_on="error", strict=False) == 0
+    assert exit_code(AuditResult((one,)), fail_on="error", strict=True) == 1
+    assert exit_code(AuditResult((one,), (PathError("y", "z"),)), fail_on="error", strict=True) == 2
+    assert exit_code(AuditResult(()), fail_on="never", strict=False) == 2
+
+
+def test_remains_of_a_save_alone_are_reported_and_are_no_verdict(run, copy, tmp_path):
+    prefix = copy()
+    prefix.with_name(f"{prefix.name}.index").unlink()
+    code, out, err = run("scan", tmp_path, "--format", "json")
+    assert (code, rules(out)) == (2, ["CK106"])
+    assert err == f"ckpt-doctor: {tmp_path}: there is no whole checkpoint to scan\n"
+
+
+def test_a_stale_state_file_is_reported_with_the_checkpoint_beside_it(run, copy, tmp_path):
+    prefix = copy()
+    (tmp_path / "checkpoint").write_text('model_checkpoint_path: "model.ckpt-900"\n')
+    code, out, err = run("scan", tmp_path, "--format", "json")
+    assert (code, err, rules(out)) == (0, "", ["CK105"])
+    assert json.loads(out)["checkpoints"][0]["path"] == str(prefix)
+
+
+def test_older_checkpoints_are_passed_over_and_counted(run, copy, tmp_path):
+    prefix = copy()
+    for file in list(tmp_path.iterdir()):
+        shutil.copy(file, tmp_path / file.name.replace("400", "300"))
+    (tmp_path / "checkpoint").write_text(
+        'model_checkpoint_path: "model.ckpt-400"\n'
+        'all_model_checkpoint_paths: "model.ckpt-300"\nall_model_checkpoint_paths: "model.ckpt-400"\n'
+    )
+    code, out, _ = run("scan", tmp_path, "--format", "json")
+    document = json.loads(out)
+    assert (code, document["passed_over"]) == (0, 1)
+    assert [one["path"] for one in document["checkpoints"]] == [str(prefix)]
+    assert "1 older checkpoint passed over" in run("scan", tmp_path)[1]
+    assert len(json.loads(run("scan", tmp_path, "--all", "--format", "json")[1])["checkpoints"]) == 2
