@@ -1,110 +1,187 @@
-"""What is fed to a model: arrays, in batches, in an order that a seed decides.
+"""What is fed to a model: every form of `--data`, matched to the inputs, in an order that a seed decides.
 
-`file.npz` (arrays matched to the inputs by name; a single array feeds a single input), `file.npz[key]`, `file.npy`,
-each also as `NAME=…` for one of several inputs.
+Arrays in `file.npz` (matched to the inputs by name; a single array feeds a single input), `file.npz[key]`, `file.npy`,
+`file.h5[dataset]`, each also as `NAME=…` for one of several inputs; a folder of images; `*.tfrecord`; and
+`MODULE:FUNCTION` or `path.py:FUNCTION`, which gives a `tf.data.Dataset` or an iterable of batches.
 """
 
 from __future__ import annotations
 
 import re
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from ckpt_doctor.capture.arrays import listed, read_arrays
+from ckpt_doctor.capture.images import image_samples
 from ckpt_doctor.capture.program import ModelInput
+from ckpt_doctor.capture.samples import Samples, from_arrays, from_stream, permutation
+from ckpt_doctor.capture.streams import by_input, record_batches, user_batches
+from ckpt_doctor.capture.user_code import is_reference
 from ckpt_doctor.checkpoint import Array, numpy_dtype
 from ckpt_doctor.errors import BadRequest
 
 _ARGUMENT = re.compile(r"^(?:(?P<name>[^=\[\]/\\]+)=)?(?P<path>.+?)(?:\[(?P<key>[^\[\]]+)\])?$")
+_ARRAY_FILES = (".npz", ".npy", ".h5", ".hdf5")
+# Values looked at for the warnings on ranges: enough to see a scale, cheap for any size.
+_LOOKED_AT = 64
 
 
-@dataclass(frozen=True, eq=False)
-class Samples:
-    """Arrays that belong together, sample by sample.
+@dataclass(frozen=True)
+class DataOptions:
+    """How data are read.
 
     Attributes:
-        arrays: Tensor name to array, each of shape `(samples, …)`.
-        order: Indices of the samples in the order of use.
-        batch_size: Samples in a batch; the last one may be shorter.
-        notes: What looks odd about the data, a sentence each.
+        renamed: Name in the data to the tensor that it feeds.
+        batch_size: Samples in a batch; a user's own batches stay as they are.
+        limit: Use at most so many samples.
+        seed: Decides the order of arrays and images: `numpy.random.default_rng(seed).permutation(samples)`; None keeps
+            the order that they have, as streams always do.
+        parse: `MODULE:FUNCTION` that reads one TFRecord.
+        image_size: `HxW`.
+        image_scale: `A,B`.
     """
 
-    arrays: Mapping[str, Array]
-    order: Array
-    batch_size: int
-    notes: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    @property
-    def batch_count(self) -> int:
-        """Number of batches."""
-        return -(-len(self.order) // self.batch_size)
-
-    def batch(self, number: int) -> dict[str, Array]:
-        """Return one batch: tensor name to array of shape `(batch, …)`."""
-        chosen = self.order[number * self.batch_size : (number + 1) * self.batch_size]
-        return {tensor: np.ascontiguousarray(array[chosen]) for tensor, array in self.arrays.items()}
-
-    def __iter__(self) -> Iterator[dict[str, Array]]:
-        return (self.batch(number) for number in range(self.batch_count))
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    batch_size: int = 64
+    limit: int | None = None
+    seed: int | None = 0
+    parse: str | None = None
+    image_size: str | None = None
+    image_scale: str | None = None
 
 
 def read_samples(
-    arguments: Sequence[str],
-    inputs: Sequence[ModelInput],
-    *,
-    renamed: Mapping[str, str] | None = None,
-    batch_size: int = 64,
-    limit: int | None = None,
-    seed: int = 0,
+    arguments: Sequence[str], inputs: Sequence[ModelInput], options: DataOptions, kept: ExitStack
 ) -> Samples:
     """Return the data that the arguments name, matched to the inputs of a model.
 
     Args:
         arguments: The forms in the module's docstring.
         inputs: The inputs that have to be fed.
-        renamed: Name in the data to the input or tensor that it feeds.
-        batch_size: Samples in a batch.
-        limit: Use at most so many samples, chosen by the seed.
-        seed: Decides the order: `numpy.random.default_rng(seed).permutation(samples)`.
+        options: How to read them.
+        kept: Frees files and temporary copies when it is closed.
 
     Raises:
         BadRequest: A file is absent or unreadable, or its arrays do not fit the inputs.
     """
-    if batch_size < 1:
-        raise BadRequest(f"--batch-size {batch_size}: a batch holds at least one sample")
-    if limit is not None and limit < 1:
-        raise BadRequest(f"--samples {limit}: at least one sample is needed")
-    found: dict[str, tuple[str, Array]] = {}
+    if options.batch_size < 1:
+        raise BadRequest(f"--batch-size {options.batch_size}: a batch holds at least one sample")
+    if options.limit is not None and options.limit < 1:
+        raise BadRequest(f"--samples {options.limit}: at least one sample is needed")
+    if not arguments:
+        raise BadRequest("no data given; name it with --data FILE.npz")
+    samples = _single_source(arguments, inputs, options, kept)
+    if samples is None:
+        samples = _from_array_files(arguments, inputs, options, kept)
+    if not len(samples):
+        raise BadRequest(f"--data {arguments[0]}: the data hold no samples")
+    return samples
+
+
+def _single_source(
+    arguments: Sequence[str], inputs: Sequence[ModelInput], options: DataOptions, kept: ExitStack
+) -> Samples | None:
+    """Return the samples of a folder, of records or of a function; None where the arguments are array files."""
     for argument in arguments:
-        for name, array in _arrays(argument).items():
+        records = ".tfrecord" in Path(argument).name
+        folder = Path(argument).is_dir()
+        function = is_reference(argument) and not Path(argument).exists()
+        if not (records or folder or function):
+            continue
+        if len(arguments) > 1:
+            raise BadRequest(f"--data {argument}: feeds the whole model and cannot stand beside other --data")
+        if folder:
+            if len(inputs) != 1:
+                raise BadRequest(f"--data {argument}: images feed one input; the model has {len(inputs)}")
+            return image_samples(
+                Path(argument),
+                inputs[0],
+                size=options.image_size,
+                scale=options.image_scale,
+                batch_size=options.batch_size,
+                limit=options.limit,
+                seed=options.seed,
+            )
+        batches = record_batches(argument, options.parse, options.batch_size) if records else user_batches(argument)
+        notes: list[str] = []
+        return from_stream(_checked(argument, batches, inputs, options, notes), options.limit, notes, kept)
+    return None
+
+
+def _checked(
+    argument: str, batches: Iterator[Any], inputs: Sequence[ModelInput], options: DataOptions, notes: list[str]
+) -> Iterator[dict[str, Array]]:
+    entries = {entry.tensor: entry for entry in inputs}
+    for batch in batches:
+        table = by_input(argument, batch, inputs, options.renamed)
+        fitted = {}
+        for tensor, array in table.items():
+            fits(f"--data {argument}: a batch for {entries[tensor].name}", array, entries[tensor])
+            notes.extend(remarks("the data", array, entries[tensor]))
+            fitted[tensor] = array.astype(numpy_dtype(entries[tensor].dtype), copy=False)
+        if len({len(array) for array in fitted.values()}) > 1:
+            raise BadRequest(f"--data {argument}: the inputs of one batch have different numbers of samples")
+        yield fitted
+
+
+def _from_array_files(
+    arguments: Sequence[str], inputs: Sequence[ModelInput], options: DataOptions, kept: ExitStack
+) -> Samples:
+    found: dict[str, tuple[str, Any]] = {}
+    for argument in arguments:
+        for name, array in _arrays(argument, kept).items():
             if name in found:
                 raise BadRequest(f"--data {argument}: {name or 'the array'} was given before, by {found[name][0]}")
             found[name] = (argument, array)
-    if not found:
-        raise BadRequest("no data given; name it with --data FILE.npz")
-    matched = _match(found, inputs, dict(renamed or {}))
     notes: list[str] = []
-    arrays = {entry.tensor: _fitting(argument, name, array, entry, notes) for name, argument, array, entry in matched}
-    lengths = {len(array) for array in arrays.values()}
-    if len(lengths) > 1:
+    arrays: dict[str, Any] = {}
+    for name, entry in _match(found, inputs, options.renamed):
+        argument, array = found[name]
+        where = f"--data {argument}: array {name or '(the only one)'}"
+        fits(where, array, entry)
+        notes.extend(remarks(name or "the data", array, entry))
+        arrays[entry.tensor] = _Typed(array, entry, where)
+    lengths = {tensor: len(array) for tensor, array in arrays.items()}
+    if len(set(lengths.values())) > 1:
         raise BadRequest(
             "the inputs have different numbers of samples: "
-            + ", ".join(f"{tensor} {len(array)}" for tensor, array in arrays.items())
+            + ", ".join(f"{tensor} {length}" for tensor, length in lengths.items())
         )
-    count = lengths.pop()
-    if count == 0:
-        raise BadRequest("the data hold no samples")
-    order = np.random.default_rng(seed).permutation(count)[: limit or count]
-    return Samples(arrays, order, batch_size, tuple(notes))
+    count = next(iter(lengths.values()))
+    order = permutation(count, options.seed)[: options.limit or count]
+    return from_arrays(arrays, order, options.batch_size, notes)
 
 
-def _arrays(argument: str) -> dict[str, Array]:
+class _Typed:
+    """An array, read and cast batch by batch; refuses values that are not finite."""
+
+    def __init__(self, array: Any, entry: ModelInput, where: str) -> None:
+        self.array = array
+        self.dtype = numpy_dtype(entry.dtype)
+        self.where = where
+
+    def __len__(self) -> int:
+        return int(self.array.shape[0])
+
+    def __getitem__(self, chosen: Array) -> Array:
+        if isinstance(self.array, np.ndarray):
+            value: Array = self.array[chosen]
+        else:
+            # HDF5 takes indices in rising order only.
+            ascending = np.argsort(chosen, kind="stable")
+            value = np.empty((len(chosen), *self.array.shape[1:]), self.array.dtype)
+            value[ascending] = self.array[np.sort(chosen)]
+        if value.dtype.kind == "f" and not np.isfinite(value).all():
+            raise BadRequest(f"{self.where} holds NaN or infinite values; statistics of them would be useless")
+        return value.astype(self.dtype, copy=False)
+
+
+def _arrays(argument: str, kept: ExitStack) -> dict[str, Any]:
     """Return the arrays of one `--data` argument by name; the name is empty where nothing names the only array."""
     found = _ARGUMENT.match(argument)
     assert found is not None
@@ -113,96 +190,86 @@ def _arrays(argument: str) -> dict[str, Array]:
         path, key, name = Path(argument), None, None
     if not path.exists():
         raise BadRequest(f"--data {argument}: there is no file {path}")
-    arrays = _read(argument, path)
+    if path.suffix.lower() not in _ARRAY_FILES:
+        raise BadRequest(
+            f"--data {argument}: {path.name} is of no form that is read; .npz, .npy, .h5[DATASET], a folder of images, "
+            "*.tfrecord and MODULE:FUNCTION are"
+        )
+    arrays = read_arrays(argument, path, key, kept)
     if key is not None:
-        if key not in arrays:
-            raise BadRequest(f"--data {argument}: {path.name} has no array {key!r}; it has {_listed(arrays)}")
-        arrays = {name or "": arrays[key]}
-    elif name is not None:
+        return {name or "": arrays[key]} if key in arrays else arrays
+    if name is not None:
         if len(arrays) != 1:
             raise BadRequest(
-                f"--data {argument}: {path.name} holds {_listed(arrays)}; say which one is meant: {path}[NAME]"
+                f"--data {argument}: {path.name} holds {listed(arrays)}; say which one is meant: {path}[NAME]"
             )
-        arrays = {name: next(iter(arrays.values()))}
+        return {name: next(iter(arrays.values()))}
     return arrays
 
 
-def _read(argument: str, path: Path) -> dict[str, Array]:
-    try:
-        if path.suffix == ".npy":
-            return {"": np.load(path, mmap_mode="r", allow_pickle=False)}
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as archive:
-                return {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise BadRequest(f"--data {argument}: {path} cannot be read as {path.suffix}: {error}") from error
-    raise BadRequest(f"--data {argument}: {path.name} is of no form that is read; .npz and .npy are")
-
-
-def _listed(names: Mapping[str, Array]) -> str:
-    return ", ".join(f"{name or 'one array'} {array.shape}" for name, array in names.items()) or "nothing"
-
-
 def _match(
-    found: Mapping[str, tuple[str, Array]], inputs: Sequence[ModelInput], renamed: Mapping[str, str]
-) -> list[tuple[str, str, Array, ModelInput]]:
-    """Return name, argument, array and input for every input of the model."""
-    by_input = {target.split(":")[0]: name for name, target in renamed.items()}
-    for name in renamed:
+    found: Mapping[str, tuple[str, Any]], inputs: Sequence[ModelInput], renamed: Mapping[str, str]
+) -> Iterator[tuple[str, ModelInput]]:
+    """Yield the name in the data for every input of the model."""
+    targets = {target: name for name, target in renamed.items()}
+    for name, target in renamed.items():
         if name not in found:
-            raise BadRequest(
-                f"--input {name}={renamed[name]}: the data have no array {name!r}; they have {_names(found)}"
-            )
-    matched = []
+            names = ", ".join(other or "one without a name" for other in found)
+            raise BadRequest(f"--input {name}={target}: the data have no array {name!r}; they have {names}")
     for entry in inputs:
-        candidates = [by_input.get(entry.tensor.split(":")[0]), by_input.get(entry.name), entry.name, entry.tensor]
-        fitting = [candidate for candidate in candidates if candidate is not None and candidate in found]
+        candidates = (targets.get(entry.tensor), entry.name, entry.tensor)
+        fitting = [name for name in candidates if name is not None and name in found]
         if not fitting and len(inputs) == 1 and len(found) == 1:
             fitting = list(found)
         if not fitting:
-            wanted = ", ".join(f"{other.name} {_shape(other)}" for other in inputs)
+            wanted = ", ".join(f"{other.name} {shape_of(other)}" for other in inputs)
+            held = listed({name: array for name, (_, array) in found.items()})
+            constant = f"; or give a constant with --feed {entry.tensor}=VALUE" if entry.shape in ((), None) else ""
             raise BadRequest(
-                f"nothing in the data is called {entry.name!r}, which the model needs as input; the data hold "
-                f"{_listed({key: array for key, (_, array) in found.items()})}, the model takes {wanted}; name it "
-                f"with --data {entry.name}=FILE.npz[KEY] or map it with --input KEY={entry.tensor}"
+                f"nothing in the data is called {entry.name!r}, which the model needs as input; the data hold {held}, "
+                f"the model takes {wanted}; name it with --data {entry.name}=FILE.npz[KEY] or map it with "
+                f"--input KEY={entry.tensor}{constant}"
             )
-        name = fitting[0]
-        matched.append((name, found[name][0], found[name][1], entry))
-    return matched
+        yield fitting[0], entry
 
 
-def _names(found: Mapping[str, object]) -> str:
-    return ", ".join(name or "one without a name" for name in found) or "none"
-
-
-def _shape(entry: ModelInput) -> str:
+def shape_of(entry: ModelInput) -> str:
+    """Return an input's shape in words."""
     if entry.shape is None:
         return "of any shape"
     return "(" + ", ".join("?" if size is None else str(size) for size in entry.shape) + ")"
 
 
-def _fitting(argument: str, name: str, array: Array, entry: ModelInput, notes: list[str]) -> Array:
-    """Return the array in the type of the input."""
-    where = f"--data {argument}: array {name or '(the only one)'}"
-    if array.ndim == 0:
-        raise BadRequest(f"{where} is a single number; expected samples of {entry.name} {_shape(entry)}")
-    if entry.shape is not None:
-        fits = len(array.shape) == len(entry.shape) and all(
-            wanted is None or wanted == size for wanted, size in zip(entry.shape[1:], array.shape[1:], strict=False)
-        )
-        if not fits:
-            raise BadRequest(f"{where} has shape {array.shape}; the input {entry.name} takes {_shape(entry)}")
+def fits(where: str, array: Any, entry: ModelInput) -> None:
+    """Refuse an array whose shape or type an input cannot take.
+
+    Raises:
+        BadRequest: It cannot.
+    """
+    shape = tuple(array.shape)
+    if not shape:
+        raise BadRequest(f"{where} is a single number; expected samples of {entry.name} {shape_of(entry)}")
+    if entry.shape is not None and (
+        len(shape) != len(entry.shape)
+        or any(wanted not in (None, size) for wanted, size in zip(entry.shape[1:], shape[1:], strict=True))
+    ):
+        raise BadRequest(f"{where} has shape {shape}; the input {entry.name} takes {shape_of(entry)}")
     wanted = numpy_dtype(entry.dtype)
+    # What NumPy can turn into the input's type without losing its meaning.
     kinds = {"f": "fiub", "i": "iub", "u": "iub", "b": "b", "c": "fiubc", "V": "fiub"}
     if wanted.kind != array.dtype.kind and array.dtype.kind not in kinds.get(wanted.kind, ""):
         raise BadRequest(f"{where} is of type {array.dtype}; the input {entry.name} takes {entry.dtype}")
-    if wanted.kind == "f" and array.dtype.kind in "iu" and array.size and np.max(array[:64]) > 1:
-        notes.append(
-            f"{name or 'the data'}: whole numbers of type {array.dtype} feed the float input {entry.name}; if the "
-            "model was trained on scaled values, scale these alike"
+
+
+def remarks(name: str, array: Any, entry: ModelInput) -> Iterator[str]:
+    """Yield what looks odd about the values: judged by the first few samples."""
+    if not array.shape[0]:
+        return
+    head = np.asarray(array[:_LOOKED_AT])
+    if head.dtype.kind in "fiub" and not np.any(head):
+        yield f"{name}: the first {len(head)} samples are all zero"
+    elif numpy_dtype(entry.dtype).kind == "f" and head.dtype.kind in "iu" and head.size and np.max(head) > 1:
+        yield (
+            f"{name}: whole numbers of type {head.dtype} feed the float input {entry.name}; if the model was trained "
+            "on scaled values, scale these alike"
         )
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise BadRequest(f"{where} holds NaN or infinite values; statistics of them would be useless")
-    if not np.any(array):
-        notes.append(f"{name or 'the data'}: every value is zero")
-    return array if array.dtype == wanted else array.astype(wanted)

@@ -19,13 +19,15 @@ from typing import Any
 
 import numpy as np
 
-from ckpt_doctor.capture.data import Samples
+from ckpt_doctor.capture.levels import Level, in_sequence, plan_levels
+from ckpt_doctor.capture.live import DEFAULT_LIMIT, LiveTensors
 from ckpt_doctor.capture.program import Program
 from ckpt_doctor.capture.runtime import tensorflow
+from ckpt_doctor.capture.samples import Samples
 from ckpt_doctor.checkpoint import Array
 from ckpt_doctor.errors import BadRequest, RepairRefused
 from ckpt_doctor.graphs.cut import CutSite
-from ckpt_doctor.graphs.graph import Graph, split_tensor, tensor_name
+from ckpt_doctor.graphs.graph import Graph
 from ckpt_doctor.moments import Moments
 from ckpt_doctor.progress import Listener, Progress, unheard
 
@@ -43,108 +45,12 @@ class Measured:
     batch_means: Array
 
 
-@dataclass(frozen=True)
-class _Level:
-    """One run.
+# A layer that feeds itself has settled when no channel moves by more than this, and is left after so many sweeps.
+SETTLED = 1e-5
+MOST_SWEEPS = 20
 
-    Attributes:
-        feeds: Live tensors that it reads.
-        sites: Indices of the sites whose input it computes.
-        fetches: Tensors that it leaves for later runs, inputs of its own sites included.
-        dropped: Live tensors that no later run reads.
-    """
-
-    feeds: tuple[str, ...]
-    sites: tuple[int, ...]
-    fetches: tuple[str, ...]
-    dropped: tuple[str, ...]
-
-
-def plan_levels(
-    graph: Graph, inputs: Sequence[str], sites: Sequence[CutSite], measured: Sequence[int], *, pooled: bool = False
-) -> list[_Level]:
-    """Return the runs that measure the named sites.
-
-    Args:
-        graph: The cut graph.
-        inputs: Tensors that take data.
-        sites: All sites of the graph.
-        measured: Indices of the sites whose statistics are not known beforehand; the others are fed stored ones.
-        pooled: Whether all sites of a layer share one pair of statistics, so that each waits for all of them.
-    """
-    level = _levels_of_nodes(graph, inputs, sites, measured, pooled=pooled)
-    wanted = {split_tensor(sites[number].x)[0] for number in measured}
-    needed = graph.ancestors(wanted, control=False)
-    last_use: dict[str, int] = {}
-    given = {tensor_name(name) for name in inputs}
-    made: dict[str, int] = dict.fromkeys(given, 0)
-    for name in needed:
-        if name not in level:
-            continue
-        for tensor in graph.inputs(graph.nodes[name]):
-            if level.get(split_tensor(tensor)[0], -1) >= 0 or tensor in made:
-                made.setdefault(tensor, level[split_tensor(tensor)[0]])
-                last_use[tensor] = max(last_use.get(tensor, 0), level[name])
-    placeholders = {tensor for site in sites for tensor in (site.mean, site.variance)}
-    runs = []
-    for number in range(1 + max((level.get(split_tensor(sites[s].x)[0], 0) for s in measured), default=0)):
-        own = tuple(s for s in measured if level.get(split_tensor(sites[s].x)[0], 0) == number)
-        feeds = [
-            tensor
-            for tensor, last in last_use.items()
-            if tensor not in placeholders
-            and (made[tensor] < number or tensor in given)
-            and any(level.get(node.name) == number and node.name in needed for node, _ in graph.consumers[tensor])
-        ]
-        fetches = [
-            tensor
-            for tensor, last in last_use.items()
-            if tensor not in placeholders and tensor not in given and made[tensor] == number and last > number
-        ]
-        fetches += [sites[s].x for s in own if sites[s].x not in fetches]
-        dropped = [tensor for tensor, last in last_use.items() if last == number and made[tensor] < number]
-        runs.append(_Level(tuple(feeds), own, tuple(fetches), tuple(dropped)))
-    return runs
-
-
-def _levels_of_nodes(
-    graph: Graph, inputs: Sequence[str], sites: Sequence[CutSite], measured: Sequence[int], *, pooled: bool
-) -> dict[str, int]:
-    """Return the level of every node that depends on data; nodes of constants and variables have none."""
-    waits: dict[str, list[str]] = {}
-    for number in measured:
-        awaited = [
-            split_tensor(sites[other].x)[0]
-            for other in measured
-            if other == number or (pooled and sites[other].layer == sites[number].layer)
-        ]
-        for placeholder in (sites[number].mean, sites[number].variance):
-            waits[split_tensor(placeholder)[0]] = awaited
-    level: dict[str, int] = {split_tensor(name)[0]: 0 for name in inputs}
-    pending: set[str] = set()
-
-    def visit(start: str) -> None:
-        # Deep models are longer than Python's stack, so this walks with its own.
-        stack: list[tuple[str, bool]] = [(start, False)]
-        while stack:
-            name, ready = stack.pop()
-            if name in level:
-                continue
-            sources = waits.get(name) or [split_tensor(t)[0] for t in graph.inputs(graph.nodes[name])]
-            if not ready:
-                if name in pending:
-                    # A loop's back edge: its nodes are one level.
-                    continue
-                pending.add(name)
-                stack.append((name, True))
-                stack.extend((source, False) for source in sources if source in graph.nodes and source not in level)
-            else:
-                known = [level[source] for source in sources if level.get(source, -1) >= 0]
-                level[name] = max(known, default=-1) + (name in waits and bool(known))
-
-    for name in graph.nodes:
-        visit(name)
-    return {name: number for name, number in level.items() if number >= 0}
+# Mean and variance of one layer, each of shape `(channels,)`.
+Pair = tuple[Array, Array]
 
 
 class Engine:
@@ -155,13 +61,17 @@ class Engine:
     Args:
         program: What to run.
         stored: Layer to its stored mean and variance, for the layers that are not measured.
+        cache_memory: Bytes of live tensors that are held in memory; more go to disk.
     """
 
-    def __init__(self, program: Program, stored: Mapping[str, tuple[Array, Array]]) -> None:
+    def __init__(
+        self, program: Program, stored: Mapping[str, tuple[Array, Array]], *, cache_memory: int = DEFAULT_LIMIT
+    ) -> None:
         self.program = program
         self.sites = program.cut.sites
         self.graph = Graph(program.cut.proto)
         self.stored = stored
+        self.cache_memory = cache_memory
         self.tf = tensorflow()
         tf_graph = self.tf.Graph()
         with tf_graph.as_default():
@@ -210,17 +120,17 @@ class Engine:
             raise BadRequest(f"the model cannot be fed: {error}") from error
         return values
 
-    def _statistics(self, known: Mapping[int, tuple[Array, Array]]) -> dict[str, Array]:
+    def _statistics(self, known: Mapping[int, Pair], by_layer: Mapping[str, Pair]) -> dict[str, Array]:
         feeds = {}
         for number, site in enumerate(self.sites):
-            pair = known.get(number) or self.stored.get(site.layer)
+            pair = known.get(number) or by_layer.get(site.layer) or self.stored.get(site.layer)
             if pair is not None:
                 feeds[site.mean], feeds[site.variance] = (np.asarray(value, np.float32) for value in pair)
         return feeds
 
     def measure(
         self, samples: Samples, layers: Sequence[str], *, whole: bool, progress: Listener = unheard
-    ) -> dict[str, Measured]:
+    ) -> tuple[dict[str, Measured], dict[str, str]]:
         """Return the moments of the named layers.
 
         Args:
@@ -229,39 +139,92 @@ class Engine:
             whole: Whether the chunk is all the data (layerwise) or each batch (training).
             progress: Hears of every batch.
 
+        Returns:
+            Layer to what was measured, and layer to the reason why it has no answer.
+
         Raises:
             RepairRefused: An activation is not finite, or TensorFlow cannot run an operation.
         """
-        measured = [number for number, site in enumerate(self.sites) if site.layer in set(layers)]
-        if whole:
-            self._refuse_sequences(measured)
-        levels = plan_levels(
-            self.graph, [entry.tensor for entry in self.program.inputs], self.sites, measured, pooled=whole
-        )
+        wanted = set(layers)
+        measured = [number for number, site in enumerate(self.sites) if site.layer in wanted]
+        sequences = in_sequence(self.graph, self.sites, measured) if whole else set()
+        if not sequences:
+            return self._sweep(samples, measured, whole=whole, given={}, progress=progress), {}
+        return self._sweeps(samples, measured, sequences, progress)
+
+    def _sweeps(
+        self, samples: Samples, measured: Sequence[int], sequences: set[str], progress: Listener
+    ) -> tuple[dict[str, Measured], dict[str, str]]:
+        """Measure again with what was found until it no longer moves.
+
+        A layer that feeds itself normalises its later input with the statistics that this input helps to make, so its
+        answer is a fixed point. The first guess is what the batches say in training mode.
+        """
+        first = self._sweep(samples, measured, whole=False, given={}, progress=progress)
+        given = {layer: _pair(first[layer].moments) for layer in sequences}
+        found: dict[str, Measured] = {}
+        residual: dict[str, float] = {}
+        for _ in range(MOST_SWEEPS):
+            found = self._sweep(samples, measured, whole=True, given=given, progress=progress)
+            epsilon = {site.layer: site.epsilon for site in self.sites}
+            residual = {layer: distance(found[layer].moments, *given[layer], epsilon[layer]) for layer in sequences}
+            if max(residual.values()) <= SETTLED:
+                return found, {}
+            given = {layer: _pair(found[layer].moments) for layer in sequences}
+        left = {
+            layer: f"it is applied several times in a row, and after {MOST_SWEEPS} sweeps its statistics still move by "
+            f"{value:.1g}; estimate it with --method training"
+            for layer, value in residual.items()
+            if value > SETTLED
+        }
+        return {layer: measured_ for layer, measured_ in found.items() if layer not in left}, left
+
+    def _sweep(
+        self, samples: Samples, measured: Sequence[int], *, whole: bool, given: Mapping[str, Pair], progress: Listener
+    ) -> dict[str, Measured]:
+        """Measure the sites once; layers in `given` normalise with these statistics instead of their own moments."""
+        awaited = [number for number in measured if self.sites[number].layer not in given]
+        inputs = [entry.tensor for entry in self.program.inputs]
+        levels = plan_levels(self.graph, inputs, self.sites, measured, awaited, pooled=whole)
         batches = range(samples.batch_count)
         chunks = [list(batches)] if whole else [[number] for number in batches]
         tally = _Tally(self.sites, progress, len(levels) * samples.batch_count)
-        for chunk in chunks:
-            live: list[dict[str, Array]] = [samples.batch(number) for number in chunk]
-            known: dict[int, tuple[Array, Array]] = {}
-            for level in levels:
-                feeds = self._statistics(known)
-                pooled: dict[int, Moments] = {}
-                for position, number in enumerate(chunk):
-                    tensors = live[position]
-                    fed = {tensor: tensors[tensor] for tensor in level.feeds if tensor in tensors}
-                    values = dict(zip(level.fetches, self._run(level.fetches, {**feeds, **fed}), strict=True))
-                    for site in level.sites:
-                        moments = tally.add(site, number, values[self.sites[site].x])
-                        pooled[site] = pooled[site].merge(moments) if site in pooled else moments
-                    tensors.update(values)
-                    for tensor in level.dropped:
-                        tensors.pop(tensor, None)
-                    tally.step()
-                known |= self._known(pooled, whole)
+        with LiveTensors(self.cache_memory) as live:
+            for chunk in chunks:
+                known: dict[int, Pair] = {}
+                for level in levels:
+                    feeds = self._statistics(known, given)
+                    pooled: dict[int, Moments] = {}
+                    for batch in chunk:
+                        self._run_level(level, batch, samples, live, feeds, tally, pooled)
+                    known |= self._known(pooled, whole)
         return tally.result()
 
-    def _known(self, found: Mapping[int, Moments], whole: bool) -> dict[int, tuple[Array, Array]]:
+    def _run_level(
+        self,
+        level: Level,
+        batch: int,
+        samples: Samples,
+        live: LiveTensors,
+        feeds: Mapping[str, Array],
+        tally: _Tally,
+        pooled: dict[int, Moments],
+    ) -> None:
+        fed = {tensor: live.get(batch, tensor) for tensor in level.feeds}
+        if level.inputs:
+            given = samples.read(batch)
+            fed |= {tensor: given[tensor] for tensor in level.inputs}
+        values = dict(zip(level.fetches, self._run(level.fetches, {**feeds, **fed}), strict=True))
+        for site in level.sites:
+            moments = tally.add(site, batch, values[self.sites[site].x])
+            pooled[site] = pooled[site].merge(moments) if site in pooled else moments
+        for tensor in level.dropped:
+            live.drop(batch, tensor)
+        for tensor in level.kept:
+            live.put(batch, tensor, values[tensor])
+        tally.step()
+
+    def _known(self, found: Mapping[int, Moments], whole: bool) -> dict[int, Pair]:
         """Return the statistics that the next level normalises with: a site's own, or its layer's."""
         shared = dict(found)
         if whole:
@@ -271,23 +234,11 @@ class Engine:
                 for site in alike[1:]:
                     total = total.merge(found[site])
                 shared |= dict.fromkeys(alike, total)
-        return {site: (moments.mean, moments.variance) for site, moments in shared.items()}
-
-    def _refuse_sequences(self, measured: Sequence[int]) -> None:
-        """Refuse a layer that feeds itself: its whole-data statistics have no one-sweep answer."""
-        for number in measured:
-            site = self.sites[number]
-            before = self.graph.ancestors([split_tensor(site.x)[0]], control=False)
-            for other in measured:
-                if self.sites[other].layer == site.layer and split_tensor(self.sites[other].mean)[0] in before:
-                    raise RepairRefused(
-                        f"layer {site.layer} is applied several times in a row, and each pass changes what the next "
-                        "one sees; estimate it with --method training"
-                    )
+        return {site: _pair(moments) for site, moments in shared.items()}
 
     def observe(self, samples: Samples, *, progress: Listener = unheard) -> dict[str, Measured]:
         """Return the moments of every layer in one plain inference pass with the stored statistics."""
-        feeds = self._statistics({})
+        feeds = self._statistics({}, {})
         tally = _Tally(self.sites, progress, samples.batch_count)
         inputs = [site.x for site in self.sites]
         for number, batch in enumerate(samples):
@@ -298,9 +249,24 @@ class Engine:
 
     def predict(self, samples: Samples, outputs: Sequence[str]) -> Iterator[list[Array]]:
         """Yield the values of the output tensors for every batch, with the stored statistics."""
-        feeds = self._statistics({})
+        feeds = self._statistics({}, {})
         for batch in samples:
             yield self._run(outputs, {**feeds, **batch})
+
+
+def _pair(moments: Moments) -> Pair:
+    return moments.mean, moments.variance
+
+
+def distance(moments: Moments, mean: Array, variance: Array, epsilon: float) -> float:
+    """Return how far statistics are from measured ones, in the worst channel.
+
+    The mean's difference counts in standard deviations, the variance's relative to `variance + epsilon`.
+    """
+    actual = moments.variance
+    off_mean = np.abs(np.asarray(mean, np.float64) - moments.mean) / np.sqrt(actual + epsilon)
+    off_variance = np.abs(np.asarray(variance, np.float64) - actual) / (actual + epsilon)
+    return float(max(off_mean.max(), off_variance.max()))
 
 
 class _Tally:
@@ -337,8 +303,3 @@ class _Tally:
             layer: Measured(moments, np.stack([self.means[layer][batch].mean for batch in sorted(self.means[layer])]))
             for layer, moments in self.moments.items()
         }
-
-
-def stack_batches(batches: Iterator[list[Array]]) -> list[Array]:
-    """Return the outputs of all batches joined along the first axis."""
-    return [np.concatenate(parts) for parts in zip(*batches, strict=True)]

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 
-from ckpt_doctor.capture.data import Samples
 from ckpt_doctor.capture.engine import Engine
 from ckpt_doctor.capture.program import Program
+from ckpt_doctor.capture.samples import Samples
 from ckpt_doctor.checkpoint import Array
 
 
 def predict(
     program: Program, stored: Mapping[str, tuple[Array, Array]], samples: Samples, outputs: Sequence[str]
 ) -> list[Array]:
-    """Return the output tensors over all samples, in the order of the data.
+    """Return the output tensors over all samples, in the order of the batches.
 
     Args:
         program: The model.
@@ -27,6 +26,5 @@ def predict(
     Returns:
         One array for each output, of shape `(samples, …)`.
     """
-    in_order = replace(samples, order=np.arange(len(samples.order)))
     with Engine(program, stored) as engine:
-        return [np.concatenate(parts) for parts in zip(*engine.predict(in_order, outputs), strict=True)]
+        return [np.concatenate(parts) for parts in zip(*engine.predict(samples, outputs), strict=True)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import numpy as np
 
 from ckpt_doctor import graphs
@@ -24,10 +26,11 @@ def accuracy(checkpoint: str, test: str) -> float:
     """
     opened = open_checkpoint(checkpoint)
     inventory = take_inventory(opened, graphs.describe(opened))
-    request = Request(data=[f"{test}[images]"], batch_size=100)
+    request = Request(data=[f"{test}[images]"], batch_size=100, seed=None)
     loaded = load_model(opened, inventory, request, outputs=[_OUTPUT])
-    samples = read_data(loaded, request)
-    (logits,) = predict(loaded.program, stored_statistics(inventory.layers), samples, [_OUTPUT])
+    with ExitStack() as kept:
+        samples = read_data(loaded, request, kept)
+        (logits,) = predict(loaded.program, stored_statistics(inventory.layers), samples, [_OUTPUT])
     with np.load(test) as arrays:
         labels = arrays["labels"]
     return float(np.mean(logits.argmax(axis=1) == labels))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ckpt_doctor.cli.options import pairs
+from ckpt_doctor.cli.options import bytes_of, pairs
 from ckpt_doctor.cli.terminal import Terminal, check_output
 from ckpt_doctor.errors import BadRequest
 
@@ -15,7 +15,7 @@ METHODS = ("auto", "layerwise", "training")
 
 @click.command()
 @click.argument("checkpoint", metavar="CHECKPOINT")
-@click.option("--data", metavar="DATA", multiple=True, help="FILE.npz, FILE.npz[key] or NAME=…, inputs of the model.")
+@click.option("--data", metavar="DATA", multiple=True, help="FILE.npz[key], a folder of images, MODULE:FUNCTION …")
 @click.option("--output", metavar="PATH", help="Where to write the repaired checkpoint: a prefix, folder or file.")
 @click.option("--overwrite", is_flag=True, help="Replace what lies at --output.")
 @click.option("--in-place", is_flag=True, help="Repair the checkpoint itself; a backup is kept.")
@@ -28,6 +28,10 @@ METHODS = ("auto", "layerwise", "training")
 @click.option("--batch-size", metavar="N", type=click.IntRange(min=1), default=64, show_default=True)
 @click.option("--samples", metavar="N", type=click.IntRange(min=1), help="Use at most N samples, chosen by the seed.")
 @click.option("--seed", metavar="N", type=int, default=0, show_default=True, help="Decides the order of the samples.")
+@click.option("--parse", metavar="MODULE:FUNCTION", help="Reads one record of *.tfrecord data.")
+@click.option("--image-size", metavar="HxW", help="Resize the images of a folder.")
+@click.option("--image-scale", metavar="A,B", help="A pixel p of 0..255 becomes A*p+B.")
+@click.option("--cache-memory", metavar="SIZE", default="2GB", show_default=True, help="Activations held in memory.")
 @click.option("--unproven", is_flag=True, help="Also repair what only looks broken.")
 @click.option("--force", is_flag=True, help="Repair layers that were trained in inference mode.")
 @click.option("--allow-code", is_flag=True, help="Run Python that the checkpoint itself contains.")
@@ -52,6 +56,10 @@ def fix(
     batch_size: int,
     samples: int | None,
     seed: int,
+    parse: str | None,
+    image_size: str | None,
+    image_scale: str | None,
+    cache_memory: str,
     unproven: bool,
     force: bool,
     allow_code: bool,
@@ -88,6 +96,10 @@ def fix(
             batch_size=batch_size,
             samples=samples,
             seed=seed,
+            parse=parse,
+            image_size=image_size,
+            image_scale=image_scale,
+            cache_memory=bytes_of("--cache-memory", cache_memory),
             unproven=unproven,
             force=force,
             allow_code=allow_code,

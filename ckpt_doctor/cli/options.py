@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 import click
@@ -65,3 +66,19 @@ def pairs(option: str, texts: Iterable[str]) -> dict[str, str]:
             raise BadRequest(f"{option} {text}: must be NAME=VALUE")
         found[name] = value
     return found
+
+
+_SIZE = re.compile(r"^(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[KMGT]i?B?|B?)$", re.IGNORECASE)
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+def bytes_of(option: str, text: str) -> int:
+    """Return a size in bytes: `2GB`, `512MiB`, `1000000`.
+
+    Raises:
+        BadRequest: The text is no size.
+    """
+    found = _SIZE.match(text.strip())
+    if found is None:
+        raise BadRequest(f"{option} {text}: expected a size, as in 2GB or 512MiB")
+    return int(float(found["number"]) * _UNITS[found["unit"].lower().removesuffix("b")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,9 +12,11 @@ from google.protobuf.message import DecodeError
 
 from ckpt_doctor.batchnorm import BatchNormLayer, Inventory
 from ckpt_doctor.capture import keras_door, meta_graph_door
-from ckpt_doctor.capture.data import Samples, read_samples
-from ckpt_doctor.capture.engine import Measured
+from ckpt_doctor.capture.data import DataOptions, read_samples
+from ckpt_doctor.capture.engine import Measured, distance
+from ckpt_doctor.capture.live import DEFAULT_LIMIT
 from ckpt_doctor.capture.program import Program
+from ckpt_doctor.capture.samples import Samples
 from ckpt_doctor.checkpoint import Array, Checkpoint
 from ckpt_doctor.errors import BadRequest, RepairRefused
 from ckpt_doctor.graphs.graph import tensor_name
@@ -33,7 +36,11 @@ class Request:
     feeds: Mapping[str, str] = field(default_factory=dict)
     batch_size: int = 64
     samples: int | None = None
-    seed: int = 0
+    seed: int | None = 0
+    parse: str | None = None
+    image_size: str | None = None
+    image_scale: str | None = None
+    cache_memory: int = DEFAULT_LIMIT
     unproven: bool = False
     allow_code: bool = False
 
@@ -111,8 +118,8 @@ def with_model(checkpoint: Checkpoint, model: str | None) -> Checkpoint:
     )
 
 
-def read_data(loaded: Loaded, request: Request) -> Samples:
-    """Return the data, matched to the inputs of the model."""
+def read_data(loaded: Loaded, request: Request, kept: ExitStack) -> Samples:
+    """Return the data, matched to the inputs of the model; `kept` frees what they hold."""
     by_tensor = {tensor_name(target): name for name, target in request.inputs.items()}
     renamed = {}
     for entry in loaded.program.inputs:
@@ -122,10 +129,16 @@ def read_data(loaded: Loaded, request: Request) -> Samples:
     return read_samples(
         request.data,
         loaded.program.inputs,
-        renamed=renamed,
-        batch_size=request.batch_size,
-        limit=request.samples,
-        seed=request.seed,
+        DataOptions(
+            renamed=renamed,
+            batch_size=request.batch_size,
+            limit=request.samples,
+            seed=request.seed,
+            parse=request.parse,
+            image_size=request.image_size,
+            image_scale=request.image_scale,
+        ),
+        kept,
     )
 
 
@@ -168,10 +181,8 @@ def residuals(measured: Measured, mean: Array, variance: Array, epsilon: float |
         and its variance ratio lies in [0.5, 2].
     """
     added = epsilon or DEFAULT_EPSILON
-    stored_mean, stored_variance = np.asarray(mean, np.float64), np.asarray(variance, np.float64)
     actual = measured.moments.variance
-    off_mean = np.abs(stored_mean - measured.moments.mean) / np.sqrt(actual + added)
-    off_variance = np.abs(stored_variance - actual) / (actual + added)
-    ratio = np.median((stored_variance + added) / (actual + added))
+    off_mean = np.abs(np.asarray(mean, np.float64) - measured.moments.mean) / np.sqrt(actual + added)
+    ratio = np.median((np.asarray(variance, np.float64) + added) / (actual + added))
     within = bool(np.median(off_mean) <= 0.25 and 0.5 <= ratio <= 2.0)
-    return float(max(off_mean.max(), off_variance.max())), within
+    return distance(measured.moments, mean, variance, added), within

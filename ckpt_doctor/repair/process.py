@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 from ckpt_doctor import audit, graphs
 from ckpt_doctor.batchnorm import BatchNormLayer, Inventory, take_inventory
 from ckpt_doctor.capture.engine import Engine, Measured
+from ckpt_doctor.capture.live import DEFAULT_LIMIT
 from ckpt_doctor.checkpoint import Array, Checkpoint, numpy_dtype
 from ckpt_doctor.errors import BadRequest, RepairRefused
 from ckpt_doctor.finding import Finding
@@ -55,6 +57,10 @@ def fix(
     batch_size: int = 64,
     samples: int | None = None,
     seed: int = 0,
+    parse: str | None = None,
+    image_size: str | None = None,
+    image_scale: str | None = None,
+    cache_memory: int = DEFAULT_LIMIT,
     unproven: bool = False,
     force: bool = False,
     allow_code: bool = False,
@@ -66,7 +72,8 @@ def fix(
 
     Args:
         checkpoint: The checkpoint, in any form that `open_checkpoint` takes.
-        data: What to feed: `FILE.npz`, `FILE.npz[key]`, `FILE.npy`, each also as `NAME=…`.
+        data: What to feed: `FILE.npz`, `FILE.npz[key]`, `FILE.npy`, `FILE.h5[dataset]`, each also as `NAME=…`; a folder
+            of images; `*.tfrecord`; `MODULE:FUNCTION`.
         output: Where to write: a new prefix, folder or file.
         in_place: Change the checkpoint itself instead.
         backup: With `in_place`, keep what was there.
@@ -80,6 +87,10 @@ def fix(
         batch_size: Samples in a batch.
         samples: Use at most so many samples.
         seed: Decides the order of the samples.
+        parse: `MODULE:FUNCTION` that reads one TFRecord.
+        image_size: `HxW` that images are resized to.
+        image_scale: `A,B`: a pixel p becomes `A * p + B`.
+        cache_memory: Bytes of activations that are held in memory; more go to disk.
         unproven: Also repair what only looks broken.
         force: Also repair layers that were trained with their stored statistics.
         allow_code: Run Python that the checkpoint itself carries.
@@ -108,6 +119,10 @@ def fix(
         batch_size=batch_size,
         samples=samples,
         seed=seed,
+        parse=parse,
+        image_size=image_size,
+        image_scale=image_scale,
+        cache_memory=cache_memory,
         unproven=unproven,
         allow_code=allow_code,
     )
@@ -129,11 +144,18 @@ def fix(
     left = [*targets.left, *((name, loaded.left[name]) for name in targets.layers if name in loaded.left)]
     if not measurable:
         raise RepairRefused("; ".join(f"layer {name}: {reason}" for name, reason in left[:3]))
-    feed = read_data(loaded, request)
     whole = method != "training"
     by_name = {layer.name: layer for layer in inventory.layers}
-    with Engine(loaded.program, stored_statistics(inventory.layers)) as engine:
-        measured = engine.measure(feed, measurable, whole=whole, progress=progress)
+    with ExitStack() as kept:
+        feed = read_data(loaded, request, kept)
+        engine = kept.enter_context(
+            Engine(loaded.program, stored_statistics(inventory.layers), cache_memory=request.cache_memory)
+        )
+        measured, unsettled = engine.measure(feed, measurable, whole=whole, progress=progress)
+        left += unsettled.items()
+        measurable = [name for name in measurable if name in measured]
+        if not measurable:
+            raise RepairRefused("; ".join(f"layer {name}: {reason}" for name, reason in left[:3]))
         values = _planned_values(source, loaded, [by_name[name] for name in measurable], measured)
         repaired = tuple(
             RepairedLayer(

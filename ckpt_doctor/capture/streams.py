@@ -1,0 +1,100 @@
+"""Data that come as a stream of batches: TFRecord files, and what a user's function gives."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ckpt_doctor.capture.program import ModelInput
+from ckpt_doctor.capture.runtime import tensorflow
+from ckpt_doctor.capture.user_code import call, load_function
+from ckpt_doctor.checkpoint import Array
+from ckpt_doctor.errors import BadRequest
+
+
+def user_batches(argument: str) -> Iterator[Any]:
+    """Yield the batches that `MODULE:FUNCTION` gives: arrays, tuples or dicts.
+
+    Raises:
+        BadRequest: The function cannot be loaded, fails, or gives nothing that can be gone through.
+    """
+    source = call("--data", argument, load_function("--data", argument))
+    if not hasattr(source, "__iter__"):
+        raise BadRequest(
+            f"--data {argument}: gives {type(source).__name__}; expected a tf.data.Dataset or an iterable of batches"
+        )
+    iterator = iter(source)
+    while True:
+        try:
+            batch = next(iterator)
+        except StopIteration:
+            return
+        except Exception as error:
+            raise BadRequest(f"--data {argument}: failed with {type(error).__name__}: {error}") from error
+        yield batch
+
+
+def record_batches(argument: str, parse: str | None, batch_size: int) -> Iterator[Any]:
+    """Yield batches of the records in TFRecord files, each parsed by the user's function.
+
+    Raises:
+        BadRequest: There is no parse function or no file, or a record is damaged.
+    """
+    if parse is None:
+        raise BadRequest(f"--data {argument}: a record is bytes; say how to read one with --parse MODULE:FUNCTION")
+    files = sorted(glob.glob(argument))  # noqa: PTH207 - a pattern as the user wrote it, absolute ones too
+    if not files:
+        raise BadRequest(f"--data {argument}: there is no such file")
+    tf = tensorflow()
+    function = load_function("--parse", parse)
+    dataset = call("--parse", parse, tf.data.TFRecordDataset(files).map, function).batch(batch_size)
+    iterator = iter(dataset)
+    while True:
+        try:
+            batch = next(iterator)
+        except StopIteration:
+            return
+        except tf.errors.OpError as error:
+            raise BadRequest(f"--data {argument}: {str(error.message).splitlines()[0]}") from error
+        yield batch
+
+
+def by_input(argument: str, batch: Any, inputs: Sequence[ModelInput], renamed: Mapping[str, str]) -> dict[str, Array]:
+    """Return tensor name to array for one batch.
+
+    A dict is matched by name, a tuple by position (what follows the inputs, labels say, is not used), an array feeds a
+    single input.
+    """
+    if isinstance(batch, Mapping):
+        targets = {target: name for name, target in renamed.items()}
+        table = {}
+        for entry in inputs:
+            names = (targets.get(entry.tensor), entry.name, entry.tensor)
+            name = next((name for name in names if name is not None and name in batch), None)
+            if name is None and len(inputs) == 1 and len(batch) == 1:
+                name = next(iter(batch))
+            if name is None:
+                raise BadRequest(
+                    f"--data {argument}: a batch holds {', '.join(map(str, batch)) or 'nothing'}, and the model needs "
+                    f"{entry.name}; map it with --input NAME={entry.tensor}"
+                )
+            table[entry.tensor] = as_array(batch[name])
+        return table
+    parts = list(batch) if isinstance(batch, (tuple, list)) else [batch]
+    if len(parts) < len(inputs):
+        raise BadRequest(
+            f"--data {argument}: a batch has {len(parts)} parts, and the model has {len(inputs)} inputs "
+            f"({', '.join(entry.name for entry in inputs)})"
+        )
+    # A tuple of (inputs, labels) may hold its inputs as a dict or tuple of their own.
+    if isinstance(parts[0], (Mapping, tuple, list)):
+        return by_input(argument, parts[0], inputs, renamed)
+    return {entry.tensor: as_array(part) for entry, part in zip(inputs, parts, strict=False)}
+
+
+def as_array(value: Any) -> Array:
+    """Return a tensor or an array as an array."""
+    return np.asarray(value.numpy() if hasattr(value, "numpy") else value)
