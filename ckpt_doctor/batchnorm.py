@@ -35,6 +35,13 @@ class BatchNormLayer:
         epsilon: Added to the variance, where the model says so.
         momentum: Decay of the averages, where the model says so.
         facts: What the model says of it, where there is a model.
+        absent_companions: Like `companions`, of what the model's saver restores and the file lacks.
+        copies: Like `companions`, of averaged or exported copies of gamma and beta (`gamma/shadow`, `beta/twin` …).
+        companion_values: Value of every companion and copy, by the same key.
+        shapes: Role to the stored shape, axes of length one included.
+        slots: Optimizer slots on its statistics.
+        initial: Mean and variance that its averages start at: `0/1`, `0/0`, or None where nothing tells.
+        by_company: Whether only what stands beside its variables says that it is batch norm, and no name.
     """
 
     name: str
@@ -47,6 +54,13 @@ class BatchNormLayer:
     epsilon: float | None = None
     momentum: float | None = None
     facts: LayerFacts | None = None
+    absent_companions: Mapping[str, str] = field(default_factory=dict)
+    copies: Mapping[str, str] = field(default_factory=dict)
+    companion_values: Mapping[str, Array] = field(default_factory=dict)
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    slots: tuple[str, ...] = ()
+    initial: str | None = "0/1"
+    by_company: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +73,7 @@ class Inventory:
         not_judged: Name to reason, for variables that could be batch norm or not.
         evidence: What the judgement rests on, strongest first.
         model: What the model says, where there is one.
+        steps: Training steps so far, by the file's own counter, where it has one.
     """
 
     layers: tuple[BatchNormLayer, ...]
@@ -66,6 +81,7 @@ class Inventory:
     not_judged: Mapping[str, str] = field(default_factory=dict)
     evidence: tuple[Evidence, ...] = ("names",)
     model: ModelFacts | None = None
+    steps: int | None = None
 
 
 def take_inventory(checkpoint: Checkpoint, facts: ModelFacts | None) -> Inventory:

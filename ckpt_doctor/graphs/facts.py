@@ -74,6 +74,7 @@ class LayerFacts:
             not say.
         trained: Whether a training step of this model would have changed its statistics, had it been wired right; None
             where the model does not say.
+        gradient_trains: Whether a gradient is applied to a statistic.
     """
 
     name: str
@@ -90,6 +91,7 @@ class LayerFacts:
     has_update_ops: bool = False
     updates_run: bool | None = None
     trained: bool | None = None
+    gradient_trains: bool = False
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,8 @@ def example(
     facts: LayerFacts | None = None,
     epsilon: float | None = 1e-3,
     dtype: Any = np.float32,
+    channels: int = _CHANNELS,
+    initial: str | None = "0/1",
     **values: Any,
 ) -> BatchNormLayer:
     """Return a layer of three channels; roles that are not given have healthy values.
@@ -62,17 +64,21 @@ def example(
         facts: What its model says.
         epsilon: Added to the variance.
         dtype: Type of the vectors.
-        **values: Role to a number for every channel, or to a list of three.
+        channels: Another number of channels.
+        initial: What its averages start at.
+        **values: Role to a number for every channel, or to a list of one for each.
     """
     healthy = {"gamma": 1.3, "beta": 0.2, "moving_mean": [0.4, -0.1, 2.0], "moving_variance": [1.7, 0.3, 4.0]}
     given = {**healthy, **values}
-    arrays = {role: np.resize(np.asarray(given[role], dtype), _CHANNELS) for role in given if role not in missing}
+    arrays = {role: np.resize(np.asarray(given[role], dtype), channels) for role in given if role not in missing}
     return BatchNormLayer(
         name=name,
         variables={role: f"{name}/{role}" for role in arrays},
         absent={role: f"{name}/{role}" for role in missing if role.startswith("moving_")},
         values=arrays,
-        channels=_CHANNELS,
+        channels=channels,
+        shapes={role: value.shape for role, value in arrays.items()},
+        initial=initial,
         epsilon=epsilon,
         facts=facts,
         evidence="graph" if facts is not None else "names",

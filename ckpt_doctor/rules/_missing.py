@@ -1,28 +1,46 @@
-"""What the two rules on missing statistics share."""
+"""What the rules on missing statistics share."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ckpt_doctor.finding import Certainty, Finding
+from ckpt_doctor.batchnorm import BatchNormLayer
+from ckpt_doctor.finding import Certainty, Finding, Severity
 from ckpt_doctor.rules.interface import Rule, Subject
 
 _WORDS = {"moving_mean": "moving mean", "moving_variance": "moving variance"}
 _DEFAULT = {"moving_mean": "0", "moving_variance": "1"}
 
 
+def copy_of(layer: BatchNormLayer, role: str) -> str | None:
+    """Return the key of the companion that a missing statistic can be copied or computed from, or None."""
+    for kind in ("shadow", "drifted"):
+        if f"{role}/{kind}" in layer.companions:
+            return f"{role}/{kind}"
+    debiased = f"{role}/biased" in layer.companions and f"{role}/local_step" in layer.companions
+    return f"{role}/biased" if debiased and layer.momentum is not None else None
+
+
 def missing(rule: Rule, subject: Subject, role: str) -> Iterator[Finding]:
     """Yield a finding for every layer that needs the statistic `role` and whose file has no copy of it."""
     for layer in subject.inventory.layers:
-        if role not in layer.absent or f"{role}/shadow" in layer.companions:
+        if role not in layer.absent or copy_of(layer, role) is not None:
             continue
         name = layer.absent[role]
         channels = f"{layer.channels} channels" if layer.channels else "channels"
         certainty: Certainty = "proven" if layer.evidence in ("graph", "config", "object-graph") else "likely"
+        severity: Severity | None = None
+        advice = f"a loader that skips it runs on {_DEFAULT[role]}; estimate it from data"
+        if layer.evidence == "names" and layer.by_company:
+            certainty, severity = "unproven", "warning"
+            advice = (
+                "the name does not say batch norm, but gamma and beta stand beside a convolution; if it is one, "
+                "estimate the statistics from data"
+            )
         yield rule.finding(
-            f"layer {layer.name} has no {_WORDS[role]} for its {channels}: {name} is not in the file; a loader that "
-            f"skips it runs on {_DEFAULT[role]}; estimate it from data",
+            f"layer {layer.name} has no {_WORDS[role]} for its {channels}: {name} is not in the file; {advice}",
             layer=layer,
             variables=(name,),
+            severity=severity,
             certainty=certainty,
         )

@@ -24,11 +24,13 @@ class Subject:
         damages: Defects of the container.
         non_finite: Name to number of NaN and infinite values, of the variables that hold any; empty where the values
             were not looked at.
+        repaired: Names of the layers that a receipt beside the file, made for exactly these bytes, says were repaired.
     """
 
     inventory: Inventory
     damages: tuple[Damage, ...] = ()
     non_finite: Mapping[str, int] = field(default_factory=dict)
+    repaired: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,21 +29,38 @@ from ckpt_doctor.finding import Finding
 from ckpt_doctor.rules._examples import described, example, holding
 from ckpt_doctor.rules.interface import Rule, Subject
 
+# Five standard deviations of the widest random start in use, N(1, 0.02) (Radford et al., DCGAN, 2015).
+_RANDOM_START = 0.1
+
 
 def untouched(layer: BatchNormLayer) -> str | None:
-    """Return the pair of initial values that every channel of the statistics has, `0/1` or `0/0`, or None."""
+    """Return the pair of initial values that every channel of the statistics has, `0/1` or `0/0`, or None.
+
+    A variance of 0 is an initial value only for averages that start there; elsewhere it is a dead layer's.
+    """
     mean, variance = layer.values.get("moving_mean"), layer.values.get("moving_variance")
     if mean is None or variance is None or not mean.size or not variance.size or np.any(mean != 0):
         return None
-    if np.all(variance == 1):
-        return "0/1"
-    return "0/0" if np.all(variance == 0) else None
+    for start, of_variance in (("0/1", 1), ("0/0", 0)):
+        if layer.initial in (start, None) and np.all(variance == of_variance):
+            return start
+    return None
 
 
 def affine_is_trained(layer: BatchNormLayer) -> bool | None:
-    """Return whether gamma or beta has left its initial value (1, 0); None for a layer with neither."""
-    seen = [np.any(layer.values[role] != start) for role, start in (("gamma", 1), ("beta", 0)) if role in layer.values]
-    return any(seen) if seen else None
+    """Return whether gamma or beta has left its initial value; None for a layer with neither.
+
+    Beta starts at 0 everywhere. Gamma starts at 1, in the last layer of a residual block at 0, and in TFLearn,
+    TensorLayer and DCGAN at random within a few hundredths of 1, so beside a beta it is believed only further away.
+    """
+    gamma, beta = layer.values.get("gamma"), layer.values.get("beta")
+    if beta is not None and np.any(beta != 0):
+        return True
+    if gamma is None or not gamma.size:
+        return None if beta is None else False
+    if np.all(gamma == 0) or np.all(gamma == 1):
+        return False
+    return bool(beta is None or np.any(np.abs(gamma - 1) > _RANDOM_START))
 
 
 def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
@@ -87,11 +104,15 @@ RULE = Rule(
         lambda: holding(example(facts=described(), moving_mean=0, moving_variance=0.97)),
         lambda: holding(example(facts=described(), moving_mean=1e-30, moving_variance=1)),
         lambda: holding(example(facts=described(), gamma=1, beta=0, **_INITIAL)),
+        lambda: holding(example(facts=described(), gamma=0, beta=0, **_INITIAL)),
+        lambda: holding(example(facts=described(), gamma=[0.99, 1.01, 1.04], beta=0, **_INITIAL)),
+        # A dead layer, whose averages start at 0 and 1: BN205.
+        lambda: holding(example(facts=described(), moving_mean=0, moving_variance=0)),
         lambda: holding(example(facts=described(mode="stored", trained=False), **_INITIAL)),
     ),
     sick=(
         lambda: holding(example(facts=described(), **_INITIAL)),
-        lambda: holding(example(facts=described(), moving_mean=0, moving_variance=0)),
+        lambda: holding(example(facts=described(), moving_mean=0, moving_variance=0, initial="0/0")),
         lambda: holding(example(**_INITIAL)),
     ),
 )

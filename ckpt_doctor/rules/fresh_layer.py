@@ -1,0 +1,86 @@
+"""BN210: a layer that nothing has touched, beside layers that were trained.
+
+Its gamma is 1, its beta 0, its mean 0 and its variance 1, exactly and in every channel, while other layers have trained
+values and statistics: it was created and never filled. The usual story is a partial load: names did not match, the
+loader skipped them with a warning, and the model was saved again, complete and broken.
+
+Usual cause: `load_weights(..., by_name=True)` or `skip_mismatch=True` after a rename, `expect_partial()`, or
+    `tf.train.init_from_checkpoint` with a scope that does not cover everything.
+
+    model.load_weights(path)                                        # without by_name: fails instead of skipping
+    tf.train.Checkpoint(model=model).restore(path).assert_consumed()
+
+Repair: statistics are estimated from data by `ckpt-doctor fix`; gamma and beta, and perhaps weights beside them, are to
+be loaded again from the original file.
+Source: keras-team/keras issues 10265 and 21404, tensorflow/models issues 2474 and 9231.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ckpt_doctor.batchnorm import BatchNormLayer
+from ckpt_doctor.finding import Finding
+from ckpt_doctor.rules._examples import described, example, holding
+from ckpt_doctor.rules.interface import Rule, Subject
+from ckpt_doctor.rules.never_updated import untouched
+
+
+def _is_fresh(layer: BatchNormLayer) -> bool:
+    affine = [
+        np.all(layer.values[role] == start) for role, start in (("gamma", 1), ("beta", 0)) if role in layer.values
+    ]
+    return bool(affine) and all(affine) and untouched(layer) is not None
+
+
+def _is_trained(layer: BatchNormLayer) -> bool:
+    return "moving_variance" in layer.values and untouched(layer) is None and not _is_fresh(layer)
+
+
+def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
+    layers = subject.inventory.layers
+    trained = sum(_is_trained(layer) for layer in layers)
+    if not trained:
+        return
+    for layer in layers:
+        if not _is_fresh(layer) or (layer.facts is not None and layer.facts.mode == "stored"):
+            continue
+        roles = [role for role in ("gamma", "beta", "moving_mean", "moving_variance") if role in layer.values]
+        start = {"gamma": 1, "beta": 0, "moving_mean": 0, "moving_variance": layer.values["moving_variance"].flat[0]}
+        seen = ", ".join(f"{role} {start[role]:g}" for role in roles)
+        yield rule.finding(
+            f"layer {layer.name}: all {layer.channels} channels have their initial values ({seen}) while {trained} "
+            "other layers are trained; probably skipped by a partial load; load it again, or estimate its statistics",
+            layer=layer,
+            variables=tuple(layer.variables[role] for role in roles),
+            certainty="likely",
+        )
+
+
+def _fresh(name: str = "fresh", **more: Any) -> BatchNormLayer:
+    return example(name, gamma=1, beta=0, moving_mean=0, moving_variance=1, **more)
+
+
+RULE = Rule(
+    code="BN210",
+    name="fresh-layer",
+    severity="warning",
+    repair="estimate",
+    check=_check,
+    healthy=(
+        # A model that has not been trained at all.
+        lambda: holding(_fresh("bn1"), _fresh("bn2")),
+        # Trained, and never updated: BN201.
+        lambda: holding(example("bn1"), example("bn2", moving_mean=0, moving_variance=1)),
+        lambda: holding(example("bn1"), _fresh(facts=described("fresh", mode="stored", trained=False))),
+        # Without gamma and beta nothing shows that training passed it by.
+        lambda: holding(example("bn1"), _fresh(missing=("gamma", "beta"))),
+    ),
+    sick=(
+        lambda: holding(example("bn1"), _fresh()),
+        lambda: holding(example("bn1"), _fresh(missing=("gamma",))),
+    ),
+)

@@ -1,0 +1,80 @@
+"""BN204: a variance that, with epsilon, is not above zero.
+
+Inference divides by the root of `moving_variance + epsilon`. Where that sum is zero or less the root is NaN or the
+division infinite, for every input. A slightly negative variance alone is no defect: converters that fold one epsilon
+into the variance leave values like -9.99e-6 for a layer with an epsilon of 1e-5.
+
+Usual cause: several updates of one shared layer in one step, whose changes add up and overshoot; a variance computed as
+    E[x^2] - E[x]^2 in float32; statistics trained by gradient (BN305); or values of another role (BN206). Let a layer
+    that is called more than once in a step update once:
+
+    y1 = bn(x1, training=True); y2 = bn(x2, training=True)   # one call on tf.concat([x1, x2], 0) instead
+
+Repair: estimated from data by `ckpt-doctor fix`.
+Source: tensorflow/tensorflow issues 14353 and 3290, shicai/MobileNet-Caffe issue 87 (the harmless case).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from ckpt_doctor.finding import Finding
+from ckpt_doctor.rules._examples import example, holding
+from ckpt_doctor.rules.interface import Rule, Subject
+
+# Where the model does not say its epsilon: the smallest and the largest that frameworks use (PyTorch, Caffe, slim's
+# ResNets: 1e-5; tf.layers, Keras, contrib: 1e-3).
+_SMALLEST_EPSILON = 1e-5
+_LARGEST_EPSILON = 1e-3
+
+
+def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
+    for layer in subject.inventory.layers:
+        variance = layer.values.get("moving_variance")
+        if variance is None or not variance.size or "moving_variance" not in layer.variables:
+            continue
+        values = variance.astype(np.float64).reshape(-1)
+        certain = layer.epsilon if layer.epsilon is not None else _LARGEST_EPSILON
+        # Zero exactly is a dead channel (BN205) as long as there may be an epsilon.
+        proven = values + certain <= 0
+        possible = (values < 0) & (values + _SMALLEST_EPSILON <= 0) if layer.epsilon is None else proven
+        count = int(np.count_nonzero(possible))
+        if not count:
+            continue
+        sure = bool(np.any(proven))
+        epsilon = f"epsilon {layer.epsilon:g}" if layer.epsilon is not None else "any customary epsilon"
+        if not sure:
+            epsilon = "an epsilon of 1e-5, though not with one of 1e-3"
+        yield rule.finding(
+            f"layer {layer.name}: {count} of {values.size} channels have a moving_variance that with {epsilon} is not "
+            f"above zero (lowest {np.nanmin(values):.3g}); its root is NaN at inference; estimate it from data",
+            layer=layer,
+            variables=(layer.variables["moving_variance"],),
+            severity=None if sure else "warning",
+            certainty="proven" if sure else "unproven",
+        )
+
+
+RULE = Rule(
+    code="BN204",
+    name="negative-variance",
+    severity="error",
+    repair="estimate",
+    check=_check,
+    healthy=(
+        lambda: holding(example()),
+        lambda: holding(example(moving_variance=[0, 1, 1])),
+        # An epsilon of 1e-5 was taken out of the variance by a converter.
+        lambda: holding(example(moving_variance=[-9.99e-6, 1, 1], epsilon=1e-5)),
+        lambda: holding(example(moving_variance=[-9.99e-6, 1, 1], epsilon=None)),
+        lambda: holding(example(moving_variance=[np.nan, 1, 1])),
+    ),
+    sick=(
+        lambda: holding(example(moving_variance=[-0.002, 1, 1])),
+        lambda: holding(example(moving_variance=[-1.1e-5, 1, 1], epsilon=1e-5)),
+        lambda: holding(example(moving_variance=[0, 1, 1], epsilon=0.0)),
+        lambda: holding(example(moving_variance=[-1e-4, 1, 1], epsilon=None)),
+    ),
+)

@@ -1,0 +1,96 @@
+"""BN401: on the given data, the layer's input has other statistics than those that are stored.
+
+One inference pass with the stored statistics shows what really goes into every layer. Where the median channel is off by
+more than a quarter of a standard deviation in its mean, or its variance by more than a factor of two, and by more than
+four standard errors of the measurement, the statistics do not describe these data.
+
+This finds what no look at the file can: averaged weights (EMA, SWA, soups) with the statistics of other weights,
+preprocessing that differs from training, a domain that has shifted. The first layer that is off points to the cause: if
+it is the very first, look at the preprocessing.
+
+Usual cause: statistics of other weights. After averaging, run training batches through the model once more:
+    ckpt-doctor fix CHECKPOINT --data TRAINING.npz --output PATH --layers '*'
+Repair: estimated from data by `ckpt-doctor fix --layers '*'`, if the data are what the model is to serve.
+Source: fadel/pytorch_ema issue 13, tensorflow/addons issue 2497, keras-team/keras issue 7177.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from ckpt_doctor.batchnorm import BatchNormLayer
+from ckpt_doctor.finding import Finding
+from ckpt_doctor.observation import Observation
+from ckpt_doctor.rules._examples import example, holding
+from ckpt_doctor.rules.interface import Rule, Subject
+
+# Of the contract; `--tolerance` multiplies both.
+LARGEST_SHIFT = 0.25
+LARGEST_RATIO = 2.0
+STANDARD_ERRORS = 4.0
+_DEFAULT_EPSILON = 1e-3
+
+
+def _off(layer: BatchNormLayer, seen: Observation, tolerance: float) -> tuple[float, float] | None:
+    """Return median shift and variance ratio where they are beyond tolerance and beyond chance, else None."""
+    mean, variance = layer.values.get("moving_mean"), layer.values.get("moving_variance")
+    if mean is None or variance is None or mean.size != seen.mean.size:
+        return None
+    epsilon = layer.epsilon or _DEFAULT_EPSILON
+    stored = np.asarray(variance, np.float64) + epsilon
+    if not np.all(stored > 0):
+        return None
+    difference = np.abs(seen.mean - np.asarray(mean, np.float64))
+    shifts = difference / np.sqrt(stored)
+    ratios = (seen.variance + epsilon) / stored
+    shift, ratio = float(np.median(shifts)), float(np.median(ratios))
+    mean_error, variance_error = seen.mean_error, seen.variance_error
+    certain_shift = mean_error is None or np.median(difference / np.maximum(mean_error, 1e-30)) > STANDARD_ERRORS
+    apart = np.abs(seen.variance + epsilon - stored)
+    certain_ratio = variance_error is None or np.median(apart / np.maximum(variance_error, 1e-30)) > STANDARD_ERRORS
+    largest = 1 + (LARGEST_RATIO - 1) * tolerance
+    shifted = shift > LARGEST_SHIFT * tolerance and certain_shift
+    scaled = not 1 / largest <= ratio <= largest and certain_ratio
+    return (shift, ratio) if shifted or scaled else None
+
+
+def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
+    for layer in subject.inventory.layers:
+        seen = subject.observed.get(layer.name)
+        off = None if seen is None else _off(layer, seen, subject.tolerance)
+        if seen is None or off is None:
+            continue
+        yield rule.finding(
+            f"layer {layer.name}: on {seen.samples:,} samples the median of its {layer.channels} channels has a mean "
+            f"{off[0]:.2g} standard deviations from the stored one and {off[1]:.2g} times the stored variance; check "
+            "the preprocessing, or estimate the statistics from these data with --layers",
+            layer=layer,
+            variables=tuple(layer.variables[role] for role in ("moving_mean", "moving_variance")),
+        )
+
+
+def _seen(shift: float = 0.0, factor: float = 1.0, spread: float = 0.01, stored: float = 2.0) -> Subject:
+    means = shift * np.sqrt(stored) + spread * np.array([[1.0], [-1.0]]) * np.ones((2, 3))
+    variances = np.full((2, 3), stored * factor)
+    seen = Observation(100, means.mean(axis=0), variances.mean(axis=0), means, variances)
+    return replace(holding(example(moving_mean=0.0, moving_variance=stored)), observed={"bn": seen})
+
+
+RULE = Rule(
+    code="BN401",
+    name="statistics-do-not-match-data",
+    severity="error",
+    repair="estimate",
+    check=_check,
+    healthy=(
+        lambda: holding(example()),
+        lambda: _seen(shift=0.2),
+        lambda: _seen(factor=1.9),
+        # So few and so different batches that it may be chance.
+        lambda: _seen(shift=0.5, spread=1.0),
+    ),
+    sick=(lambda: _seen(shift=0.3), lambda: _seen(factor=2.5), lambda: _seen(factor=0.3)),
+)

@@ -1,0 +1,75 @@
+"""BN305: the moving statistics are trained by gradient.
+
+A moving mean and variance are measured, not learned. Where they are in the list of variables that the optimizer works
+on, and the layer reads them while it trains, each step also moves them against the gradient: they drift to whatever
+lowers the loss, and a variance may become negative. Optimizer slots on them, or an op that applies a gradient to them,
+prove it. Being in the collection of trainable variables alone does no harm: a layer in training mode does not read
+them, so there is no gradient.
+
+Usual cause: hand-written layers whose `moving_mean` and `moving_variance` are plain variables.
+
+    mean = tf.get_variable("moving_mean", [channels], trainable=False)
+
+Repair: estimated from data by `ckpt-doctor fix`. A receipt of such a repair beside the file turns this into a note.
+Source: ethereon/caffe-tensorflow, kaffe/tensorflow/network.py (`trainable=True` for all four vectors).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from ckpt_doctor.batchnorm import BatchNormLayer
+from ckpt_doctor.finding import Finding
+from ckpt_doctor.rules._examples import described, example, holding
+from ckpt_doctor.rules.interface import Rule, Subject
+
+
+def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
+    concerned: list[BatchNormLayer] = []
+    proof: list[str] = []
+    for layer in subject.inventory.layers:
+        if layer.slots or (layer.facts is not None and layer.facts.gradient_trains):
+            concerned.append(layer)
+            proof += layer.slots
+    if not concerned:
+        return
+    first = concerned[0]
+    repaired = all(layer.name in subject.repaired for layer in concerned)
+    shown = f"optimizer slots such as {proof[0]} prove it" if proof else "the graph applies gradients to them"
+    advice = "a receipt says that they were estimated anew" if repaired else "estimate them from data"
+    yield rule.finding(
+        f"the moving statistics of {len(concerned)} layers (first: {first.name}, {first.channels} channels) are "
+        f"trained by gradient: {shown}; make them trainable=False and {advice}",
+        layers=tuple(layer.name for layer in concerned),
+        variables=tuple(
+            layer.variables[role]
+            for layer in concerned
+            for role in ("moving_mean", "moving_variance")
+            if role in layer.variables
+        ),
+        severity="note" if repaired else None,
+    )
+
+
+def _with_slots() -> BatchNormLayer:
+    return replace(example(), slots=("bn/moving_mean/Momentum", "bn/moving_variance/Momentum"))
+
+
+RULE = Rule(
+    code="BN305",
+    name="statistics-trained-by-gradient",
+    severity="warning",
+    repair="estimate",
+    check=_check,
+    healthy=(
+        lambda: holding(example()),
+        # A gradient for gamma and beta only.
+        lambda: holding(example(facts=described())),
+    ),
+    sick=(
+        lambda: holding(_with_slots()),
+        lambda: holding(example(facts=replace(described(), gradient_trains=True))),
+        lambda: replace(holding(_with_slots()), repaired=frozenset({"bn"})),
+    ),
+)

@@ -1,0 +1,158 @@
+"""BN206: mean, variance, gamma and beta stand in each other's place.
+
+All four vectors of a layer have one shape, so nothing stops a loader from putting each where another belongs. The
+values give it away: a "variance" with negative numbers beside a "mean" that is above zero in every channel. One such
+layer may be chance or a diverged training; several that agree are not.
+
+Usual cause: Keras' legacy HDF5 weights of a nested model, saved while it was frozen and loaded after it was not, or the
+    other way round: the file lists weights by position, and the positions depend on `trainable`. Also converters that
+    write running mean and variance in the wrong order.
+
+    inner.trainable = True                     # as when the weights were saved
+    model.load_weights("weights.h5")           # or use .weights.h5, which is immune
+    inner.trainable = False
+
+Repair: `ckpt-doctor fix --method copy --unproven` puts the vectors back in their places, without data; load the
+    original file in the right order where it still exists.
+Source: keras-team/keras issues 12470 and 10784, gmalivenko/pytorch2keras issue 120.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ckpt_doctor.batchnorm import BatchNormLayer
+from ckpt_doctor.finding import Finding
+from ckpt_doctor.rules._examples import example, holding
+from ckpt_doctor.rules.interface import Rule, Subject
+
+# Means of both signs are the rule; so many channels above zero in a row are chance once in 256 times.
+_FEWEST_CHANNELS = 8
+_FEWEST_LAYERS = 2
+# A variance that diverged is negative in a few channels or in all; a vector of means, betas or gammas in between.
+_SHARES = (0.1, 0.95)
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """Two roles whose values stand in each other's place.
+
+    Attributes:
+        layer: The layer.
+        variance_in: The role whose vector looks like the variance.
+        found_in_variance: Whether the vector under `moving_variance` cannot be one; else that under `gamma`.
+        channels: Number of its channels.
+    """
+
+    layer: BatchNormLayer
+    variance_in: str
+    found_in_variance: bool
+    channels: int
+
+
+def exchanges(layers: Sequence[BatchNormLayer]) -> list[Exchange]:
+    """Return the layers of a checkpoint that agree on having roles exchanged; none where only one looks so."""
+    suspects = [found for layer in layers if (found := _suspect(layer)) is not None]
+    chosen: list[Exchange] = []
+    for role in ("moving_mean", "beta"):
+        agreeing = [found for found in suspects if found.variance_in == role]
+        shifted = [found for found in suspects if found not in agreeing] if role == "moving_mean" else []
+        # In the nested model of Keras one layer has gamma and beta under its statistics, the next the reverse.
+        enough = len(agreeing) >= _FEWEST_LAYERS or (agreeing and shifted)
+        if enough and sum(found.channels for found in [*agreeing, *shifted]) >= _FEWEST_CHANNELS:
+            chosen += [found for found in [*agreeing, *shifted] if found not in chosen]
+    order = {id(layer): number for number, layer in enumerate(layers)}
+    return sorted(chosen, key=lambda found: order[id(found.layer)])
+
+
+def _suspect(layer: BatchNormLayer) -> Exchange | None:
+    values = {role: value.astype(np.float64).reshape(-1) for role, value in layer.values.items()}
+    if not {"moving_mean", "moving_variance"} <= set(values) or any(not np.isfinite(v).all() for v in values.values()):
+        return None
+    mean, variance = values["moving_mean"], values["moving_variance"]
+    size = variance.size
+    if np.all(mean == 1) and np.all(variance == 0):
+        # Initial values, in each other's place.
+        return Exchange(layer, "moving_mean", True, size)
+    if _has_both_signs(variance):
+        if _could_be_variance(mean):
+            return Exchange(layer, "moving_mean", True, size)
+        beta = values.get("beta")
+        return Exchange(layer, "beta", True, size) if beta is not None and _could_be_variance(beta) else None
+    gamma, beta = values.get("gamma"), values.get("beta")
+    if gamma is not None and beta is not None and _has_both_signs(gamma) and _could_be_variance(beta):
+        return Exchange(layer, "beta", False, size)
+    return None
+
+
+def _could_be_variance(vector: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> bool:
+    return bool(np.all(vector > 0) and np.any(vector != vector[0]))
+
+
+def _has_both_signs(vector: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> bool:
+    share = float(np.mean(vector < 0))
+    return _SHARES[0] <= share <= _SHARES[1]
+
+
+def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
+    for found in exchanges(subject.inventory.layers):
+        layer = found.layer
+        odd = "moving_variance" if found.found_in_variance else "gamma"
+        names = tuple(layer.variables[role] for role in (odd, found.variance_in))
+        yield rule.finding(
+            f"layer {layer.name}: {names[0]} is {_range(layer, odd)} over {found.channels} channels, which is no "
+            f"{odd.replace('_', ' ')}, and {names[1]} is {_range(layer, found.variance_in)}, which could be a "
+            "variance; other layers show the same; load the weights in the order in which they were saved, or `fix "
+            "--method copy --unproven`",
+            layer=layer,
+            variables=names,
+            certainty="likely",
+        )
+
+
+def _range(layer: BatchNormLayer, role: str) -> str:
+    values = layer.values[role].astype(np.float64)
+    return f"{values.min():.3g} to {values.max():.3g}"
+
+
+_MEANS = [-0.4, 0.3, 1.2, -0.1]
+_VARIANCES = [0.5, 1.3, 4.0, 0.2]
+
+
+def _swapped(name: str) -> BatchNormLayer:
+    return example(name, channels=4, moving_mean=_VARIANCES, moving_variance=_MEANS)
+
+
+def _right(name: str) -> BatchNormLayer:
+    return example(name, channels=4, moving_mean=_MEANS, moving_variance=_VARIANCES)
+
+
+def _nested() -> Subject:
+    first = example("bn1", channels=4, moving_mean=[0.9, 1.1, 1.0, 1.2], moving_variance=[-0.1, 0.1, 0.2, -0.2])
+    second = example("bn2", channels=4, gamma=_MEANS, beta=_VARIANCES, moving_mean=_MEANS, moving_variance=_VARIANCES)
+    return holding(first, second)
+
+
+RULE = Rule(
+    code="BN206",
+    name="swapped-roles",
+    severity="error",
+    repair="copy",
+    check=_check,
+    healthy=(
+        lambda: holding(_right("bn1"), _right("bn2")),
+        # One layer alone may be chance.
+        lambda: holding(_swapped("bn1"), _right("bn2"), _right("bn3")),
+        # A variance that diverged, beside means of both signs.
+        lambda: holding(*(example(name, channels=4, moving_mean=_MEANS, moving_variance=_MEANS) for name in "abc")),
+    ),
+    sick=(
+        lambda: holding(_swapped("bn1"), _swapped("bn2")),
+        lambda: holding(*(example(name, channels=4, moving_mean=1, moving_variance=0) for name in ("bn1", "bn2"))),
+        _nested,
+    ),
+)
