@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from ckpt_doctor.checkpoint import Array, Damage, numpy_dtype
+from ckpt_doctor.formats._hdf5_texts import Texts
 
 # All that h5py, or NumPy beneath it, was seen to raise on damaged bytes. UnicodeDecodeError is a ValueError,
 # NotImplementedError and RecursionError are RuntimeErrors.
@@ -54,6 +55,19 @@ _MOST_CHUNKS = 65536
 
 class Refused(ValueError):
     """An object of the file is not read; the message says why."""
+
+
+@dataclass(frozen=True, eq=False)
+class OpenFile:
+    """An open file.
+
+    Attributes:
+        h5: The `h5py.File`.
+        texts: Reads what HDF5 must not be asked for.
+    """
+
+    h5: Any
+    texts: Texts
 
 
 @dataclass(frozen=True)
@@ -111,20 +125,20 @@ def natural_key(name: str) -> tuple[tuple[int, int | str], ...]:
     return tuple((0, int(part)) if part.isdigit() and part.isascii() else (1, part) for part in parts)
 
 
-def walk(file: Any, where: str) -> Tree:
+def walk(file: OpenFile, where: str) -> Tree:
     """Return everything in an open `h5py.File`, following hard links only.
 
     A group that is reached a second time (a cycle, or a diamond of links) is not entered again.
 
     Args:
-        file: An open `h5py.File`.
+        file: The open file.
         where: The file's name, for messages.
     """
     import h5py
 
     tree = Tree()
     seen: dict[int, str] = {}
-    stack: list[tuple[str, Any]] = [("", file["/"])]
+    stack: list[tuple[str, Any]] = [("", file.h5["/"])]
     seen[_address(stack[0][1])] = ""
     count = 0
     while stack:
@@ -273,8 +287,9 @@ def _tensorflow_type(dataset: Any) -> str | None:
         return "bfloat16" if stored.get_size() == 2 else None
     if stored.get_class() == h5py.h5t.FLOAT and stored.get_size() == 2 and stored.get_fields()[2] == 8:
         return "bfloat16"
-    if h5py.check_string_dtype(dataset.dtype) is not None:
-        return "string"
+    if stored.get_class() == h5py.h5t.STRING:
+        in_one_piece = dataset.id.get_create_plist().get_layout() == h5py.h5d.CONTIGUOUS
+        return "string" if in_one_piece or not stored.is_variable_str() else None
     name = _name_of(dataset.dtype)
     if dataset.dtype.kind in "biufc" and name not in ("float128", "complex256", "longdouble", "clongdouble"):
         return name
@@ -287,7 +302,7 @@ def _name_of(dtype: np.dtype[Any]) -> str:
     return str(dtype.name)
 
 
-def read_value(dataset: Any, described: Dataset) -> Array:
+def read_value(file: OpenFile, path: str, described: Dataset) -> Array:
     """Read a dataset.
 
     Returns:
@@ -295,74 +310,89 @@ def read_value(dataset: Any, described: Dataset) -> Array:
 
     Raises:
         Refused: It is not what was described (the file has changed since).
+        KeyError: It is not there.
     """
-    now = describe(described.path, dataset)
+    dataset = find(file.h5, path)
+    now = describe(path, dataset)
     if not isinstance(now, Dataset) or (now.shape, now.dtype) != (described.shape, described.dtype):
         raise Refused("shape or type are not those read a moment ago: the file has changed")
-    value = dataset[()]
-    if described.dtype == "string":
-        strings = np.empty(described.shape, dtype=object)
-        flat = [_bytes(item) for item in np.asarray(value, dtype=object).ravel()]
-        strings.ravel()[:] = flat
-        return strings
-    array = np.asarray(value, order="C")
+    if described.dtype != "string":
+        return read_numbers(dataset, described)
+    strings = np.empty(described.shape, dtype=object)
+    if dataset.id.get_type().is_variable_str():
+        offset = dataset.id.get_offset()
+        if offset is None:  # No text was ever written.
+            texts = [b""] * strings.size
+        else:
+            texts = file.texts.at(file.texts.read(offset, described.nbytes), strings.size)
+    else:
+        texts = [bytes(item) for item in np.asarray(dataset[()]).ravel()]
+    strings.ravel()[:] = texts
+    return strings
+
+
+def read_numbers(dataset: Any, described: Dataset) -> Array:
+    """Read a dataset that holds no strings, in native byte order."""
+    array = np.asarray(dataset[()], order="C")
     if described.dtype == "bfloat16":
         target = numpy_dtype("bfloat16")
         return array.view(target) if array.dtype.kind == "V" else array.astype(target)
     return array.astype(numpy_dtype(described.dtype), copy=False)
 
 
-def _bytes(item: object) -> bytes:
-    """Return one element of a string dataset as bytes."""
-    return item if isinstance(item, bytes) else str(item).encode("utf-8", "surrogateescape")
-
-
-def attribute(item: Any, name: str) -> Any:
-    """Return an attribute's value (bytes, str, number or array), or None where it is absent.
+def attribute(file: OpenFile, item: Any, name: str) -> list[bytes] | Array | None:
+    """Return an attribute's value: texts, or numbers; None where it is absent.
 
     Raises:
-        Refused: It is larger than any that Keras writes.
+        Refused: It is of another type or larger than any that Keras writes.
+        OSError: Its bytes are damaged.
     """
     import h5py
 
     if name not in item.attrs:
         return None
-    stored = h5py.h5a.open(item.id, name.encode())
-    size = int(stored.get_space().get_simple_extent_npoints()) * int(stored.get_type().get_size())
+    stored = item.attrs.get_id(name)
+    kind = stored.get_type()
+    count = int(stored.get_space().get_simple_extent_npoints())
+    size = count * int(kind.get_size())
     if size > _LONGEST_ATTRIBUTE:
         raise Refused(f"attribute {name} of {size} bytes; not read")
-    return item.attrs[name]
+    if kind.get_class() == h5py.h5t.STRING:
+        if kind.is_variable_str():
+            texts = file.texts.of_attribute(_address(item), name, count)
+            if texts is not None:
+                return texts
+        value = np.asarray(item.attrs[name], dtype=object).ravel()
+        return [each if isinstance(each, bytes) else str(each).encode("utf-8", "surrogateescape") for each in value]
+    if kind.get_class() in (h5py.h5t.INTEGER, h5py.h5t.FLOAT):
+        return np.asarray(item.attrs[name])
+    raise Refused(f"attribute {name} is neither text nor a number; not read")
 
 
-def text_attribute(item: Any, name: str) -> str | None:
-    """Return an attribute as text, or None where it is absent or no text; it is `bytes` in old files, `str` in new."""
-    value = attribute(item, name)
-    if isinstance(value, np.ndarray) and value.size == 1:
-        value = value.ravel()[0]
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
-    return value if isinstance(value, str) else None
+def text_attribute(file: OpenFile, item: Any, name: str) -> str | None:
+    """Return an attribute as text, or None where it is absent or no single text."""
+    value = attribute(file, item, name)
+    return value[0].decode("utf-8", "replace") if isinstance(value, list) and len(value) == 1 else None
 
 
-def names_attribute(item: Any, name: str) -> tuple[str, ...] | None:
+def names_attribute(file: OpenFile, item: Any, name: str) -> tuple[str, ...] | None:
     """Return a list of names, or None where there is none.
 
     Keras splits a list of more than 64,512 bytes into `name0`, `name1` … (`save_attributes_to_hdf5_group` in
-    keras/src/legacy/saving/legacy_h5_format.py).
+    keras/src/legacy/saving/legacy_h5_format.py). An empty list is stored as an empty array of numbers.
     """
-    value = attribute(item, name)
+    value = attribute(file, item, name)
     if value is not None:
-        return _texts(value)
+        return _names_in(value)
     pieces: list[str] = []
     for index in range(_MOST_CHUNKS):
-        value = attribute(item, f"{name}{index}")
+        value = attribute(file, item, f"{name}{index}")
         if value is None:
             break
-        pieces.extend(_texts(value))
+        pieces.extend(_names_in(value))
     return tuple(pieces) if pieces else None
 
 
-def _texts(value: Any) -> tuple[str, ...]:
-    """Return the texts in the value of an attribute; an empty list is stored as an empty array of numbers."""
-    flat = np.asarray(value, dtype=object).ravel()
-    return tuple(item.decode("utf-8", "replace") if isinstance(item, bytes) else str(item) for item in flat)
+def _names_in(value: list[bytes] | Array) -> tuple[str, ...]:
+    """Return the texts in the value of an attribute."""
+    return tuple(each.decode("utf-8", "replace") for each in value) if isinstance(value, list) else ()

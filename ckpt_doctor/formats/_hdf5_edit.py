@@ -11,9 +11,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ckpt_doctor.checkpoint import Array, same_values
+from ckpt_doctor.checkpoint import Array, numpy_dtype, same_values
 from ckpt_doctor.errors import RepairRefused
-from ckpt_doctor.formats._hdf5 import H5PY_ERRORS, Dataset, describe, find, names_attribute, read_value
+from ckpt_doctor.formats._hdf5 import H5PY_ERRORS, Dataset, describe, find, read_numbers
 
 # Keras' own limit for one attribute (`HDF5_OBJECT_HEADER_LIMIT` in keras/src/legacy/saving/legacy_h5_format.py).
 _LONGEST_LIST_BYTES = 64512
@@ -61,21 +61,22 @@ def apply(
 
 
 def set_value(dataset: Any, stored: Dataset, value: Array) -> None:
-    """Overwrite the value of a dataset that is there; equal values are left alone."""
-    old = read_value(dataset, stored)
-    if old.dtype != value.dtype or old.shape != value.shape:
+    """Overwrite the value of a dataset that is there; equal numbers are left alone."""
+    held = numpy_dtype(stored.dtype)
+    if held != value.dtype or stored.shape != value.shape:
         raise RepairRefused(
-            f"{stored.path}: holds {old.dtype} of shape {old.shape}, not {value.dtype} of shape {value.shape}"
+            f"{stored.path}: holds {stored.dtype} of shape {stored.shape}, not {value.dtype} of shape {value.shape}"
         )
-    if same_values(old, value):
+    if stored.dtype == "string":
+        kind = dataset.id.get_type()
+        longest = max((len(item) for item in value.ravel()), default=0)
+        if not kind.is_variable_str() and longest > kind.get_size():
+            raise RepairRefused(f"{stored.path}: holds strings of {kind.get_size()} bytes, not {longest}")
+    elif same_values(read_numbers(dataset, stored), value):
         return
-    if stored.dtype == "bfloat16":
+    elif stored.dtype == "bfloat16":
         opaque = dataset.dtype.kind == "V"
         value = np.ascontiguousarray(value).reshape(value.shape).view("V2") if opaque else value.astype(np.float32)
-    elif stored.dtype == "string" and dataset.dtype.kind == "S":
-        longest = max((len(item) for item in value.ravel()), default=0)
-        if longest > dataset.dtype.itemsize:
-            raise RepairRefused(f"{stored.path}: holds strings of {dataset.dtype.itemsize} bytes, not {longest}")
     dataset[...] = value
 
 
@@ -101,14 +102,13 @@ def add_dataset(file: Any, path: str, value: Array) -> None:
 
 def set_names(group: Any, name: str, names: tuple[str, ...]) -> None:
     """Replace a list of names, as bytes or text like the old one, split where it is too long for one attribute."""
-    old = names_attribute(group, name)
-    first = name if name in group.attrs else f"{name}0"
-    kind = group.attrs[first].dtype.kind if old is not None else "S"
-    encoded = [text.encode() for text in names]
-    if kind == "O":
-        import h5py
+    import h5py
 
-        list_type = h5py.string_dtype()
+    first = next((key for key in (name, f"{name}0") if key in group.attrs), None)
+    kind = group.attrs.get_id(first).get_type() if first is not None else None
+    encoded = [text.encode() for text in names]
+    if isinstance(kind, h5py.h5t.TypeStringID) and kind.is_variable_str():
+        list_type = h5py.string_dtype("utf-8" if kind.get_cset() == h5py.h5t.CSET_UTF8 else "ascii")
         # HDF5 keeps long texts apart from the attribute, which holds 16 bytes for each.
         pieces = _split(np.array(encoded, dtype=object), len(encoded) * 16)
     else:

@@ -14,9 +14,10 @@ from typing import Any, BinaryIO, cast
 from ckpt_doctor.checkpoint import Array, Damage, Variable
 from ckpt_doctor.errors import BadRequest, UnreadableCheckpoint
 from ckpt_doctor.formats import _foreign
-from ckpt_doctor.formats._hdf5 import H5PY_ERRORS, Dataset, attribute, damage_of, find, read_value
+from ckpt_doctor.formats._hdf5 import H5PY_ERRORS, Dataset, OpenFile, damage_of, read_value, text_attribute
 from ckpt_doctor.formats._hdf5_guard import GuardedStream
 from ckpt_doctor.formats._hdf5_superblock import is_mangled, read_superblock
+from ckpt_doctor.formats._hdf5_texts import Texts
 from ckpt_doctor.formats._storage import open_binary, size_of
 
 StreamOpener = Callable[[], BinaryIO]
@@ -26,8 +27,8 @@ _GROUPS_SEARCHED = 10_000
 
 
 @contextmanager
-def opened(stream_opener: StreamOpener) -> Iterator[Any]:
-    """Give an `h5py.File` on a stream; both are closed afterwards.
+def opened(stream_opener: StreamOpener) -> Iterator[OpenFile]:
+    """Give an open HDF5 file on a stream; both are closed afterwards.
 
     Raises:
         OSError: HDF5 refuses the bytes.
@@ -41,7 +42,7 @@ def opened(stream_opener: StreamOpener) -> Iterator[Any]:
             raise OSError("no HDF5 signature")
         guarded = GuardedStream(stream, superblock.length_size)
         with h5py.File(cast("BinaryIO", guarded), "r") as file:
-            yield file
+            yield OpenFile(file, Texts(stream, superblock))
 
 
 def stream_of(path: str) -> StreamOpener:
@@ -134,32 +135,33 @@ def is_sound(path: str) -> bool:
     """Return whether HDF5 opens the file at `path` and lists its root."""
     try:
         with opened(stream_of(path)) as file:
-            list(file)
+            list(file.h5)
             return True
     except H5PY_ERRORS:
         return False
 
 
-def layout_of(file: Any) -> str | None:
-    """Return the Keras layout of an open `h5py.File`, by content: the extension says little, `.h5` is used for all.
+def layout_of(file: OpenFile) -> str | None:
+    """Return the Keras layout of an open file, by content: the extension says little, `.h5` is used for all.
 
     Returns:
         `keras-hdf5` (whole model), `keras-weights-hdf5`, `keras-weights-v3`, or None.
     """
-    if attribute(file, "model_config") is not None or "model_weights" in file:
+    root = file.h5
+    if "model_weights" in root or text_attribute(file, root, "model_config") is not None:
         return "keras-hdf5"
-    if any(name in file.attrs for name in ("layer_names", "layer_names0", "nb_layers")):
+    if any(name in root.attrs for name in ("layer_names", "layer_names0", "nb_layers")):
         return "keras-weights-hdf5"
-    if "graph" in file and "nb_params" in file["graph"].attrs:
+    if "graph" in root and "nb_params" in root["graph"].attrs:
         return "keras-weights-hdf5"
-    return "keras-weights-v3" if _has_vars(file) else None
+    return "keras-weights-v3" if _has_vars(root) else None
 
 
-def _has_vars(file: Any) -> bool:
+def _has_vars(root: Any) -> bool:
     """Return whether a group is called `vars`: every Keras 3 store has one (`H5IOStore._create_h5_group`)."""
     import h5py
 
-    queue = [file["/"]]
+    queue = [root["/"]]
     for searched, group in enumerate(queue):
         if searched > _GROUPS_SEARCHED:
             break
@@ -210,7 +212,7 @@ def variable(
         check()
         try:
             with opened(stream_opener) as file:
-                return read_value(find(file, dataset.path), dataset)
+                return read_value(file, dataset.path, dataset)
         except H5PY_ERRORS as error:
             damage = damage_of(error, f"{path}:{dataset.path}", (dataset.path,))
             raise UnreadableCheckpoint(path, format, (damage,)) from error
@@ -228,10 +230,10 @@ def read_all(stream_opener: StreamOpener, where: str, datasets: Mapping[str, Dat
         yield damage_of(error, where)
 
 
-def _try_reading(file: Any, where: str, path: str, described: Dataset) -> tuple[Damage, ...]:
+def _try_reading(file: OpenFile, where: str, path: str, described: Dataset) -> tuple[Damage, ...]:
     """Read one dataset; return why that fails."""
     try:
-        read_value(find(file, path), described)
+        read_value(file, path, described)
     except H5PY_ERRORS as error:
         return (damage_of(error, f"{where}:{path}", (path,)),)
     return ()

@@ -9,7 +9,6 @@ Source: HDF5 File Format Specification 3.0, II.A (superblock versions 0 to 3).
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -31,6 +30,8 @@ class Superblock:
         offset: Where the signature lies, in bytes from the start of the file: the size of the user block.
         end: Offset in bytes from the start of the file of the first byte after all data.
         is_open: Whether the file is marked as open for writing: it was not closed, or copied before it was.
+        base: What is added to an address of HDF5 to get an offset from the start of the file, in bytes.
+        offset_size: Size of the addresses in the file, in bytes.
         length_size: Size of the lengths in the file, in bytes.
     """
 
@@ -38,6 +39,8 @@ class Superblock:
     offset: int
     end: int
     is_open: bool
+    base: int
+    offset_size: int
     length_size: int
 
 
@@ -84,9 +87,8 @@ def _parse(block: bytes, offset: int) -> Superblock:
         if size not in (2, 4, 8):
             raise ValueError(f"{what} of {size} bytes; 2, 4 or 8 are known")
     # Base address, then free space (0, 1) or superblock extension (2, 3), then end of file.
-    start = addresses + 2 * offset_size
-    field = block[start : start + offset_size]
-    if len(field) < offset_size:
+    fields = [block[start : start + offset_size] for start in (addresses, addresses + 2 * offset_size)]
+    if len(fields[1]) < offset_size:
         raise ValueError(f"the superblock at byte {offset} is cut off after {len(block)} bytes")
-    (end,) = struct.unpack({2: "<H", 4: "<I", 8: "<Q"}[offset_size], field)
-    return Superblock(version, offset, int(end), bool(flags & 1), length_size)
+    base, end = (int.from_bytes(field, "little") for field in fields)
+    return Superblock(version, offset, end, bool(flags & 1), base, offset_size, length_size)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,11 +68,12 @@ def read(path: str) -> Checkpoint:
     if index.shards and not stores:
         raise UnreadableCheckpoint(path, _FORMAT, tuple(damages))
     variables, shard_of = _merge(index, stores)
+    groups = _groups(stores)
     files = (*(join(folder, shard) for shard in stores), path)
     return Checkpoint(
         path=path,
         format=_FORMAT,
-        variables=variables,
+        variables=tuple(replace(each, label=groups.get(each.name.rpartition("/")[0])) for each in variables),
         files=files,
         bytes=sum(size_of(file) for file in files),
         damages=(*damages, *(damage for store in stores.values() for damage in store.damages)),
@@ -81,13 +82,22 @@ def read(path: str) -> Checkpoint:
             "era": "3.x",
             "layout": OLD_LAYERS if any(store.old_layers for store in stores.values()) else "layers",
             "keras_version": None,
-            "groups": {group: name for store in stores.values() for group, name in store.groups.items()},
+            "groups": groups,
             "datasets": {name: stores[shard].datasets[name] for name, shard in shard_of.items()},
             "unread": {name: why for store in stores.values() for name, why in store.unread.items()},
             "shard_of": shard_of,
             "weight_map": index.weight_map,
         },
     )
+
+
+def _groups(stores: Mapping[str, Store]) -> dict[str, str | None]:
+    """Return the groups of all shards; of one that is split, only the first piece has the name."""
+    groups: dict[str, str | None] = {}
+    for store in stores.values():
+        for group, name in store.groups.items():
+            groups[group] = groups.get(group) or name
+    return groups
 
 
 def _merge(index: _Index, stores: Mapping[str, Store]) -> tuple[tuple[Variable, ...], dict[str, str]]:

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from ckpt_doctor.checkpoint import Damage, Variable
-from ckpt_doctor.formats._hdf5 import H5PY_ERRORS, Dataset, damage_of, find, text_attribute, walk
+from ckpt_doctor.formats._hdf5 import H5PY_ERRORS, Dataset, OpenFile, damage_of, find, text_attribute, walk
 from ckpt_doctor.formats._hdf5_open import StreamOpener, check_whole, opened, unreadable, variable
 
 # TensorFlow 2.12 saved `layers` under this name; Keras 3 still reads it (`H5IOStore.get`).
@@ -83,10 +82,10 @@ def read_store(
         raise unreadable(path, format, error, where) from error
 
 
-def _name_of(file: Any, group: str, where: str, damages: list[Damage]) -> str | None:
+def _name_of(file: OpenFile, group: str, where: str, damages: list[Damage]) -> str | None:
     """Return the user's name of the object whose weights lie in `group`."""
     try:
-        return text_attribute(find(file, group), "name")
+        return text_attribute(file, find(file.h5, group), "name")
     except H5PY_ERRORS as error:
         damages.append(damage_of(error, f"{where}:{group}"))
         return None

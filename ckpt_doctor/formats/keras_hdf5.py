@@ -33,6 +33,7 @@ from ckpt_doctor.errors import RepairRefused, UnreadableCheckpoint
 from ckpt_doctor.formats._atomic import Outputs
 from ckpt_doctor.formats._hdf5 import (
     H5PY_ERRORS,
+    OpenFile,
     Refused,
     Tree,
     find,
@@ -125,24 +126,24 @@ class KerasHdf5:
         return kept
 
 
-def _checkpoint(path: str, file: Any, tree: Tree) -> Checkpoint:
+def _checkpoint(path: str, file: OpenFile, tree: Tree) -> Checkpoint:
     """Put together what an open file says."""
     format = layout_of(file)  # noqa: A001 - the field's name
     if format is None:
         raise Refused("a sound HDF5 file that Keras did not write: no layer_names, model_config or `vars` group")
     root = "model_weights" if format == "keras-hdf5" else ""
-    weights = find(file, root) if root in tree.groups else file
+    weights = find(file.h5, root) if root in tree.groups else file.h5
     damages = list(tree.damages)
     attributes: dict[str, Any] = {"root": root, "datasets": tree.datasets, "unread": dict(tree.others)}
-    version = text_attribute(file, "keras_version") or text_attribute(weights, "keras_version")
-    backend = text_attribute(file, "backend") or text_attribute(weights, "backend")
+    version = text_attribute(file, file.h5, "keras_version") or text_attribute(file, weights, "keras_version")
+    backend = text_attribute(file, file.h5, "backend") or text_attribute(file, weights, "backend")
     attributes |= {"keras_version": version, "backend": backend}
-    attributes["layer_names"] = names_attribute(weights, "layer_names") or ()
+    attributes["layer_names"] = names_attribute(file, weights, "layer_names") or ()
     attributes["weight_names"] = _weight_names(file, root, tree, attributes["layer_names"], path, damages)
     attributes["optimizer_weight_names"] = ()
     if _OPTIMIZER in tree.groups:
-        attributes["optimizer_weight_names"] = names_attribute(file[_OPTIMIZER], "weight_names") or ()
-    attributes["era"] = _era(version, weights, file)
+        attributes["optimizer_weight_names"] = names_attribute(file, file.h5[_OPTIMIZER], "weight_names") or ()
+    attributes["era"] = _era(version, weights, file.h5)
 
     order, labels, absent = _order(attributes, root, tree)
     attributes["absent"] = absent
@@ -159,8 +160,8 @@ def _checkpoint(path: str, file: Any, tree: Tree) -> Checkpoint:
         bytes=size_of(path),
         producer=producer,
         descriptions=ModelDescriptions(
-            keras_config=text_attribute(file, "model_config"),
-            keras_training=text_attribute(file, "training_config"),
+            keras_config=text_attribute(file, file.h5, "model_config"),
+            keras_training=text_attribute(file, file.h5, "training_config"),
         ),
         damages=tuple(damages),
         attributes=attributes,
@@ -181,7 +182,7 @@ def _era(version: str | None, weights: Any, file: Any) -> str:
 
 
 def _weight_names(
-    file: Any, root: str, tree: Tree, layers: tuple[str, ...], path: str, damages: list[Damage]
+    file: OpenFile, root: str, tree: Tree, layers: tuple[str, ...], path: str, damages: list[Damage]
 ) -> dict[str, tuple[str, ...]]:
     """Return the ordered `weight_names` of every layer group; a layer whose group is gone has none."""
     names: dict[str, tuple[str, ...]] = {}
@@ -189,7 +190,7 @@ def _weight_names(
     for layer in (*layers, _TOP_LEVEL):
         group = f"{root}/{layer}" if root else layer
         if group in groups:
-            names[layer] = names_attribute(find(file, group), "weight_names") or ()
+            names[layer] = names_attribute(file, find(file.h5, group), "weight_names") or ()
         elif layer != _TOP_LEVEL:
             message = f"layer_names lists {layer!r}, and there is no such group"
             damages.append(Damage("not-a-checkpoint", f"{path}:{group}", message))
