@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -41,7 +42,7 @@ def read_arrays(argument: str, path: Path, key: str | None, kept: ExitStack) -> 
             found = _npz(path, key, kept)
         else:
             found = _hdf5(argument, path, key, kept)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, KeyError) as error:
         raise BadRequest(f"--data {argument}: {path} cannot be read as {path.suffix}: {error}") from error
     if key is not None and key not in found:
         raise BadRequest(f"--data {argument}: {path.name} has no array {key!r}; it has {listed(found)}")
@@ -55,7 +56,8 @@ def listed(arrays: Mapping[str, Any]) -> str:
 
 def _npz(path: Path, key: str | None, kept: ExitStack) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    with np.load(path, allow_pickle=False) as archive, zipfile.ZipFile(path) as members:
+    # In this order: NumPy leaves a file open that is no archive.
+    with zipfile.ZipFile(path) as members, np.load(path, allow_pickle=False) as archive:
         for name in archive.files:
             member = next((info for info in members.infolist() if info.filename == f"{name}.npy"), None)
             if member is None or member.file_size <= _IN_MEMORY or (key is not None and name != key):

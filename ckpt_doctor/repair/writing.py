@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +15,7 @@ from ckpt_doctor.formats import format_of, open_checkpoint
 from ckpt_doctor.formats.interface import Changes
 
 _CHUNK = 1 << 20
+_SHARD = re.compile(r"\.data-\d{5,}-of-\d{5,}")
 
 
 def check_output(checkpoint: Checkpoint, output: str, *, overwrite: bool) -> None:
@@ -23,8 +26,11 @@ def check_output(checkpoint: Checkpoint, output: str, *, overwrite: bool) -> Non
     """
     target = Path(output)
     source = Path(checkpoint.path)
-    if target.absolute() == source.absolute():
+    here = _place(target)
+    if here == _place(source):
         raise BadRequest(f"--output {output}: is the checkpoint itself; to change it where it lies, use --in-place")
+    if here in {_place(Path(name)) for name in checkpoint.files}:
+        raise BadRequest(f"--output {output}: is a file of the checkpoint itself; give a new prefix, or --in-place")
     if checkpoint.format not in ("tensor-bundle", "saved-model", "tensor-slices-v1"):
         wanted = (
             "".join(source.suffixes[-2:]) if source.name.endswith((".weights.h5", ".weights.json")) else source.suffix
@@ -44,13 +50,20 @@ def files_at(checkpoint: Checkpoint, output: str) -> list[Path]:
     """Return the files that lie where the output would be written."""
     target = Path(output)
     if checkpoint.format == "tensor-bundle":
-        beside = target.parent.glob(f"{_escaped(target.name)}.*")
-        return sorted(p for p in beside if p.suffix in (".index", ".meta") or ".data-" in p.name)
+        beside = target.parent.iterdir() if target.parent.is_dir() else ()
+        return sorted(path for path in beside if _is_of_bundle(path.name, target.name))
     return [target] if target.exists() else []
 
 
-def _escaped(name: str) -> str:
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
+def _is_of_bundle(name: str, prefix: str) -> bool:
+    """Return whether a file belongs to the bundle `prefix`, and not to one whose name only begins alike."""
+    rest = name.removeprefix(prefix)
+    return name.startswith(prefix) and (rest in (".index", ".meta") or _SHARD.fullmatch(rest) is not None)
+
+
+def _place(path: Path) -> Path:
+    """Return a path that two names of one directory entry share; the entry itself may be a link."""
+    return Path(os.path.realpath(path.parent)) / path.name
 
 
 def hashes(files: tuple[str, ...]) -> dict[str, str]:
