@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from typing import Literal
 
@@ -40,3 +42,17 @@ class Finding:
     message: str
     cause: str | None
     repair: Repair
+
+
+def fingerprint(path: str, finding: Finding) -> str:
+    """Return what stays the same of a finding from scan to scan, as 64 hexadecimal digits.
+
+    It is made of the checkpoint's path, the rule, and whom it concerns; not of the message, whose numbers and words
+    may change, nor of the severity, which is the user's to set.
+
+    Args:
+        path: The checkpoint, relative to what does not change between two scans: the repository, the baseline's folder.
+        finding: One of its findings.
+    """
+    identity = [path, finding.rule, finding.layer, sorted(finding.layers), sorted(finding.variables)]
+    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()

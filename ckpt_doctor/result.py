@@ -3,9 +3,37 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
 
 from ckpt_doctor.finding import Finding
+
+
+@dataclass(frozen=True)
+class ChannelValues:
+    """The statistics of one layer, channel by channel; for plots, and in no JSON.
+
+    Attributes:
+        mean: One value a channel, or None where there is none.
+        variance: Likewise, in squared units of the layer's input.
+    """
+
+    mean: tuple[float, ...] | None
+    variance: tuple[float, ...] | None
+
+
+@dataclass(frozen=True)
+class LayerValues:
+    """What there is to plot of one layer.
+
+    Attributes:
+        stored: The statistics in the file.
+        measured: Those of the data that was given to `scan --data`; None without data.
+    """
+
+    stored: ChannelValues | None
+    measured: ChannelValues | None = None
 
 
 @dataclass(frozen=True)
@@ -53,6 +81,40 @@ class NotJudged:
 
 
 @dataclass(frozen=True)
+class SuppressedFinding:
+    """A finding that the user has said not to hear of.
+
+    Attributes:
+        finding: What was found.
+        by: What suppresses it: the baseline file, or an entry of `per-path-ignores`.
+        where: The baseline file, or the pattern of the entry.
+    """
+
+    finding: Finding
+    by: Literal["baseline", "per-path-ignores"]
+    where: str
+
+
+@dataclass(frozen=True)
+class UnusedSuppression:
+    """A suppression that nothing needs any more: the next finding of its kind would pass unheard.
+
+    Attributes:
+        by: `baseline` or `per-path-ignores`.
+        where: The baseline file, or the pattern of the entry.
+        path: The checkpoint that it names.
+        rule: The code of the rule.
+        layer: The layer, or None for a finding about the checkpoint.
+    """
+
+    by: Literal["baseline", "per-path-ignores"]
+    where: str
+    path: str
+    rule: str
+    layer: str | None
+
+
+@dataclass(frozen=True)
 class CheckpointResult:
     """The verdict on one checkpoint.
 
@@ -66,6 +128,8 @@ class CheckpointResult:
         batch_norm_layers: Its layers, in the order of the model or file.
         not_judged: What could not be judged.
         findings: What is wrong, worst first.
+        suppressed: What is wrong too, and was not to be reported.
+        values: Layer to its statistics, channel by channel, where they were asked for.
     """
 
     path: str
@@ -77,6 +141,8 @@ class CheckpointResult:
     batch_norm_layers: tuple[LayerSummary, ...]
     not_judged: tuple[NotJudged, ...]
     findings: tuple[Finding, ...]
+    suppressed: tuple[SuppressedFinding, ...] = ()
+    values: Mapping[str, LayerValues] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -102,7 +168,7 @@ class Summary:
         error: Findings of this severity.
         warning: Likewise.
         note: Likewise.
-        suppressed: Findings that a baseline holds and that are therefore not reported.
+        suppressed: Findings that a baseline or `per-path-ignores` keeps from being reported.
         not_judged: Variables, layers and models that no verdict could be given on.
     """
 
@@ -123,11 +189,15 @@ class AuditResult:
         checkpoints: One entry for each checkpoint.
         errors: Paths that could not be scanned.
         passed_over: Number of older checkpoints that a `checkpoint` state file lists and that were not scanned.
+        rules: Codes of the rules that were to be reported, in report order; empty where that is not known.
+        unused_suppressions: Entries of the baseline and of `per-path-ignores` that suppress nothing any more.
     """
 
     checkpoints: tuple[CheckpointResult, ...]
     errors: tuple[PathError, ...] = ()
     passed_over: int = 0
+    rules: tuple[str, ...] = ()
+    unused_suppressions: tuple[UnusedSuppression, ...] = ()
 
     @property
     def summary(self) -> Summary:
@@ -139,6 +209,6 @@ class AuditResult:
             error=severities["error"],
             warning=severities["warning"],
             note=severities["note"],
-            suppressed=0,
+            suppressed=sum(len(one.suppressed) for one in self.checkpoints),
             not_judged=sum(len(one.not_judged) for one in self.checkpoints),
         )

@@ -38,13 +38,13 @@ class Selection:
         Raises:
             BadRequest: One of them means no rule, or a severity is none.
         """
-        codes = {rule.code for rule in RULES} if not select else set(_codes(select))
+        codes = {rule.code for rule in RULES} if not select else set(codes_of(select))
         severities: dict[str, Severity] = {}
         for text, level in sorted(severity.items(), key=lambda item: len(item[0])):
             if level not in SEVERITIES:
                 raise BadRequest(f"severity of {text}: {level!r} is none of {', '.join(SEVERITIES)}")
-            severities.update(dict.fromkeys(_codes([text]), level))
-        return cls(frozenset(codes - set(_codes(ignore))), severities)
+            severities.update(dict.fromkeys(codes_of([text]), level))
+        return cls(frozenset(codes - set(codes_of(ignore))), severities)
 
     def apply(self, findings: Iterable[Finding]) -> Iterator[Finding]:
         """Yield what is to be reported, at the severity that it is to be reported at."""
@@ -66,7 +66,12 @@ def rule_of(text: str) -> Rule:
     raise BadRequest(_unknown(text))
 
 
-def _codes(texts: Iterable[str]) -> Iterator[str]:
+def codes_of(texts: Iterable[str]) -> Iterator[str]:
+    """Yield the code of every rule that `texts` mean: codes, names or beginnings of codes, one a text or with commas.
+
+    Raises:
+        BadRequest: One of them means no rule.
+    """
     for text in (part.strip() for joined in texts for part in joined.split(",")):
         if not text:
             continue

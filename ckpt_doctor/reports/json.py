@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import ckpt_doctor
 from ckpt_doctor.repair_result import RepairResult
 from ckpt_doctor.reports.interface import Style
-from ckpt_doctor.result import AuditResult
+from ckpt_doctor.result import AuditResult, CheckpointResult
 
 if TYPE_CHECKING:  # They load NumPy and the formats, which a report does not need.
     from ckpt_doctor.comparison import DiffResult
@@ -27,9 +27,10 @@ def render(result: AuditResult, style: Style) -> str:
     return _document(
         "scan",
         version=ckpt_doctor.__version__,
-        checkpoints=[_fields(checkpoint) for checkpoint in result.checkpoints],
+        checkpoints=[_checkpoint(checkpoint) for checkpoint in result.checkpoints],
         errors=[_fields(error) for error in result.errors],
         passed_over=result.passed_over,
+        unused_suppressions=[_fields(unused) for unused in result.unused_suppressions],
         summary=_fields(result.summary),
     )
 
@@ -56,6 +57,13 @@ def render_diff(result: DiffResult) -> str:
 def render_repair(result: RepairResult) -> str:
     """Return the document of `fix` and of its receipt, `ckpt-doctor/fix/1`."""
     return _document("fix", version=ckpt_doctor.__version__, **_fields(result))
+
+
+def _checkpoint(checkpoint: CheckpointResult) -> dict[str, Any]:
+    # Values of channels are for plots; here they would be most of the document.
+    fields = _fields(dataclasses.replace(checkpoint, values={}))
+    del fields["values"]
+    return fields
 
 
 def _document(kind: str, **fields: Any) -> str:
