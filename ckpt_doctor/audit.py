@@ -12,10 +12,12 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ckpt_doctor import graphs
+from ckpt_doctor.baseline import read as read_baseline
 from ckpt_doctor.batchnorm import BatchNormLayer, Inventory, take_inventory
 from ckpt_doctor.checkpoint import Checkpoint, Damage
 from ckpt_doctor.errors import BadRequest, CkptDoctorError, UnreadableCheckpoint
@@ -23,11 +25,36 @@ from ckpt_doctor.finding import SEVERITIES, Finding, Severity
 from ckpt_doctor.formats import format_of, open_checkpoint
 from ckpt_doctor.formats._storage import open_source
 from ckpt_doctor.formats.discovery import discover
+from ckpt_doctor.observation import Observation
 from ckpt_doctor.progress import Listener, Progress, unheard
-from ckpt_doctor.result import AuditResult, CheckpointResult, LayerSummary, NotJudged, PathError
+from ckpt_doctor.result import (
+    AuditResult,
+    ChannelValues,
+    CheckpointResult,
+    LayerSummary,
+    LayerValues,
+    NotJudged,
+    PathError,
+)
 from ckpt_doctor.rules import EXPLAINS, RULES
 from ckpt_doctor.rules.interface import Subject
 from ckpt_doctor.selection import Selection
+from ckpt_doctor.suppression import at_least, path_ignores, suppress
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _How:
+    """What `scan` was asked to do with every checkpoint; see there."""
+
+    selection: Selection
+    quick: bool
+    meta: bytes | None
+    data: Sequence[str]
+    model: str | None
+    tolerance: float
+    data_options: Mapping[str, Any]
+    keep_values: bool
+
 
 # Size and time of the last change of each file: what tells that one changed while it was read.
 _Stamps = dict[str, tuple[int, int]]
@@ -44,6 +71,14 @@ def scan(
     all_listed: bool = False,
     jobs: int = 1,
     meta: str | Path | None = None,
+    data: str | Sequence[str] = (),
+    model: str | None = None,
+    tolerance: float = 1.0,
+    data_options: Mapping[str, Any] | None = None,
+    per_path_ignores: Mapping[str, Sequence[str]] | None = None,
+    baseline: str | Path | None = None,
+    min_severity: Severity = "note",
+    keep_values: bool = False,
     progress: Listener = unheard,
 ) -> AuditResult:
     """Return the verdict on every checkpoint under `paths`.
@@ -57,18 +92,40 @@ def scan(
         all_listed: Take every checkpoint that a `checkpoint` state file lists, not only the latest.
         jobs: How many checkpoints to read at a time.
         meta: A `.meta` that describes the model of the checkpoints.
+        data: Also run these data through the model and compare (BN401, BN402); needs TensorFlow. As for `fix`.
+        model: The model, where none lies with the checkpoint; as for `fix`.
+        tolerance: Multiplies the limits of that comparison.
+        data_options: More of how data are read: `inputs`, `feeds`, `batch_size`, `samples`, `seed`, `parse`,
+            `image_size`, `image_scale`, `unproven`, `allow_code`, as for `fix`.
+        per_path_ignores: Path, folder or glob to the rules not to report there.
+        baseline: A file of known findings, which are counted and not reported.
+        min_severity: The least severity to report.
+        keep_values: Keep the statistics of every layer, channel by channel, in the result: for plots.
         progress: Hears of every checkpoint that is done.
 
     Raises:
-        BadRequest: An option names no rule, or `meta` cannot be read.
+        BadRequest: An option names no rule, or `meta` or `baseline` cannot be read.
     """
     selection = Selection.of(select, ignore, severity or {})
+    ignores = path_ignores(per_path_ignores or {})
+    known = None if baseline is None else read_baseline(baseline)
     meta_graph = None if meta is None else _meta_graph(str(meta))
     asked = [str(path) for path in ([paths] if isinstance(paths, (str, Path)) else paths)]
     found = discover(asked, all_listed)
 
+    how = _How(
+        selection,
+        quick,
+        meta_graph,
+        [data] if isinstance(data, str) else list(data),
+        model,
+        tolerance,
+        data_options or {},
+        keep_values,
+    )
+
     def judge(path: str) -> _Outcome:
-        return _judge(path, found.damages.get(path, ()), selection, quick=quick, meta=meta_graph)
+        return _judge(path, found.damages.get(path, ()), how)
 
     checkpoints: list[CheckpointResult] = []
     errors = [_error(path, message) for path, message in found.errors]
@@ -81,7 +138,11 @@ def scan(
     checkpoints += [_unreadable(error, (), selection) for error in found.unopened]
     if checkpoints and not found.checkpoints and not errors:
         errors.append(PathError(", ".join(asked), "there is no whole checkpoint to scan"))
-    return AuditResult(tuple(checkpoints), tuple(errors), found.passed_over)
+    rules = tuple(rule.code for rule in RULES if rule.code in selection.codes)
+    result = AuditResult(tuple(checkpoints), tuple(errors), found.passed_over, rules)
+    # Without reading every byte the damage that is there may not be seen.
+    looked_for = [code for code in rules if not (quick and code.startswith("CK"))]
+    return at_least(suppress(result, ignores, known, looked_for), min_severity)
 
 
 def _in_order(judge: Callable[[str], _Outcome], paths: Sequence[str], jobs: int) -> Iterator[_Outcome]:
@@ -113,7 +174,7 @@ def _error(path: str, message: str) -> PathError:
     return PathError(path, message.removeprefix(f"{path}: "))
 
 
-def _judge(path: str, seen: tuple[Damage, ...], selection: Selection, *, quick: bool, meta: bytes | None) -> _Outcome:
+def _judge(path: str, seen: tuple[Damage, ...], how: _How) -> _Outcome:
     """Return the verdict on one checkpoint; one that changes while it is read is read once more.
 
     `seen` is the damage that its folder shows.
@@ -121,37 +182,43 @@ def _judge(path: str, seen: tuple[Damage, ...], selection: Selection, *, quick: 
     try:
         for _attempt in range(2):
             before = _stamps(path)
-            result = _read(path, selection, quick=quick, meta=meta, seen=seen)
+            result = _read(path, how, seen)
             if _stamps(path) == before:
                 return result
         unsettled = Damage(
             "unfinished-save", path, "changed while it was read, twice; scan again when nothing writes to it any more"
         )
-        return _read(path, selection, quick=quick, meta=meta, seen=(*seen, unsettled))
+        return _read(path, how, (*seen, unsettled))
     except CkptDoctorError as error:
         return _error(path, str(error))
     except OSError as error:
         return _error(path, f"cannot be read: {error.strerror or error}")
 
 
-def _read(
-    path: str, selection: Selection, *, quick: bool, meta: bytes | None, seen: tuple[Damage, ...]
-) -> CheckpointResult:
+def _read(path: str, how: _How, seen: tuple[Damage, ...]) -> CheckpointResult:
     try:
         checkpoint = open_checkpoint(path)
     except UnreadableCheckpoint as error:
-        return _unreadable(error, seen, selection)
-    if meta is not None:
+        return _unreadable(error, seen, how.selection)
+    if how.meta is not None:
         checkpoint = dataclasses.replace(
-            checkpoint, descriptions=dataclasses.replace(checkpoint.descriptions, meta_graph=meta)
+            checkpoint, descriptions=dataclasses.replace(checkpoint.descriptions, meta_graph=how.meta)
         )
     damages = [*checkpoint.damages, *seen]
-    if not quick:
+    if not how.quick:
         damages += format_of(checkpoint).verify(checkpoint)
     facts = graphs.describe(checkpoint)
     inventory = take_inventory(checkpoint, facts)
-    non_finite = {} if quick else dict(_non_finite(checkpoint))
-    findings = judge_subject(Subject(inventory, tuple(dict.fromkeys(damages)), non_finite), selection)
+    non_finite = {} if how.quick else dict(_non_finite(checkpoint))
+    observed, unseen = _observed(checkpoint, inventory, how)
+    subject = Subject(
+        inventory,
+        tuple(dict.fromkeys(damages)),
+        non_finite,
+        observed=observed,
+        tolerance=how.tolerance,
+    )
+    findings = judge_subject(subject, how.selection)
     return CheckpointResult(
         path=checkpoint.path,
         format=checkpoint.format,
@@ -160,9 +227,36 @@ def _read(
         bytes=checkpoint.bytes,
         evidence=tuple(inventory.evidence),
         batch_norm_layers=tuple(_summary(layer, findings) for layer in inventory.layers),
-        not_judged=tuple(_not_judged(checkpoint, inventory)),
+        not_judged=(*_not_judged(checkpoint, inventory), *(NotJudged(*pair) for pair in unseen.items())),
         findings=findings,
+        values={layer.name: _values(layer, observed.get(layer.name)) for layer in inventory.layers}
+        if how.keep_values
+        else {},
     )
+
+
+def _values(layer: BatchNormLayer, observation: Observation | None) -> LayerValues:
+    """Return what there is to plot of a layer."""
+    vectors = {
+        role: tuple(value.astype(np.float64).tolist())
+        for role, value in layer.values.items()
+        if role in ("moving_mean", "moving_variance") and value.ndim == 1
+    }
+    stored = ChannelValues(vectors.get("moving_mean"), vectors.get("moving_variance")) if vectors else None
+    if observation is None:
+        return LayerValues(stored)
+    measured = (tuple(vector.astype(np.float64).tolist()) for vector in (observation.mean, observation.variance))
+    return LayerValues(stored, ChannelValues(*measured))
+
+
+def _observed(checkpoint: Checkpoint, inventory: Inventory, how: _How) -> tuple[dict[str, Observation], dict[str, str]]:
+    """Return what the data say of every layer, and which layers were not reached."""
+    if not how.data or not inventory.layers:
+        return {}, {}
+    from ckpt_doctor.capture.estimation import Request, observe, with_model
+
+    request = Request(data=how.data, model=how.model, **how.data_options)
+    return observe(with_model(checkpoint, how.model), inventory, request)
 
 
 def _unreadable(error: UnreadableCheckpoint, seen: tuple[Damage, ...], selection: Selection) -> CheckpointResult:

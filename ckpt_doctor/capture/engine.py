@@ -14,7 +14,6 @@ The result pools all values that a layer saw; its variance is the population var
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,21 +28,8 @@ from ckpt_doctor.errors import BadRequest, RepairRefused
 from ckpt_doctor.graphs.cut import CutSite
 from ckpt_doctor.graphs.graph import Graph
 from ckpt_doctor.moments import Moments
+from ckpt_doctor.observation import Observation
 from ckpt_doctor.progress import Listener, Progress, unheard
-
-
-@dataclass(frozen=True, eq=False)
-class Measured:
-    """The moments of one layer.
-
-    Attributes:
-        moments: Of all values that went into the layer, at all its sites.
-        batch_means: The mean of each batch, float64 of shape `(batches, channels)`: their spread is the error bar.
-    """
-
-    moments: Moments
-    batch_means: Array
-
 
 # A layer that feeds itself has settled when no channel moves by more than this, and is left after so many sweeps.
 SETTLED = 1e-5
@@ -130,7 +116,7 @@ class Engine:
 
     def measure(
         self, samples: Samples, layers: Sequence[str], *, whole: bool, progress: Listener = unheard
-    ) -> tuple[dict[str, Measured], dict[str, str]]:
+    ) -> tuple[dict[str, Observation], dict[str, str]]:
         """Return the moments of the named layers.
 
         Args:
@@ -154,41 +140,41 @@ class Engine:
 
     def _sweeps(
         self, samples: Samples, measured: Sequence[int], sequences: set[str], progress: Listener
-    ) -> tuple[dict[str, Measured], dict[str, str]]:
+    ) -> tuple[dict[str, Observation], dict[str, str]]:
         """Measure again with what was found until it no longer moves.
 
         A layer that feeds itself normalises its later input with the statistics that this input helps to make, so its
         answer is a fixed point. The first guess is what the batches say in training mode.
         """
         first = self._sweep(samples, measured, whole=False, given={}, progress=progress)
-        given = {layer: _pair(first[layer].moments) for layer in sequences}
-        found: dict[str, Measured] = {}
+        given = {layer: (first[layer].mean, first[layer].variance) for layer in sequences}
+        found: dict[str, Observation] = {}
         residual: dict[str, float] = {}
         for _ in range(MOST_SWEEPS):
             found = self._sweep(samples, measured, whole=True, given=given, progress=progress)
             epsilon = {site.layer: site.epsilon for site in self.sites}
-            residual = {layer: distance(found[layer].moments, *given[layer], epsilon[layer]) for layer in sequences}
+            residual = {layer: distance(found[layer], *given[layer], epsilon[layer]) for layer in sequences}
             if max(residual.values()) <= SETTLED:
                 return found, {}
-            given = {layer: _pair(found[layer].moments) for layer in sequences}
+            given = {layer: (found[layer].mean, found[layer].variance) for layer in sequences}
         left = {
             layer: f"it is applied several times in a row, and after {MOST_SWEEPS} sweeps its statistics still move by "
             f"{value:.1g}; estimate it with --method training"
             for layer, value in residual.items()
             if value > SETTLED
         }
-        return {layer: measured_ for layer, measured_ in found.items() if layer not in left}, left
+        return {layer: seen for layer, seen in found.items() if layer not in left}, left
 
     def _sweep(
         self, samples: Samples, measured: Sequence[int], *, whole: bool, given: Mapping[str, Pair], progress: Listener
-    ) -> dict[str, Measured]:
+    ) -> dict[str, Observation]:
         """Measure the sites once; layers in `given` normalise with these statistics instead of their own moments."""
         awaited = [number for number in measured if self.sites[number].layer not in given]
         inputs = [entry.tensor for entry in self.program.inputs]
         levels = plan_levels(self.graph, inputs, self.sites, measured, awaited, pooled=whole)
         batches = range(samples.batch_count)
         chunks = [list(batches)] if whole else [[number] for number in batches]
-        tally = _Tally(self.sites, progress, len(levels) * samples.batch_count)
+        tally = _Tally(self.sites, progress, len(levels) * samples.batch_count, len(samples))
         with LiveTensors(self.cache_memory) as live:
             for chunk in chunks:
                 known: dict[int, Pair] = {}
@@ -236,10 +222,10 @@ class Engine:
                 shared |= dict.fromkeys(alike, total)
         return {site: _pair(moments) for site, moments in shared.items()}
 
-    def observe(self, samples: Samples, *, progress: Listener = unheard) -> dict[str, Measured]:
+    def observe(self, samples: Samples, *, progress: Listener = unheard) -> dict[str, Observation]:
         """Return the moments of every layer in one plain inference pass with the stored statistics."""
         feeds = self._statistics({}, {})
-        tally = _Tally(self.sites, progress, samples.batch_count)
+        tally = _Tally(self.sites, progress, samples.batch_count, len(samples))
         inputs = [site.x for site in self.sites]
         for number, batch in enumerate(samples):
             for site, value in enumerate(self._run(inputs, {**feeds, **batch})):
@@ -258,13 +244,13 @@ def _pair(moments: Moments) -> Pair:
     return moments.mean, moments.variance
 
 
-def distance(moments: Moments, mean: Array, variance: Array, epsilon: float) -> float:
+def distance(seen: Observation, mean: Array, variance: Array, epsilon: float) -> float:
     """Return how far statistics are from measured ones, in the worst channel.
 
     The mean's difference counts in standard deviations, the variance's relative to `variance + epsilon`.
     """
-    actual = moments.variance
-    off_mean = np.abs(np.asarray(mean, np.float64) - moments.mean) / np.sqrt(actual + epsilon)
+    actual = seen.variance
+    off_mean = np.abs(np.asarray(mean, np.float64) - seen.mean) / np.sqrt(actual + epsilon)
     off_variance = np.abs(np.asarray(variance, np.float64) - actual) / (actual + epsilon)
     return float(max(off_mean.max(), off_variance.max()))
 
@@ -272,8 +258,9 @@ def distance(moments: Moments, mean: Array, variance: Array, epsilon: float) -> 
 class _Tally:
     """Adds up the moments of every layer, batch by batch."""
 
-    def __init__(self, sites: Sequence[CutSite], progress: Listener, steps: int) -> None:
+    def __init__(self, sites: Sequence[CutSite], progress: Listener, steps: int, samples: int) -> None:
         self.sites = sites
+        self.samples = samples
         self.moments: dict[str, Moments] = {}
         self.means: dict[str, dict[int, Moments]] = {}
         self.progress = progress
@@ -298,8 +285,15 @@ class _Tally:
         self.done += 1
         self.progress(Progress("measuring", self.done, self.steps))
 
-    def result(self) -> dict[str, Measured]:
-        return {
-            layer: Measured(moments, np.stack([self.means[layer][batch].mean for batch in sorted(self.means[layer])]))
-            for layer, moments in self.moments.items()
-        }
+    def result(self) -> dict[str, Observation]:
+        table = {}
+        for layer, moments in self.moments.items():
+            batches = [self.means[layer][batch] for batch in sorted(self.means[layer])]
+            table[layer] = Observation(
+                samples=self.samples,
+                mean=moments.mean,
+                variance=moments.variance,
+                batch_means=np.stack([batch.mean for batch in batches]),
+                batch_variances=np.stack([batch.variance for batch in batches]),
+            )
+        return table

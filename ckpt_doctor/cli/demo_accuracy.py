@@ -8,9 +8,9 @@ import numpy as np
 
 from ckpt_doctor import graphs
 from ckpt_doctor.batchnorm import take_inventory
+from ckpt_doctor.capture.estimation import Request, load_model, read_data, stored_statistics
 from ckpt_doctor.capture.prediction import predict
 from ckpt_doctor.formats import open_checkpoint
-from ckpt_doctor.repair.estimation import Request, load_model, read_data, stored_statistics
 
 _OUTPUT = "logits:0"
 

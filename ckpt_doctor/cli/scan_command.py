@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from ckpt_doctor.cli.data_options import data_options, tidied
 from ckpt_doctor.cli.options import pairs
 from ckpt_doctor.cli.terminal import Terminal, check_output
 from ckpt_doctor.errors import BadRequest
@@ -39,9 +40,14 @@ _MOST_JOBS = 8  # Beyond that the disk or the memory bus is what one waits for.
 @click.option("--all", "all_listed", is_flag=True, help="Every checkpoint a `checkpoint` file lists, not the latest.")
 @click.option("--jobs", metavar="N", type=click.IntRange(min=1), help="How many to read at a time.")
 @click.option("--meta", metavar="FILE", help="A .meta that describes the model.")
+@data_options
+@click.option(
+    "--tolerance", metavar="X", type=float, default=1.0, show_default=True, help="Widens the limits of BN401."
+)
 @click.pass_obj
 def scan(
     terminal: Terminal,
+    /,
     paths: tuple[str, ...],
     report: str,
     output: str | None,
@@ -54,11 +60,13 @@ def scan(
     all_listed: bool,
     jobs: int | None,
     meta: str | None,
+    tolerance: float,
+    **data: Any,
 ) -> int:
     """Say what is wrong with checkpoints, and why.
 
     PATH is a checkpoint prefix or any of its files, a SavedModel, a Keras file, a folder to search, or a glob. Nothing
-    is ever written to them, and TensorFlow is not needed.
+    is ever written to them, and TensorFlow is not needed, except for --data, which runs the model and compares.
 
     Exit code: 0 nothing found, 1 findings, 2 no verdict.
     """
@@ -77,6 +85,10 @@ def scan(
             all_listed=all_listed,
             jobs=jobs or min(os.cpu_count() or 1, _MOST_JOBS),
             meta=meta,
+            tolerance=tolerance,
+            data=data.pop("data"),
+            model=data.pop("model"),
+            data_options=tidied(data),
             progress=listener,
         )
     terminal.report(REPORTS[report](result, terminal.style(output)), output)

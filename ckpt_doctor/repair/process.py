@@ -12,7 +12,17 @@ import numpy as np
 
 from ckpt_doctor import audit, graphs
 from ckpt_doctor.batchnorm import BatchNormLayer, Inventory, take_inventory
-from ckpt_doctor.capture.engine import Engine, Measured
+from ckpt_doctor.capture.engine import Engine
+from ckpt_doctor.capture.estimation import (
+    DEFAULT_EPSILON,
+    Loaded,
+    Request,
+    load_model,
+    read_data,
+    residuals,
+    stored_statistics,
+    with_model,
+)
 from ckpt_doctor.capture.live import DEFAULT_LIMIT
 from ckpt_doctor.checkpoint import Array, Checkpoint, numpy_dtype
 from ckpt_doctor.errors import BadRequest, RepairRefused
@@ -20,19 +30,10 @@ from ckpt_doctor.finding import Finding
 from ckpt_doctor.formats import format_of, open_checkpoint
 from ckpt_doctor.formats.interface import Changes
 from ckpt_doctor.graphs.saver import extend_saver
+from ckpt_doctor.observation import Observation
 from ckpt_doctor.progress import Listener, Progress, unheard
 from ckpt_doctor.repair import writing
 from ckpt_doctor.repair.companions import companion_values
-from ckpt_doctor.repair.estimation import (
-    Loaded,
-    Request,
-    load_model,
-    read_data,
-    residuals,
-    standard_error,
-    stored_statistics,
-    with_model,
-)
 from ckpt_doctor.repair.targets import Targets, choose
 from ckpt_doctor.repair_result import FileHash, LeftLayer, RepairedLayer, RepairResult, Spread, Statistics
 from ckpt_doctor.rules.interface import Subject
@@ -162,8 +163,8 @@ def fix(
                 name=name,
                 method="layerwise" if whole else "training",
                 before=_described(by_name[name].values.get("moving_mean"), by_name[name].values.get("moving_variance")),
-                after=_described(measured[name].moments.mean, measured[name].moments.variance),
-                standard_error=standard_error(measured[name], by_name[name].epsilon),
+                after=_described(measured[name].mean, measured[name].variance),
+                standard_error=measured[name].largest_error(by_name[name].epsilon or DEFAULT_EPSILON),
             )
             for name in measurable
         )
@@ -260,13 +261,13 @@ def _described(mean: Array | None, variance: Array | None) -> Statistics | None:
 
 
 def _planned_values(
-    source: Checkpoint, loaded: Loaded, layers: Sequence[BatchNormLayer], measured: Mapping[str, Measured]
+    source: Checkpoint, loaded: Loaded, layers: Sequence[BatchNormLayer], measured: Mapping[str, Observation]
 ) -> dict[str, Array]:
     """Return name and new value, in stored type and shape, of everything that is written."""
     values: dict[str, Array] = {}
     for layer in layers:
-        moments = measured[layer.name].moments
-        statistics = {"moving_mean": moments.mean, "moving_variance": moments.variance}
+        seen = measured[layer.name]
+        statistics = {"moving_mean": seen.mean, "moving_variance": seen.variance}
         names = {role: layer.variables.get(role) or layer.absent[role] for role in statistics}
         planned = [(names[role], statistics[role]) for role in statistics]
         planned += companion_values(layer, statistics, _stored_steps(source, layer))
@@ -323,7 +324,7 @@ def _new_meta(source: Checkpoint, loaded: Loaded, values: Mapping[str, Array]) -
 
 
 def _proven(
-    repaired: Sequence[RepairedLayer], after: Inventory, seen: Mapping[str, Measured]
+    repaired: Sequence[RepairedLayer], after: Inventory, seen: Mapping[str, Observation]
 ) -> tuple[tuple[RepairedLayer, ...], bool]:
     """Return the layers with their residuals, and whether all are within tolerance."""
     by_name = {layer.name: layer for layer in after.layers}

@@ -31,8 +31,10 @@ from ckpt_doctor.rules import (
     shape_mismatch,
     stale_checkpoint_state,
     stale_statistics,
+    statistics_do_not_match_data,
     statistics_trained_by_gradient,
     swapped_roles,
+    too_little_data,
     training_mode_in_serving,
     truncated,
     unfinished_save,
@@ -64,6 +66,8 @@ RULES: tuple[Rule, ...] = (
     inference_mode_in_training.RULE,
     statistics_trained_by_gradient.RULE,
     batch_statistics_by_design.RULE,
+    statistics_do_not_match_data.RULE,
+    too_little_data.RULE,
     missing_shard.RULE,
     truncated.RULE,
     checksum_mismatch.RULE,
@@ -80,4 +84,8 @@ EXPLAINS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("BN208", ("BN203",)),
     ("BN206", ("BN204",)),
     ("BN305", ("BN204",)),
+    # What the file itself shows explains what the data show.
+    ("BN201", ("BN401",)),
+    ("BN202", ("BN401",)),
+    ("BN211", ("BN401",)),
 )

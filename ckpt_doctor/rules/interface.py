@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from ckpt_doctor.batchnorm import BatchNormLayer, Inventory
 from ckpt_doctor.checkpoint import Damage
 from ckpt_doctor.finding import Certainty, Finding, Repair, Severity
+from ckpt_doctor.observation import Observation
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,12 +26,16 @@ class Subject:
         non_finite: Name to number of NaN and infinite values, of the variables that hold any; empty where the values
             were not looked at.
         repaired: Names of the layers that a receipt beside the file, made for exactly these bytes, says were repaired.
+        observed: Layer to what went into it on the data that were given; empty where none were.
+        tolerance: Multiplies the limits of the rules that compare with data.
     """
 
     inventory: Inventory
     damages: tuple[Damage, ...] = ()
     non_finite: Mapping[str, int] = field(default_factory=dict)
     repaired: frozenset[str] = frozenset()
+    observed: Mapping[str, Observation] = field(default_factory=dict)
+    tolerance: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,8 +1,8 @@
 """BN401: on the given data, the layer's input has other statistics than those that are stored.
 
-One inference pass with the stored statistics shows what really goes into every layer. Where the median channel is off by
-more than a quarter of a standard deviation in its mean, or its variance by more than a factor of two, and by more than
-four standard errors of the measurement, the statistics do not describe these data.
+One inference pass with the stored statistics shows what really goes into every layer. Where the median channel is off
+by more than a quarter of a standard deviation in its mean, or its variance by more than a factor of two, and by more
+than four standard errors of the measurement, the statistics do not describe these data.
 
 This finds what no look at the file can: averaged weights (EMA, SWA, soups) with the statistics of other weights,
 preprocessing that differs from training, a domain that has shifted. The first layer that is off points to the cause: if

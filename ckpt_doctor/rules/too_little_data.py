@@ -22,7 +22,7 @@ from ckpt_doctor.observation import Observation
 from ckpt_doctor.rules._examples import example, holding
 from ckpt_doctor.rules.interface import Rule, Subject
 
-# A mean that is off by a quarter of a standard deviation is what BN401 calls wrong; an error of half of that could be it.
+# BN401 calls a mean wrong that is off by a quarter of a standard deviation; an error of half of that could be it.
 LARGEST_ERROR = 0.125
 _DEFAULT_EPSILON = 1e-3
 

@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 from ckpt_doctor.batchnorm import BatchNormLayer, Inventory
 from ckpt_doctor.capture import keras_door, meta_graph_door
 from ckpt_doctor.capture.data import DataOptions, read_samples
-from ckpt_doctor.capture.engine import Measured, distance
+from ckpt_doctor.capture.engine import Engine, distance
 from ckpt_doctor.capture.live import DEFAULT_LIMIT
 from ckpt_doctor.capture.program import Program
 from ckpt_doctor.capture.samples import Samples
@@ -21,6 +21,8 @@ from ckpt_doctor.checkpoint import Array, Checkpoint
 from ckpt_doctor.errors import BadRequest, RepairRefused
 from ckpt_doctor.graphs.graph import tensor_name
 from ckpt_doctor.graphs.meta_graph import MetaGraph
+from ckpt_doctor.observation import Observation
+from ckpt_doctor.progress import Listener, unheard
 
 # Where nothing says what a layer adds to its variance: Keras' and tf.layers' default.
 DEFAULT_EPSILON = 1e-3
@@ -153,24 +155,11 @@ def stored_statistics(layers: Sequence[BatchNormLayer]) -> dict[str, tuple[Array
     return table
 
 
-def standard_error(measured: Measured, epsilon: float | None) -> float | None:
-    """Return the largest standard error of a channel's mean, in standard deviations of that channel.
-
-    Estimated from the spread of the batches' means: their standard deviation (divisor batches - 1) over the root of
-    their number. None for a single batch.
-    """
-    count = len(measured.batch_means)
-    if count < 2:
-        return None
-    spread = measured.batch_means.std(axis=0, ddof=1) / np.sqrt(count)
-    return float(np.max(spread / np.sqrt(measured.moments.variance + (epsilon or DEFAULT_EPSILON))))
-
-
-def residuals(measured: Measured, mean: Array, variance: Array, epsilon: float | None) -> tuple[float, bool]:
+def residuals(seen: Observation, mean: Array, variance: Array, epsilon: float | None) -> tuple[float, bool]:
     """Return how far stored statistics are from measured ones, and whether that is within tolerance.
 
     Args:
-        measured: What went into the layer at inference.
+        seen: What went into the layer at inference.
         mean: The stored moving mean, of shape `(channels,)`.
         variance: The stored moving variance, likewise.
         epsilon: Added to the variance.
@@ -181,8 +170,25 @@ def residuals(measured: Measured, mean: Array, variance: Array, epsilon: float |
         and its variance ratio lies in [0.5, 2].
     """
     added = epsilon or DEFAULT_EPSILON
-    actual = measured.moments.variance
-    off_mean = np.abs(np.asarray(mean, np.float64) - measured.moments.mean) / np.sqrt(actual + added)
+    actual = seen.variance
+    off_mean = np.abs(np.asarray(mean, np.float64) - seen.mean) / np.sqrt(actual + added)
     ratio = np.median((np.asarray(variance, np.float64) + added) / (actual + added))
     within = bool(np.median(off_mean) <= 0.25 and 0.5 <= ratio <= 2.0)
-    return distance(measured.moments, mean, variance, added), within
+    return distance(seen, mean, variance, added), within
+
+
+def observe(
+    checkpoint: Checkpoint, inventory: Inventory, request: Request, progress: Listener = unheard
+) -> tuple[dict[str, Observation], dict[str, str]]:
+    """Return what goes into every layer in one inference pass with the stored statistics.
+
+    Layers whose statistics are missing count with mean 0 and variance 1, as a loader would leave them.
+
+    Returns:
+        Layer to what was seen, and layer to the reason why nothing was.
+    """
+    loaded = load_model(checkpoint, inventory, request)
+    with ExitStack() as kept:
+        samples = read_data(loaded, request, kept)
+        engine = kept.enter_context(Engine(loaded.program, stored_statistics(inventory.layers)))
+        return engine.observe(samples, progress=progress), dict(loaded.left)
