@@ -73,9 +73,9 @@ def _owner(graph: pb.TrackableObjectGraph, key: str, place: ObjectPlace | None) 
                 return number, place.attribute
     if key.endswith(_VALUE_SUFFIX):
         *parents, last = (_unescape(part) for part in key[: -len(_VALUE_SUFFIX)].split("/"))
-        number = _walk(graph, parents)
-        if number is not None:
-            return number, attribute or last
+        owner = _walk(graph, parents)
+        if owner is not None:
+            return owner, attribute or last
     raise RepairRefused(f"{key}: no object of the checkpoint's object graph can own it")
 
 

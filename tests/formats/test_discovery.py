@@ -199,6 +199,6 @@ def test_unknown_bytes(tmp_path: Path) -> None:
         with pytest.raises(UnsupportedFormat, match=words):
             open_checkpoint(tmp_path / name)
         assert discover([tmp_path / name]).checkpoints == (str(tmp_path / name),)
+    (tmp_path / "notes.txt").rename(tmp_path / "m.ckpt")
     with pytest.raises(UnreadableCheckpoint, match="text file"):
-        (tmp_path / "notes.txt").rename(tmp_path / "m.ckpt")
         open_checkpoint(tmp_path / "m.ckpt")

@@ -67,7 +67,7 @@ class V1Contract(FormatContract):
 
 def flat_values(tensor: bytes, dtype: np.dtype) -> Array:  # type: ignore[type-arg]
     content = [(number, value) for number, value in fields(tensor) if number not in (1, 2, 3)]
-    if dtype == object:
+    if dtype.kind == "O":
         out = np.empty(len(content), object)
         out[:] = [value for _, value in content]
         return out

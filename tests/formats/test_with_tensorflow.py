@@ -46,7 +46,7 @@ def test_tensorflow_reads_what_was_rewritten(tmp_path: Path, tf: Any, sample: st
     for known, value in {**old, **changes.values}.items():
         try:
             assert same_values(np.asarray(reader.get_tensor(known)).astype(value.dtype, copy=False), value), known
-        except tf.errors.UnimplementedError:  # Some types and slices of V1 files, which only a session restores.
+        except tf.errors.UnimplementedError:  # noqa: PERF203 - some types and slices of V1 files, which only a session restores.
             assert sample.startswith("v1")
 
 
