@@ -185,12 +185,10 @@ def _names(group: Any, path: str, where: str, tree: Tree) -> list[str]:
     except H5PY_ERRORS as error:
         tree.damages.append(damage_of(error, f"{where}:{path or '/'}"))
         return []
-    # h5py gives bytes that are no UTF-8 as lone surrogates, which could not be printed.
-    strange = [name for name in names if any("\ud800" <= character <= "\udfff" for character in name)]
-    for name in strange:
-        shown = name.encode("ascii", "backslashreplace").decode()
-        tree.damages.append(Damage("not-a-checkpoint", f"{where}:{path or '/'}", f"the name {shown!r} is not UTF-8"))
-    return sorted((name for name in names if name not in strange), key=natural_key)
+    for name in names:
+        if isinstance(name, bytes):  # What h5py gives where it is no UTF-8.
+            tree.damages.append(Damage("not-a-checkpoint", f"{where}:{path or '/'}", f"the name {name!r} is not UTF-8"))
+    return sorted((name for name in names if isinstance(name, str)), key=natural_key)
 
 
 def _address(item: Any) -> int:
@@ -250,7 +248,8 @@ def describe(path: str, dataset: Any) -> Dataset | str:
     if created.get_layout() == h5py.h5d.VIRTUAL:
         raise Refused("a virtual dataset, made of pieces of other files; not followed")
     if created.get_external_count():
-        raise Refused(f"its values lie in another file, {created.get_external(0)[0]!r}; not followed")
+        other = created.get_external(0)[0].decode("utf-8", "replace")
+        raise Refused(f"its values lie in another file, {other!r}; not followed")
     for index in range(created.get_nfilters()):
         code = created.get_filter(index)[0]
         if code not in _FILTERS:
@@ -324,7 +323,7 @@ def read_value(file: OpenFile, path: str, described: Dataset) -> Array:
         if offset is None:  # No text was ever written.
             texts = [b""] * strings.size
         else:
-            texts = file.texts.at(file.texts.read(offset, described.nbytes), strings.size)
+            texts = file.texts.at(file.texts.read(offset, strings.size * file.texts.reference_size), strings.size)
     else:
         texts = [bytes(item) for item in np.asarray(dataset[()]).ravel()]
     strings.ravel()[:] = texts

@@ -115,8 +115,10 @@ def set_names(group: Any, name: str, names: tuple[str, ...]) -> None:
         array = np.array(encoded, dtype="S")
         list_type = None
         pieces = _split(array, array.nbytes)
-    for stale in [key for key in group.attrs if key == name or (key.startswith(name) and key[len(name) :].isdigit())]:
-        del group.attrs[stale]
+    stale = [key for key in group.attrs if isinstance(key, str) and key.startswith(name)]
+    for key in stale:
+        if key == name or key[len(name) :].isdigit():
+            del group.attrs[key]
     for index, piece in enumerate(pieces):
         group.attrs.create(name if len(pieces) == 1 else f"{name}{index}", piece, dtype=list_type)
 

@@ -33,6 +33,11 @@ class Texts:
         self._block = superblock
         self._heaps: dict[int, dict[int, bytes]] = {}
 
+    @property
+    def reference_size(self) -> int:
+        """Size in the file of the reference to one text, in bytes: a length, an address, an index."""
+        return 4 + self._block.offset_size + 4
+
     def of_attribute(self, address: int, name: str, count: int) -> list[bytes] | None:
         """Return the texts in an attribute.
 
@@ -68,7 +73,7 @@ class Texts:
         Raises:
             OSError: A length is not that of the text.
         """
-        size = 8 + self._block.offset_size
+        size = self.reference_size
         if len(references) < count * size:
             raise OSError(f"{count} texts in {len(references)} bytes")
         return [self._text(references[start : start + size]) for start in range(0, count * size, size)]

@@ -57,9 +57,9 @@ def read(path: str) -> Checkpoint:
                 Damage("not-a-checkpoint", path, f"the index names {shard!r}, no file beside it; not followed")
             )
         elif not is_file(where):
-            groups = tuple(group for group, shards in index.weight_map.items() if shard in shards)
-            message = f"the shard is not there; the index puts {len(groups)} groups of weights into it"
-            damages.append(Damage("missing-shard", where, message, groups))
+            lost = tuple(group for group, shards in index.weight_map.items() if shard in shards)
+            message = f"the shard is not there; the index puts {len(lost)} groups of weights into it"
+            damages.append(Damage("missing-shard", where, message, lost))
         else:
             try:
                 stores[shard] = read_store(stream_of(where), size_of(where), where, path, _FORMAT)
