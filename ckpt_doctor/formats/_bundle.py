@@ -128,12 +128,17 @@ class Bundle:
             record.shape
         ):
             raise _bundle_values.ValueDamage("truncated", f"its slices do not make up shape {list(record.shape)}")
+        room = sum({part.shard: self._source_of(part).size for _, part, _ in parts}.values())
+        if sum(part.size for _, part, _ in parts) > room:
+            raise _bundle_values.ValueDamage("truncated", f"its slices need more than the {room} bytes of its files")
         for _, part, shape in parts:
-            self._source_of(part)
             if part.dtype != record.dtype:
                 raise _bundle_values.ValueDamage("checksum-mismatch", "a slice has another type than its variable")
             _bundle_values.check_size(part, shape)
-        out = np.empty(record.shape, dtype)
+        try:
+            out = np.empty(record.shape, dtype)
+        except ValueError as error:
+            raise _bundle_values.no_array(record.shape) from error
         for where, part, shape in parts:
             out[where] = _bundle_values.read(self._source_of(part), part, shape, big_endian=self.big_endian)
         return out

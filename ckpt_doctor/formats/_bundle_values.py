@@ -56,7 +56,7 @@ def read(source: Source, record: Record, shape: tuple[int, ...], *, big_endian: 
     """
     data = _bytes(source, record)
     if record.dtype == STRING:
-        return _decode_strings(data, record, math.prod(shape), big_endian=big_endian).reshape(shape)
+        return _shaped(_decode_strings(data, record, math.prod(shape), big_endian=big_endian), shape)
     _compare(_checksum.masked(data), record)
     name = _dtypes.name_of(record.dtype)
     try:
@@ -64,7 +64,7 @@ def read(source: Source, record: Record, shape: tuple[int, ...], *, big_endian: 
     except (KeyError, TypeError):
         raise ValueDamage("not-a-checkpoint", f"holds values of type {name}, which have no array") from None
     check_size(record, shape)
-    array = np.frombuffer(data, dtype).reshape(shape)
+    array = _shaped(np.frombuffer(data, dtype), shape)
     return _dtypes.swapped(array) if big_endian != (sys.byteorder == "big") else array
 
 
@@ -107,6 +107,18 @@ def check_size(record: Record, shape: tuple[int, ...]) -> None:
     needed = width * math.prod(shape)
     if width and needed != record.size:
         raise ValueDamage("truncated", f"{record.size} bytes are stored, shape {list(shape)} needs {needed}")
+
+
+def no_array(shape: tuple[int, ...]) -> ValueDamage:
+    """Return the damage of a shape that NumPy refuses: too many dimensions, or absurd ones beside a zero."""
+    return ValueDamage("not-a-checkpoint", f"no array can have the shape {list(shape)[:8]} ({len(shape)} dimensions)")
+
+
+def _shaped(flat: Array, shape: tuple[int, ...]) -> Array:
+    try:
+        return flat.reshape(shape)
+    except ValueError as error:
+        raise no_array(shape) from error
 
 
 def _bytes(source: Source, record: Record) -> memoryview:

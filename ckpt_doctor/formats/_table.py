@@ -30,6 +30,8 @@ _TRAILER = 5
 # TensorFlow's own sizes (tensorflow/core/lib/io/table_options.h).
 _BLOCK_SIZE = 262144
 _RESTART_INTERVAL = 16
+# Keys share their beginnings, so that a few bytes can claim a long key; real ones expand less than tenfold.
+_MOST_KEY_EXPANSION = 256
 
 
 class TableError(ValueError):
@@ -92,8 +94,14 @@ class Table:
         Raises:
             TableError: A block is damaged.
         """
+        last = None
         for handle in self.blocks:
-            yield from _entries(self._block(handle), handle.offset)
+            for key, value in _entries(self._block(handle), handle.offset):
+                # Blocks that are listed twice would make a small file an endless one.
+                if last is not None and key <= last:
+                    raise TableError("checksum-mismatch", handle.offset, "the keys of the table do not ascend")
+                last = key
+                yield key, value
 
     def first_block(self) -> Iterator[tuple[bytes, bytes]]:
         """Yield the entries of the first data block."""
@@ -280,6 +288,7 @@ def _entries(block: bytes, offset: int) -> Iterator[tuple[bytes, bytes]]:
         raise TableError("checksum-mismatch", offset, "a block has more restart points than bytes")
     position = 0
     key = b""
+    room = len(block) * _MOST_KEY_EXPANSION + 65536
     try:
         while position < end:
             shared, position = decode_varint(block, position)
@@ -291,6 +300,9 @@ def _entries(block: bytes, offset: int) -> Iterator[tuple[bytes, bytes]]:
                 raise TableError("checksum-mismatch", offset, f"an entry at byte {position} of a block leaves it")
             key = key[:shared] + block[position:after_key]
             position = after
+            room -= len(key)
+            if room < 0:
+                raise TableError("checksum-mismatch", offset, "the keys of a block are absurdly long")
             yield key, block[after_key:after]
     except (IndexError, ValueError) as error:
         if isinstance(error, TableError):

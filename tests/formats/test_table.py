@@ -156,3 +156,30 @@ def test_slice_keys_are_those_of_tensorflow() -> None:
     encoded = [_slices._signed(value) for value in (*(~value for value in reversed(borders)), *borders)]
     assert encoded == sorted(encoded)
     assert [len(code) for code in encoded[len(borders) :]] == [1, 1, 2, 2, 3, 3, 4, 9, 10, 10]
+
+
+def test_small_files_stay_small() -> None:
+    """A block that is listed a thousand times, and keys that grow from a few bytes each."""
+    data = _table.build([(b"key", b"value")])
+    handle = Table(Memory(data)).blocks[0]
+    out = bytearray(data[: handle.offset + handle.size + 5])
+
+    def finish(builder: _table._BlockBuilder) -> bytes:
+        writer = _table._Writer(out.extend)
+        writer._offset = len(out)
+        place = writer.block(builder.finish())
+        footer = (_table._encode_handle(place) * 2).ljust(40, b"\0") + _table.MAGIC
+        return bytes(out + footer)
+
+    index = _table._BlockBuilder(1)
+    for number in range(1000):
+        index.add(b"l%04d" % number, _table._encode_handle(handle))
+    with pytest.raises(TableError, match="do not ascend"):
+        list(Table(Memory(finish(index))).items())
+
+    out.clear()
+    index = _table._BlockBuilder(1 << 30)
+    for number in range(2000):
+        index.add(b"x" * 20_000 + number.to_bytes(2, "big"), b"\0\0")
+    with pytest.raises(TableError, match="absurdly long"):
+        Table(Memory(finish(index)))

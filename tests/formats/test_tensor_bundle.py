@@ -12,6 +12,7 @@ from ckpt_doctor.checkpoint import Array, same_values
 from ckpt_doctor.errors import BadRequest, RepairRefused, UnreadableCheckpoint
 from ckpt_doctor.formats import _checksum, _table, format_of, open_checkpoint
 from ckpt_doctor.formats._bundle_values import encode
+from ckpt_doctor.formats._slices import key_of
 from ckpt_doctor.formats.interface import Changes
 from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
 from tests.formats import raw_bundle
@@ -193,7 +194,7 @@ def test_a_table_of_something_else_is_no_checkpoint(tmp_path: Path) -> None:
         pb.BundleEntry(dtype=1, size=4, slices=[pb.TensorSlice(extent=[pb.TensorSlice.Extent()])]),
     ],
 )
-@pytest.mark.parametrize("shape", [(), (1 << 40, 1 << 40), (-1,), (2,) * 300, (0,)])
+@pytest.mark.parametrize("shape", [(), (1 << 40, 1 << 40), (-1,), (2,) * 300, (1,) * 100, (0,), (0, 1 << 62, 1 << 62)])
 def test_hostile_entries_are_damage(tmp_path: Path, entry: pb.BundleEntry, shape: tuple[int, ...]) -> None:
     entry = pb.BundleEntry.FromString(entry.SerializeToString())
     entry.shape.CopyFrom(pb.TensorShape(dim=[pb.TensorShape.Dim(size=size) for size in shape]))
@@ -208,7 +209,25 @@ def test_hostile_entries_are_damage(tmp_path: Path, entry: pb.BundleEntry, shape
     damages = [*checkpoint.damages, *format_of(checkpoint).verify(checkpoint)]
     with pytest.raises(UnreadableCheckpoint):
         checkpoint.variables[0].read()
-    assert damages or entry.dtype in (20, 999)
+    assert damages or entry.dtype in (1, 20, 999)
+
+
+def test_slices_that_claim_more_than_there_is(tmp_path: Path) -> None:
+    whole = 1 << 50
+    entry = pb.BundleEntry(dtype=1, shape=pb.TensorShape(dim=[pb.TensorShape.Dim(size=whole)]))
+    items = {b"": pb.BundleHeader(num_shards=1).SerializeToString()}
+    for start in (0, whole // 2):
+        extent = pb.TensorSlice.Extent(start=start, length=whole // 2)
+        entry.slices.add().extent.append(extent)
+        part = pb.BundleEntry(dtype=1, size=whole * 2, shape=pb.TensorShape(dim=[pb.TensorShape.Dim(size=whole // 2)]))
+        items[key_of(b"x", ((start, whole // 2),))] = part.SerializeToString()
+    items[b"x"] = entry.SerializeToString()
+    (tmp_path / "m.index").write_bytes(_table.build(sorted(items.items())))
+    (tmp_path / "m.data-00000-of-00001").write_bytes(bytes(8))
+    checkpoint = open_checkpoint(tmp_path / "m")
+    assert [damage.variables for damage in checkpoint.damages] == [("x",)]
+    with pytest.raises(UnreadableCheckpoint, match="slices need more"):
+        checkpoint.variables[0].read()
 
 
 def test_appending_leaves_old_bytes_and_hard_links_alone(tmp_path: Path) -> None:
