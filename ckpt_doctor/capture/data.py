@@ -25,7 +25,7 @@ from ckpt_doctor.capture.user_code import is_reference
 from ckpt_doctor.checkpoint import Array, numpy_dtype
 from ckpt_doctor.errors import BadRequest
 
-_ARGUMENT = re.compile(r"^(?:(?P<name>[^=\[\]/\\]+)=)?(?P<path>.+?)(?:\[(?P<key>[^\[\]]+)\])?$")
+_ARGUMENT = re.compile(r"^(?P<path>.*?)(?:\[(?P<key>[^\[\]]+)\])?$", re.DOTALL)
 _ARRAY_FILES = (".npz", ".npy", ".h5", ".hdf5")
 # Values looked at for the warnings on ranges: enough to see a scale, cheap for any size.
 _LOOKED_AT = 64
@@ -181,13 +181,20 @@ class _Typed:
         return value.astype(self.dtype, copy=False)
 
 
-def _arrays(argument: str, kept: ExitStack) -> dict[str, Any]:
-    """Return the arrays of one `--data` argument by name; the name is empty where nothing names the only array."""
+def _parsed(argument: str) -> tuple[str | None, Path, str | None]:
+    """Return name, file and key of `NAME=FILE[KEY]`; what is there under the longer name is that file."""
     found = _ARGUMENT.match(argument)
     assert found is not None
-    path, key, name = Path(found["path"]), found["key"], found["name"]
-    if not path.exists() and Path(argument).exists():
-        path, key, name = Path(argument), None, None
+    for path, key in ((argument, None), (found["path"], found["key"])):
+        if Path(path).exists():
+            return None, Path(path), key
+    name, equals, path = found["path"].partition("=")
+    return (name, Path(path), found["key"]) if equals and name and path else (None, Path(found["path"]), found["key"])
+
+
+def _arrays(argument: str, kept: ExitStack) -> dict[str, Any]:
+    """Return the arrays of one `--data` argument by name; the name is empty where nothing names the only array."""
+    name, path, key = _parsed(argument)
     if not path.exists():
         raise BadRequest(f"--data {argument}: there is no file {path}")
     if path.suffix.lower() not in _ARRAY_FILES:
