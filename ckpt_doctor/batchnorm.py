@@ -6,16 +6,23 @@ object graph > names. Everything is accounted for: variables of layers + other v
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from ckpt_doctor.checkpoint import Array, Checkpoint
+import numpy as np
+
+from ckpt_doctor.checkpoint import Array, Checkpoint, Variable
 from ckpt_doctor.errors import UnreadableCheckpoint
 from ckpt_doctor.graphs.facts import Evidence, LayerFacts, ModelFacts
-from ckpt_doctor.naming import looks_like_batch_norm, read_name, with_role
+from ckpt_doctor.naming import Group, Grouped, drifted, group_variables, read_name
 
 ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
-_SPOKEN = {"slot": "optimizer slot", "shadow": "shadow", "counter": "counter"}
+STATISTICS = ("moving_mean", "moving_variance")
+# What counts training steps: TF1's, then those of Keras' optimizers in each of its formats.
+_STEPS = re.compile(
+    r"(^|/)(global_step|_?iterations?|iter)$|^optimizer/vars/0$|^optimizer_weights/.*(iterations?|iter)$"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,52 +99,43 @@ def take_inventory(checkpoint: Checkpoint, facts: ModelFacts | None) -> Inventor
         facts: What its model says, or None.
     """
     layers: list[BatchNormLayer] = []
+    unmatched: list[BatchNormLayer] = []
     claimed: set[str] = set()
     for described in facts.layers if facts is not None else ():
         layer = _described(checkpoint, facts.evidence if facts is not None else "names", described)
-        if layer is not None and not claimed & set(layer.variables.values()):
-            layers.append(layer)
-            claimed |= {*layer.variables.values(), *layer.companions.values()}
-    model_is_known = facts is not None and facts.evidence in ("graph", "config") and not facts.problems
-    named = _Named(checkpoint, claimed, facts.other_normalization if facts is not None else frozenset())
-    found, others, not_judged = named.sort(model_is_known)
-    layers = [_with_companions(layer, others, checkpoint) for layer in layers] + found
+        if claimed & set(layer.variables.values()):
+            continue
+        claimed |= {*layer.variables.values(), *layer.companions.values()}
+        (layers if _is_here(checkpoint, layer, described) else unmatched).append(layer)
+    grouped = _by_name(checkpoint, claimed, facts)
+    layers, grouped = _with_drifted(checkpoint, layers, unmatched, grouped)
+    layers = [_with_relatives(layer, grouped, checkpoint) for layer in layers]
+    layers += [_named(checkpoint, group) for group in grouped.layers]
+    others = grouped.others
     for layer in layers:
-        for name in layer.companions.values():
+        for name in (*layer.variables.values(), *layer.companions.values()):
             others.pop(name, None)
     evidence: list[Evidence] = [facts.evidence] if facts is not None and not facts.problems else []
     return Inventory(
-        layers=tuple(_with_values(checkpoint, layer) for layer in layers),
+        layers=tuple(_with_values(checkpoint, _with_averages(checkpoint, layer, others)) for layer in layers),
         others=others,
-        not_judged=not_judged,
+        not_judged=grouped.not_judged,
         evidence=("names", *evidence),
         model=facts,
+        steps=_steps(checkpoint),
     )
 
 
-def _described(checkpoint: Checkpoint, evidence: Evidence, facts: LayerFacts) -> BatchNormLayer | None:
-    """Return the layer that the model describes, or None where this file holds nothing of it."""
-    names = {
-        "gamma": facts.gamma,
-        "beta": facts.beta,
-        "moving_mean": facts.moving_mean,
-        "moving_variance": facts.moving_variance,
-    }
-    present = {role: name for role, name in names.items() if name is not None and checkpoint.variable(name) is not None}
-    absent = {
-        role: name
-        for role, name in names.items()
-        if name is not None and role in ("moving_mean", "moving_variance") and role not in present
-    }
-    if not present and not (
-        absent and facts.gamma is None and facts.beta is None and _scope_is_stored(checkpoint, absent)
-    ):
-        return None
-    companions = {
-        f"{companion.of}/{companion.role}": companion.name
-        for companion in facts.companions
-        if checkpoint.variable(companion.name) is not None
-    }
+def _described(checkpoint: Checkpoint, evidence: Evidence, facts: LayerFacts) -> BatchNormLayer:
+    """Return the layer that the model describes, with what of it is in the file."""
+    names = {role: name for role in ROLES if (name := getattr(facts, role)) is not None}
+    present = {role: name for role, name in names.items() if checkpoint.variable(name) is not None}
+    absent = {role: name for role, name in names.items() if role in STATISTICS and role not in present}
+    companions: dict[str, str] = {}
+    lacking: dict[str, str] = {}
+    for companion in facts.companions:
+        here = checkpoint.variable(companion.name) is not None
+        (companions if here else lacking)[f"{companion.of}/{companion.role}"] = companion.name
     return BatchNormLayer(
         name=facts.name,
         variables=present,
@@ -148,14 +146,28 @@ def _described(checkpoint: Checkpoint, evidence: Evidence, facts: LayerFacts) ->
         epsilon=facts.epsilon,
         momentum=facts.momentum,
         facts=facts,
+        absent_companions=lacking,
+        initial=facts.initial,
     )
 
 
-def _scope_is_stored(checkpoint: Checkpoint, absent: Mapping[str, str]) -> bool:
-    """Return whether the file holds anything of the part of the model that the absent variables belong to.
+def _is_here(checkpoint: Checkpoint, layer: BatchNormLayer, facts: LayerFacts) -> bool:
+    """Return whether the file is meant to hold a layer: a file may hold a part of a graph only.
 
-    A layer without gamma and beta leaves no trace of its own, and a file may hold a part of the model only.
+    A layer without gamma and beta leaves no trace of its own; there the part of the model that it belongs to tells. A
+    config describes the very file that it lies in.
     """
+    if layer.variables or any(key.partition("/")[0] in STATISTICS for key in layer.companions):
+        return True
+    if not layer.absent:
+        return False
+    if layer.evidence == "config":
+        return any(read_name(variable.name).kind in ("other", "batch-norm") for variable in checkpoint.variables)
+    return facts.gamma is None and facts.beta is None and _scope_is_stored(checkpoint, layer.absent)
+
+
+def _scope_is_stored(checkpoint: Checkpoint, absent: Mapping[str, str]) -> bool:
+    """Return whether the file holds anything of the part of the model that the absent variables belong to."""
     tops = {name.split("/")[0] for name in absent.values() if "/" in name}
     scopes = {name.rpartition("/")[0].rpartition("/")[0] for name in absent.values()} - {""}
     return any(
@@ -163,117 +175,194 @@ def _scope_is_stored(checkpoint: Checkpoint, absent: Mapping[str, str]) -> bool:
     ) or (not scopes and bool(checkpoint.variables))
 
 
-class _Named:
-    """Variables grouped by what their names say."""
+def _by_name(checkpoint: Checkpoint, claimed: set[str], facts: ModelFacts | None) -> Grouped:
+    """Return what the names of the variables say that no description has claimed."""
+    whole = facts is not None and facts.evidence in ("graph", "config") and not facts.problems
+    return group_variables(
+        [variable for variable in checkpoint.variables if variable.name not in claimed],
+        model_is_known=whole,
+        other_normalization=facts.other_normalization if facts is not None else (),
+        positional=checkpoint.format in ("keras-v3", "keras-weights-v3"),
+        numbered=checkpoint.attributes.get("era") == "0.3",
+    )
 
-    def __init__(self, checkpoint: Checkpoint, claimed: set[str], other_normalization: frozenset[str]) -> None:
-        self.checkpoint = checkpoint
-        self.other_normalization = other_normalization
-        self.groups: dict[str, dict[str, str]] = {}
-        self.maybe: dict[str, dict[str, str]] = {}
-        self.companions: dict[str, dict[str, str]] = {}
-        self.others: dict[str, str] = {}
-        for variable in checkpoint.variables:
-            if variable.name in claimed:
+
+def _with_drifted(
+    checkpoint: Checkpoint, layers: list[BatchNormLayer], unmatched: list[BatchNormLayer], grouped: Grouped
+) -> tuple[list[BatchNormLayer], Grouped]:
+    """Attach statistics that belong to no layer to layers that have none, where exactly one way fits."""
+    described = [layer for layer in layers if set(layer.absent) == set(STATISTICS)]
+    expected = [Group(layer.name, dict(layer.variables), dict(layer.absent)) for layer in (described or unmatched)]
+    named = [group for group in grouped.layers if set(group.absent) == set(STATISTICS) and group.roles]
+    if not expected:
+        expected = named
+
+    def length(group: Group) -> int | None:
+        found = [variable for name in group.roles.values() if (variable := checkpoint.variable(name)) is not None]
+        known = {int(np.prod(variable.shape, dtype=np.int64)) for variable in found}
+        known |= {layer.channels for layer in (*layers, *unmatched) if layer.name == group.name and layer.channels}
+        return known.pop() if len(known) == 1 else None
+
+    whole = bool(unmatched) and not described
+    orphans = [
+        group
+        for group in grouped.layers
+        if len(group.statistics) == len(STATISTICS) and (whole or set(group.roles) == set(STATISTICS))
+    ]
+    found = drifted(expected, orphans, length)
+    if not found:
+        return layers, grouped
+    for number, group in found.items():
+        moved = {f"{role}/drifted": group.roles[role] for role in STATISTICS}
+        if expected is named:
+            expected[number].companions.update(moved)
+        elif described:
+            layer = described[number]
+            layers[layers.index(layer)] = replace(layer, companions={**layer.companions, **moved})
+        else:
+            copies = {f"{role}/drifted": name for role, name in group.roles.items() if role not in STATISTICS}
+            layers.append(replace(unmatched[number], companions=moved, copies=copies))
+        grouped.others.update({name: role for role, name in group.roles.items() if role not in STATISTICS})
+        grouped.others.update({name: key.rpartition("/")[2] for key, name in group.companions.items()})
+    gone = {id(group) for group in found.values()}
+    grouped.layers = [group for group in grouped.layers if id(group) not in gone]
+    return layers, grouped
+
+
+def _named(checkpoint: Checkpoint, group: Group) -> BatchNormLayer:
+    return BatchNormLayer(
+        name=_spoken(checkpoint, group),
+        variables=group.roles,
+        absent=group.absent,
+        companions=group.companions,
+        copies=group.copies,
+        slots=tuple(group.slots),
+        initial=group.initial,
+        by_company=group.by_company,
+    )
+
+
+def _spoken(checkpoint: Checkpoint, group: Group) -> str:
+    """Return a layer's name for people: Keras' HDF5 repeats it (`bn/bn`), its later formats keep it as a label."""
+    if checkpoint.format in ("keras-hdf5", "keras-weights-hdf5"):
+        name = group.name.removeprefix("model_weights/")
+        first, _, rest = name.partition("/")
+        return rest if rest == first or rest.startswith(f"{first}/") or rest.endswith(f"/{first}") else name
+    return group.name
+
+
+def _with_relatives(layer: BatchNormLayer, grouped: Grouped, checkpoint: Checkpoint) -> BatchNormLayer:
+    """Return a described layer with the shadows and slots of its variables, which no model description lists.
+
+    Groups by name that consist of nothing else end here.
+    """
+    companions, copies, slots = dict(layer.companions), dict(layer.copies), list(layer.slots)
+    stored = {name: role for role, name in (*layer.absent.items(), *layer.variables.items())}
+    for variable in checkpoint.variables:
+        if variable.name in companions.values() or variable.name in stored:
+            continue
+        said = read_name(variable.name)
+        role = stored.get(said.of)
+        if role is None:
+            continue
+        if said.kind == "shadow":
+            (companions if role in STATISTICS else copies)[f"{role}/shadow"] = variable.name
+        elif said.kind == "slot" and role in STATISTICS:
+            slots.append(variable.name)
+        elif said.kind == "slot" and said.last == "average":
+            copies[f"{role}/average"] = variable.name
+    for group in grouped.layers:
+        if not group.roles and set(group.companions.values()) <= set(companions.values()):
+            grouped.layers = [other for other in grouped.layers if other is not group]
+            break
+    return replace(layer, companions=companions, copies=copies, slots=tuple(slots))
+
+
+def _with_averages(checkpoint: Checkpoint, layer: BatchNormLayer, others: Mapping[str, str]) -> BatchNormLayer:
+    """Return the layer with an optimizer's variable that equals its gamma or beta bit for bit: the average kept there.
+
+    Optimizers that average weights write the averages over them; in files that number an optimizer's variables nothing
+    but the value says so.
+    """
+    found: dict[str, str] = {}
+    for role in ("gamma", "beta"):
+        own = checkpoint.variable(layer.variables.get(role, ""))
+        if own is None or any(key.startswith(f"{role}/") for key in layer.copies):
+            continue
+        value = _read(own)
+        if value is None or value.dtype == object or np.all(value == value.flat[0] if value.size else True):
+            continue
+        for name, kind in others.items():
+            twin = checkpoint.variable(name)
+            if kind != "optimizer slot" or twin is None or (twin.shape, twin.dtype) != (own.shape, own.dtype):
                 continue
-            said = read_name(variable.name)
-            if said.kind == "batch-norm" and said.role not in self.groups.get(said.layer, {}):
-                self.groups.setdefault(said.layer, {})[said.role] = variable.name
-            elif said.kind == "maybe":
-                self.maybe.setdefault(said.layer, {})[said.role] = variable.name
-            elif said.kind == "companion" or (said.kind == "shadow" and said.role.startswith("moving_")):
-                kind = said.role if said.kind == "companion" else "shadow"
-                of = said.of if said.kind == "companion" else said.role
-                self.companions.setdefault(said.layer, {})[f"{of}/{kind}"] = variable.name
-                self.others[variable.name] = "counter" if kind == "local_step" else kind
-            else:
-                self.others[variable.name] = "weight" if said.kind == "other" else _SPOKEN.get(said.kind, said.kind)
-
-    def sort(self, model_is_known: bool) -> tuple[list[BatchNormLayer], dict[str, str], dict[str, str]]:
-        """Return the layers, the other variables with their roles, and what could be either, with the reason."""
-        layers: list[BatchNormLayer] = []
-        not_judged: dict[str, str] = {}
-        for scope, roles in self._merged().items():
-            statistics = {"moving_mean", "moving_variance"} & set(roles)
-            alone = not statistics and (
-                model_is_known or scope in self.other_normalization or not looks_like_batch_norm(scope)
-            )
-            if alone:
-                self.others.update(dict.fromkeys(roles.values(), "weight"))
-                self.others.update({name: role for role, name in roles.items()})
+            # Lookahead's slow weights equal the fast ones after every synchronisation, and are no average.
+            if read_name(name).last == "slow" or (twin.label or "").endswith("slow"):
                 continue
-            any_name = next(iter(roles.values()))
-            absent = {
-                role: with_role(any_name, role) for role in ("moving_mean", "moving_variance") if role not in roles
-            }
-            shadows = self.companions.get(scope, {})
-            layers.append(BatchNormLayer(scope, roles, absent, shadows, channels=self._channels(roles)))
-        return layers, self.others, not_judged
+            other = _read(twin)
+            if other is not None and other.tobytes() == value.tobytes():
+                found[f"{role}/average"] = name
+                break
+    return replace(layer, copies={**layer.copies, **found}) if found else layer
 
-    def _merged(self) -> dict[str, dict[str, str]]:
-        """Return the groups, with words that are roles only in company added where the company is there."""
-        groups = {scope: dict(roles) for scope, roles in self.groups.items()}
-        for scope, roles in self.maybe.items():
-            company = groups.get(scope, {})
-            pair = self._are_a_pair(roles) and (
-                "gamma" in roles or "beta" in roles or bool(company) or looks_like_batch_norm(scope)
-            )
-            statistics = {"moving_mean", "moving_variance"} & set(company)
-            if pair or (statistics and not {"moving_mean", "moving_variance"} & set(roles)):
-                groups[scope] = {**roles, **company}
-            else:
-                self.others.update(dict.fromkeys(roles.values(), "weight"))
-        return groups
 
-    def _are_a_pair(self, roles: Mapping[str, str]) -> bool:
-        """Return whether a plain `mean` and `variance` are there, both vectors of one length.
-
-        A preprocessing `Normalization` layer has both and a `count` beside them; it is no batch norm.
-        """
-        if not {"moving_mean", "moving_variance"} <= set(roles):
-            return False
-        shapes = [self.checkpoint.variable(roles[role]) for role in ("moving_mean", "moving_variance")]
-        count = with_role(roles["moving_mean"], "count")
-        return (
-            shapes[0] is not None
-            and shapes[1] is not None
-            and shapes[0].shape == shapes[1].shape
-            and self.checkpoint.variable(count) is None
-        )
-
-    def _channels(self, roles: Mapping[str, str]) -> int | None:
-        for name in roles.values():
-            variable = self.checkpoint.variable(name)
-            if variable is not None:
-                sizes = [size for size in variable.shape if size != 1] or [1]
-                if len(sizes) == 1:
-                    return sizes[0]
+def _read(variable: Variable) -> Array | None:
+    """Return a value; None where it is damaged, which is reported by the rule that is about it."""
+    try:
+        return variable.read()
+    except UnreadableCheckpoint:
         return None
 
 
-def _with_companions(layer: BatchNormLayer, others: Mapping[str, str], checkpoint: Checkpoint) -> BatchNormLayer:
-    """Return the layer with the shadows of its statistics, which no model description lists."""
-    shadows = {}
-    for role in ("moving_mean", "moving_variance"):
-        for table in (layer.variables, layer.absent):
-            shadow = f"{table.get(role)}/ExponentialMovingAverage"
-            if shadow in others and checkpoint.variable(shadow) is not None:
-                shadows[f"{role}/shadow"] = shadow
-    return replace(layer, companions={**layer.companions, **shadows}) if shadows else layer
+def _flat(value: Array) -> Array:
+    return value.reshape(-1) if value.ndim > 1 and value.size == max(value.shape) else value
 
 
 def _with_values(checkpoint: Checkpoint, layer: BatchNormLayer) -> BatchNormLayer:
-    values = {}
-    channels = layer.channels
+    values: dict[str, Array] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    deviations = checkpoint.attributes.get("era") == "0.3"
     for role, name in layer.variables.items():
         variable = checkpoint.variable(name)
         assert variable is not None
-        try:
-            value = variable.read()
-        except UnreadableCheckpoint:
-            # The damage is reported by the rule that is about it; here the value is merely not known.
-            continue
-        values[role] = value.reshape(-1) if value.ndim > 1 and value.size == max(value.shape) else value
-        if channels is None and values[role].ndim == 1:
-            channels = values[role].size
-    return replace(layer, values=values, channels=channels)
+        shapes[role] = variable.shape
+        value = _read(variable)
+        if value is not None:
+            # Keras before 1.0.8 stored the standard deviation.
+            values[role] = np.square(_flat(value)) if deviations and role == "moving_variance" else _flat(value)
+    related: dict[str, Array] = {}
+    for key, name in (*layer.companions.items(), *layer.copies.items()):
+        variable = checkpoint.variable(name)
+        value = None if variable is None else _read(variable)
+        if value is not None:
+            related[key] = _flat(value)
+    return replace(
+        layer,
+        values=values,
+        shapes=shapes,
+        companion_values=related,
+        channels=layer.channels or _channels(checkpoint, layer),
+    )
+
+
+def _channels(checkpoint: Checkpoint, layer: BatchNormLayer) -> int | None:
+    """Return the length of the layer's vectors, or None where it has several or none."""
+    names: Iterable[str] = (*layer.variables.values(), *layer.companions.values())
+    for name in names:
+        variable = checkpoint.variable(name)
+        sizes = [size for size in variable.shape if size != 1] or [1] if variable is not None and variable.shape else []
+        if len(sizes) == 1:
+            return sizes[0]
+    return None
+
+
+def _steps(checkpoint: Checkpoint) -> int | None:
+    """Return the number of training steps that the file's own counters say, the largest of them."""
+    found: list[int] = []
+    for variable in checkpoint.variables:
+        key = variable.name.partition(":")[0].removesuffix("/.ATTRIBUTES/VARIABLE_VALUE")
+        if variable.shape == () and "int" in variable.dtype and _STEPS.search(key):
+            value = _read(variable)
+            if value is not None:
+                found.append(int(value))
+    return max(found, default=None)

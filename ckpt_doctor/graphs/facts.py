@@ -75,6 +75,7 @@ class LayerFacts:
         trained: Whether a training step of this model would have changed its statistics, had it been wired right; None
             where the model does not say.
         gradient_trains: Whether a gradient is applied to a statistic.
+        initial: Mean and variance that its averages start at: `0/1`, `0/0`, or None where the model does not say.
     """
 
     name: str
@@ -92,6 +93,7 @@ class LayerFacts:
     updates_run: bool | None = None
     trained: bool | None = None
     gradient_trains: bool = False
+    initial: str | None = "0/1"
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from ckpt_doctor.batchnorm import BatchNormLayer, Inventory
+from ckpt_doctor.checkpoint import Array
 from ckpt_doctor.finding import Certainty, Finding
 from ckpt_doctor.rules._examples import described, example, holding
 from ckpt_doctor.rules.interface import Rule, Subject
@@ -37,6 +38,12 @@ LARGEST_SHARE = 0.05
 _ROUNDING = 1e-3
 # Two channels agree to this part of their variance if both are d^N: rounding differs by the order of operations only.
 _AGREEMENT = 1e-5
+# Means of activations are within a few standard deviations of zero; ten times that is no activation's.
+_LARGEST_DISTANCE = 30.0
+# So many variances above what is left of the 1 are no chance.
+_MANY_CHANNELS = 16
+# The variance of a channel that hardly varies; keeps dead channels out of the measure.
+_SMALL_VARIANCE = 1e-3
 _ZERO_DEBIASED = ("local_step", "biased", "counter", "hidden")
 
 
@@ -69,17 +76,41 @@ def coldness(layer: BatchNormLayer, inventory: Inventory) -> Coldness | None:
     found = _by_counter(layer, inventory) or _by_fingerprint(layer, inventory)
     if found is None or not LARGEST_SHARE < found.share < 1:
         return None
-    # An average of variances that started at 1 cannot be below what is left of the 1.
-    if layer.initial == "0/1" and float(variance.min()) < found.share * (1 - _ROUNDING):
-        return None
-    return found
+    return found if layer.initial == "0/0" or _fits(mean, variance, found.share) else None
+
+
+def _fits(mean: Array, variance: Array, share: float) -> bool:
+    """Return whether statistics can be averages that started at 0 and 1 and still have so much of it.
+
+    The average of variances cannot be below what is left of the 1, and what the batches brought in must look like
+    activations: statistics that were loaded, and not averaged from the start, fail one or the other.
+    """
+    mean, variance = mean.astype(np.float64).reshape(-1), variance.astype(np.float64).reshape(-1)
+    if mean.shape != variance.shape or variance.min() < share * (1 - _ROUNDING):
+        return False
+    batch_mean = mean / (1 - share)
+    batch_variance = np.maximum(variance - share, 0) / (1 - share)
+    return bool(np.median(np.abs(batch_mean) / np.sqrt(batch_variance + _SMALL_VARIANCE)) < _LARGEST_DISTANCE)
 
 
 def _by_counter(layer: BatchNormLayer, inventory: Inventory) -> Coldness | None:
     if layer.momentum is None or not inventory.steps or not 0 < layer.momentum < 1:
         return None
-    certainty: Certainty = "proven" if layer.initial == "0/1" and layer.facts is not None else "likely"
-    return Coldness(layer.momentum**inventory.steps, inventory.steps, layer.momentum, certainty)
+    values = [other.values["moving_variance"] for other in inventory.layers if _is_like(layer, other)]
+    share = layer.momentum**inventory.steps
+    # Statistics elsewhere that were not averaged from the start make it a fine-tuned model: few channels are chance.
+    if layer.values["moving_variance"].size < _MANY_CHANNELS and any(value.min() < share * 0.99 for value in values):
+        return None
+    # An optimizer's counter in a Keras file says nothing of statistics that were loaded before it started.
+    certainty: Certainty = "proven" if layer.initial == "0/1" and layer.evidence == "graph" else "likely"
+    return Coldness(share, inventory.steps, layer.momentum, certainty)
+
+
+def _is_like(layer: BatchNormLayer, other: BatchNormLayer) -> bool:
+    """Return whether another layer is averaged the same way, so that the same would hold for it."""
+    variance = other.values.get("moving_variance")
+    same = other.momentum == layer.momentum and other.initial == layer.initial == "0/1"
+    return same and variance is not None and variance.size > 0 and bool(np.isfinite(variance).all())
 
 
 def _by_fingerprint(layer: BatchNormLayer, inventory: Inventory) -> Coldness | None:
