@@ -11,7 +11,7 @@ import pytest
 import ckpt_doctor
 from ckpt_doctor.cli import main
 from ckpt_doctor.cli.fix_command import METHODS, fix
-from ckpt_doctor.repair.process import METHODS as REPAIR_METHODS
+from ckpt_doctor.repair.targets import METHODS as REPAIR_METHODS
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 HEALTHY = FIXTURES / "tf1_layers" / "full" / "model.ckpt-400"

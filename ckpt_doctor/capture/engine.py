@@ -233,11 +233,14 @@ class Engine:
             tally.step()
         return tally.result()
 
+    def run(self, outputs: Sequence[str], batch: Mapping[str, Array]) -> list[Array]:
+        """Return the values of tensors for one batch, with the stored statistics."""
+        return self._run(outputs, {**self._statistics({}, {}), **batch})
+
     def predict(self, samples: Samples, outputs: Sequence[str]) -> Iterator[list[Array]]:
         """Yield the values of the output tensors for every batch, with the stored statistics."""
-        feeds = self._statistics({}, {})
         for batch in samples:
-            yield self._run(outputs, {**feeds, **batch})
+            yield self.run(outputs, batch)
 
 
 def _pair(moments: Moments) -> Pair:

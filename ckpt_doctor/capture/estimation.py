@@ -55,13 +55,28 @@ class Loaded:
         program: What the engine runs; every layer with statistics is cut open.
         meta: The TF1 graph, where the model is one.
         left: Layer to the reason why it cannot be measured.
-        outputs: The model's outputs, where it names them.
+        outputs: Name of every output that the model names to its tensor.
     """
 
     program: Program
     meta: MetaGraph | None
     left: Mapping[str, str]
-    outputs: tuple[str, ...] = ()
+    outputs: Mapping[str, str] = field(default_factory=dict)
+
+
+def meta_graph_of(checkpoint: Checkpoint) -> MetaGraph | None:
+    """Return the TF1 graph that lies with a checkpoint, or None where there is none.
+
+    Raises:
+        RepairRefused: It is damaged.
+    """
+    if checkpoint.descriptions.meta_graph is None:
+        return None
+    try:
+        return MetaGraph.parse(checkpoint.descriptions.meta_graph)
+    except DecodeError as error:
+        where = checkpoint.descriptions.meta_graph_path
+        raise RepairRefused(f"{where}: is no MetaGraphDef, so there is no model to run") from error
 
 
 def load_model(checkpoint: Checkpoint, inventory: Inventory, request: Request, outputs: Sequence[str] = ()) -> Loaded:
@@ -71,12 +86,8 @@ def load_model(checkpoint: Checkpoint, inventory: Inventory, request: Request, o
         RepairRefused: No model lies with the checkpoint, or it cannot be run.
     """
     names = [layer.name for layer in inventory.layers]
-    if checkpoint.descriptions.meta_graph is not None:
-        try:
-            meta = MetaGraph.parse(checkpoint.descriptions.meta_graph)
-        except DecodeError as error:
-            where = checkpoint.descriptions.meta_graph_path
-            raise RepairRefused(f"{where}: is no MetaGraphDef, so there is no model to run") from error
+    meta = meta_graph_of(checkpoint)
+    if meta is not None:
         sited = {layer.name for layer in meta.facts.layers if layer.sites}
         program = meta_graph_door.load(
             checkpoint,

@@ -38,12 +38,12 @@ class KerasProgram:
 
     Attributes:
         program: What the engine runs.
-        outputs: The model's outputs in the graph, in the model's order.
+        outputs: Name of each of the model's outputs to its tensor.
         left: Layer to the reason why it cannot be measured.
     """
 
     program: Program
-    outputs: tuple[str, ...]
+    outputs: Mapping[str, str]
     left: Mapping[str, str]
 
 
@@ -273,7 +273,7 @@ class _Trace:
                 ),
                 values={node: values[node] for node in cut.variables},
             ),
-            outputs,
+            dict(zip(_output_names(self.model, outputs), outputs, strict=True)),
             self.left,
         )
 
@@ -291,6 +291,15 @@ def _several(axis: Any) -> bool:
 def _input_name(model: Any, number: int, tensor: Any) -> str:
     names = getattr(model, "input_names", None)
     return str(names[number]) if names and number < len(names) else str(tensor.name).split(":")[0]
+
+
+def _output_names(model: Any, outputs: Sequence[str]) -> list[str]:
+    names = getattr(model, "output_names", None)
+    return (
+        [str(name) for name in names]
+        if names and len(names) == len(outputs)
+        else [f"output_{number}" for number in range(len(outputs))]
+    )
 
 
 def _named(model: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from ckpt_doctor.cli.options import bytes_of
 from ckpt_doctor.cli.terminal import Terminal, check_output
 from ckpt_doctor.errors import BadRequest
 
-METHODS = ("auto", "layerwise", "training")
+METHODS = ("auto", "layerwise", "training", "debias", "copy")
 
 
 @click.command()
@@ -25,6 +25,8 @@ METHODS = ("auto", "layerwise", "training")
 @click.option("--method", type=click.Choice(METHODS), default="auto", show_default=True, help="How to estimate.")
 @click.option("--layers", metavar="GLOB", multiple=True, help="Only, or also, layers of these names.")
 @click.option("--cache-memory", metavar="SIZE", default="2GB", show_default=True, help="Activations held in memory.")
+@click.option("--metric", metavar="MODULE:FUNCTION", help="f(predict, data) -> float; a repair may not lower it.")
+@click.option("--metric-data", metavar="DATA", help="What the metric is measured on; else --data.")
 @click.option("--force", is_flag=True, help="Repair layers that were trained in inference mode.")
 @click.option("--dry-run", is_flag=True, help="Say what would be set; write nothing.")
 @click.option("--full-verify", is_flag=True, help="Checksum every byte of what was written.")
@@ -42,6 +44,8 @@ def fix(
     method: str,
     layers: tuple[str, ...],
     cache_memory: str,
+    metric: str | None,
+    metric_data: str | None,
     force: bool,
     dry_run: bool,
     full_verify: bool,
@@ -71,6 +75,8 @@ def fix(
             method=method,
             layers=layers,
             cache_memory=bytes_of("--cache-memory", cache_memory),
+            metric=metric,
+            metric_data=metric_data,
             force=force,
             dry_run=dry_run,
             full_verify=full_verify,

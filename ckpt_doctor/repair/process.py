@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -11,35 +11,38 @@ from pathlib import Path
 import numpy as np
 
 from ckpt_doctor import audit, graphs
-from ckpt_doctor.batchnorm import BatchNormLayer, Inventory, take_inventory
+from ckpt_doctor.batchnorm import Inventory, take_inventory
 from ckpt_doctor.capture.engine import Engine
 from ckpt_doctor.capture.estimation import (
     DEFAULT_EPSILON,
-    Loaded,
     Request,
     load_model,
+    meta_graph_of,
     read_data,
-    residuals,
     stored_statistics,
     with_model,
 )
 from ckpt_doctor.capture.live import DEFAULT_LIMIT
-from ckpt_doctor.checkpoint import Array, Checkpoint, numpy_dtype
+from ckpt_doctor.capture.metric import MetricFunction, load_metric, measure_metric
+from ckpt_doctor.capture.samples import Samples
+from ckpt_doctor.checkpoint import Array, Checkpoint
 from ckpt_doctor.errors import BadRequest, RepairRefused
 from ckpt_doctor.finding import Finding
 from ckpt_doctor.formats import format_of, open_checkpoint
-from ckpt_doctor.formats.interface import Changes
-from ckpt_doctor.graphs.saver import extend_saver
 from ckpt_doctor.observation import Observation
 from ckpt_doctor.progress import Listener, Progress, unheard
 from ckpt_doctor.repair import writing
-from ckpt_doctor.repair.companions import companion_values
-from ckpt_doctor.repair.targets import Targets, choose
-from ckpt_doctor.repair_result import FileHash, LeftLayer, RepairedLayer, RepairResult, Spread, Statistics
+from ckpt_doctor.repair.planning import LayerPlan, changes_of
+from ckpt_doctor.repair.proof import doubts, proven
+from ckpt_doctor.repair.targets import ESTIMATES, METHODS, Targets, choose
+from ckpt_doctor.repair.without_data import copied_statistics, debiased_statistics
+from ckpt_doctor.repair_result import FileHash, LeftLayer, Metric, RepairedLayer, RepairResult, Spread, Statistics
 from ckpt_doctor.rules.interface import Subject
 from ckpt_doctor.selection import Selection
 
-METHODS = ("auto", "layerwise", "training")
+# In place, a file above this is only added to; hashing all of it would take longer than the repair.
+_LARGEST_HASHED = 1 << 30
+_ALL_RULES = Selection.of((), (), {})
 
 
 def fix(
@@ -67,6 +70,8 @@ def fix(
     allow_code: bool = False,
     dry_run: bool = False,
     full_verify: bool = False,
+    metric: str | None = None,
+    metric_data: str | None = None,
     progress: Listener = unheard,
 ) -> RepairResult:
     """Repair the batch-norm statistics of a checkpoint.
@@ -81,7 +86,8 @@ def fix(
         overwrite: Replace what lies at `output`.
         model: A `.meta` that describes the model, where none lies with the checkpoint.
         method: `layerwise`: the whole data set is one batch; `training`: every batch is normalised with its own
-            moments; `auto`: layerwise.
+            moments; `copy`: what is in the file under another name; `debias`: take the initial value out of cold
+            averages; `auto`: copy where exact, else layerwise with data and debias without.
         layers: Globs on layer names; they narrow or widen what is repaired.
         inputs: Name in the data to the tensor of the graph that it feeds.
         feeds: Tensor to the text of a value that is fed in every run.
@@ -97,6 +103,9 @@ def fix(
         allow_code: Run Python that the checkpoint itself carries.
         dry_run: Write nothing.
         full_verify: Checksum every byte of a checkpoint that was changed in place.
+        metric: `MODULE:FUNCTION`: `f(predict, data) -> float`, higher is better; a repair that lowers it is not
+            written.
+        metric_data: What the metric is measured on; the first of `data` where it is not given.
         progress: Hears of every batch.
 
     Returns:
@@ -130,76 +139,62 @@ def fix(
     source = with_model(open_checkpoint(checkpoint), model)
     if output is not None:
         writing.check_output(source, str(output), overwrite=overwrite)
+    judge = load_metric(metric) if metric is not None else None
     inventory, findings = _judged(source)
-    targets = choose(inventory, findings, layers, unproven=unproven, force=force)
+    targets = choose(
+        inventory,
+        findings,
+        layers,
+        method=method,
+        has_data=bool(request.data),
+        unproven=unproven or judge is not None,
+        force=force,
+    )
     if not targets.layers:
         return _nothing_to_do(source, targets, started, dry_run=dry_run)
-    if not request.data:
+    if targets.estimated and not request.data:
         raise BadRequest(
-            f"{len(targets.layers)} layers need statistics that only data can give; name some with --data FILE.npz "
+            f"{len(targets.estimated)} layers need statistics that only data can give; name some with --data FILE.npz "
             "(a few hundred samples of what the model was trained on)"
         )
-    progress(Progress("reading the model", 0, None))
-    loaded = load_model(source, inventory, request)
-    measurable = [name for name in targets.layers if name not in loaded.left]
-    left = [*targets.left, *((name, loaded.left[name]) for name in targets.layers if name in loaded.left)]
-    if not measurable:
-        raise RepairRefused("; ".join(f"layer {name}: {reason}" for name, reason in left[:3]))
-    whole = method != "training"
-    by_name = {layer.name: layer for layer in inventory.layers}
     with ExitStack() as kept:
-        feed = read_data(loaded, request, kept)
-        engine = kept.enter_context(
-            Engine(loaded.program, stored_statistics(inventory.layers), cache_memory=request.cache_memory)
-        )
-        measured, unsettled = engine.measure(feed, measurable, whole=whole, progress=progress)
-        left += unsettled.items()
-        measurable = [name for name in measurable if name in measured]
-        if not measurable:
-            raise RepairRefused("; ".join(f"layer {name}: {reason}" for name, reason in left[:3]))
-        values = _planned_values(source, loaded, [by_name[name] for name in measurable], measured)
-        repaired = tuple(
-            RepairedLayer(
-                name=name,
-                method="layerwise" if whole else "training",
-                before=_described(by_name[name].values.get("moving_mean"), by_name[name].values.get("moving_variance")),
-                after=_described(measured[name].mean, measured[name].variance),
-                standard_error=measured[name].largest_error(by_name[name].epsilon or DEFAULT_EPSILON),
-            )
-            for name in measurable
-        )
+        work = _Work(source, inventory, request, targets, kept, progress)
+        plans = [*work.without_data(), *work.estimated(whole=method != "training")]
+        if not plans:
+            raise RepairRefused("; ".join(f"layer {name}: {reason}" for name, reason in work.left[:3]))
+        changes = changes_of(source, work.meta, plans)
         result = RepairResult(
             checkpoint=source.path,
             output=None,
-            method="layerwise" if whole else "training",
-            samples=len(feed),
-            batches=feed.batch_count,
-            layers=repaired,
-            left=tuple(LeftLayer(name, reason) for name, reason in left),
-            unchanged_variables=sum(variable.name not in values for variable in source.variables),
-            metric=None,
+            method=next((plan.method for plan in plans if plan.method in ESTIMATES), plans[0].method),
+            samples=work.samples,
+            batches=work.batches,
+            layers=tuple(map(_repaired, plans)),
+            left=tuple(LeftLayer(name, reason) for name, reason in work.left),
+            unchanged_variables=sum(variable.name not in changes.values for variable in source.variables),
+            metric=work.compare(judge, metric_data, plans) if judge is not None else None,
             sha256=(),
             seconds=time.monotonic() - started,
             dry_run=dry_run,
-            complete=not left,
-            notes=(*loaded.program.notes, *feed.notes),
+            complete=not work.left,
+            notes=tuple(work.notes),
         )
         if dry_run:
             return result
-        changes = Changes(values=values, meta_graph=_new_meta(source, loaded, values))
-        before_files = writing.hashes(source.files)
-        before = writing.fingerprints(source)
-        target = None if in_place else str(output)
-        written, backups = writing.write(source, changes, target, overwrite=overwrite, backup=backup)
-        created = () if in_place else tuple(writing.files_at(source, written))
-        reopened, unchanged = writing.verify(written, before, values, created)
-        if full_verify:
-            for damage in format_of(reopened).verify(reopened):
-                raise RepairRefused(f"{damage.where}: {damage.message}")
-        after, after_findings = _judged(with_model(reopened, model))
-        engine.stored = stored_statistics(after.layers)
-        seen = engine.observe(feed, progress=progress)
-    repaired, within = _proven(repaired, after, seen)
+        largest = _LARGEST_HASHED if in_place and not full_verify else None
+        before_files = writing.hashes(source.files, largest=largest)
+        written = writing.write_verified(
+            source,
+            changes,
+            None if in_place else str(output),
+            overwrite=overwrite,
+            backup=backup,
+            full_verify=full_verify,
+        )
+        after, after_findings = _judged(with_model(written.checkpoint, model), whole=not in_place or full_verify)
+        seen = work.observe(after)
+    repaired, within = proven(result.layers, after, seen)
+    changed = {plan.layer.name for plan in plans}
     still = {
         name
         for finding in after_findings
@@ -208,23 +203,143 @@ def fix(
     }
     return replace(
         result,
-        output=written,
+        output=written.path,
         layers=repaired,
-        unchanged_variables=unchanged,
-        sha256=_file_hashes(before_files, writing.hashes(reopened.files)),
+        unchanged_variables=written.unchanged,
+        sha256=_file_hashes(before_files, writing.hashes(written.checkpoint.files, largest=largest)),
         seconds=time.monotonic() - started,
-        complete=not left and within and not still & set(measurable),
-        backups=backups,
+        complete=not work.left and within and not still & changed,
+        backups=written.backups,
     )
 
 
-def _judged(checkpoint: Checkpoint) -> tuple[Inventory, tuple[Finding, ...]]:
-    """Return the inventory and the findings of a checkpoint; damage stops a repair."""
-    damage = next(iter(checkpoint.damages), None) or next(format_of(checkpoint).verify(checkpoint), None)
-    if damage is not None:
-        raise RepairRefused(f"{damage.where}: {damage.message}; a damaged checkpoint is not repaired")
+class _Work:
+    """One repair on its way: the model is loaded and the data are read when the first step needs them.
+
+    Attributes:
+        left: Layer and reason, of those that were to be repaired and could not be.
+        notes: What the user should know.
+        meta: The TF1 graph, where the model is one.
+        samples: Number of samples used.
+        batches: Number of batches they came in.
+    """
+
+    def __init__(
+        self,
+        source: Checkpoint,
+        inventory: Inventory,
+        request: Request,
+        targets: Targets,
+        kept: ExitStack,
+        progress: Listener,
+    ) -> None:
+        self.source = source
+        self.inventory = inventory
+        self.request = request
+        self.targets = targets
+        self.kept = kept
+        self.progress = progress
+        self.by_name = {layer.name: layer for layer in inventory.layers}
+        self.left = list(targets.left)
+        self.notes: list[str] = []
+        self.meta = meta_graph_of(source)
+        self.samples = self.batches = 0
+        self.engine: Engine | None = None
+        self.feed: Samples | None = None
+
+    def without_data(self) -> Iterator[LayerPlan]:
+        """Yield the plans of the layers that need no data; what cannot be done is left."""
+        for name in (*self.targets.copied, *self.targets.debiased):
+            if name in self.targets.estimated:
+                continue
+            layer = self.by_name[name]
+            try:
+                if name in self.targets.copied:
+                    values, origin = copied_statistics(layer, self.inventory)
+                    self.notes.append(f"{name}: {origin}")
+                    yield LayerPlan(layer, "copy", values)
+                else:
+                    yield LayerPlan(layer, "debias", debiased_statistics(layer, self.inventory))
+            except RepairRefused as refusal:
+                self.left.append((name, str(refusal)))
+        if self.targets.debiased:
+            self.notes.append(
+                "debias takes the initial value out of the averages; what stays is an average over training, not the "
+                "statistics of the final weights; --data gives those"
+            )
+
+    def estimated(self, *, whole: bool) -> Iterator[LayerPlan]:
+        """Yield the plans of the layers whose statistics come from data."""
+        if not self.targets.estimated:
+            return
+        self.progress(Progress("reading the model", 0, None))
+        loaded = load_model(self.source, self.inventory, self.request)
+        self.left += [(name, loaded.left[name]) for name in self.targets.estimated if name in loaded.left]
+        measurable = [name for name in self.targets.estimated if name not in loaded.left]
+        if not measurable:
+            return
+        self.feed = read_data(loaded, self.request, self.kept)
+        self.samples, self.batches = len(self.feed), self.feed.batch_count
+        self.notes += [*loaded.program.notes, *self.feed.notes]
+        self.engine = self.kept.enter_context(
+            Engine(loaded.program, stored_statistics(self.inventory.layers), cache_memory=self.request.cache_memory)
+        )
+        measured, unsettled = self.engine.measure(self.feed, measurable, whole=whole, progress=self.progress)
+        self.left += unsettled.items()
+        self.notes += doubts(self.inventory, measured)
+        for name, seen in measured.items():
+            layer = self.by_name[name]
+            error = seen.largest_error(layer.epsilon or DEFAULT_EPSILON)
+            yield LayerPlan(
+                layer,
+                "layerwise" if whole else "training",
+                {"moving_mean": seen.mean, "moving_variance": seen.variance},
+                error,
+            )
+
+    def observe(self, after: Inventory) -> dict[str, Observation]:
+        """Return what goes into every layer of the repaired checkpoint; empty where no data were used."""
+        if self.engine is None or self.feed is None:
+            return {}
+        self.engine.stored = stored_statistics(after.layers)
+        return self.engine.observe(self.feed, progress=self.progress)
+
+    def compare(self, judge: MetricFunction, metric_data: str | None, plans: Sequence[LayerPlan]) -> Metric:
+        """Return the user's measure before and after, and refuse a repair that makes it worse."""
+        before = stored_statistics(self.inventory.layers)
+        after = before | {
+            plan.layer.name: (plan.values["moving_mean"], plan.values["moving_variance"]) for plan in plans
+        }
+        measured = Metric(
+            *measure_metric(
+                judge,
+                metric_data or next(iter(self.request.data), None),
+                self.source,
+                self.inventory,
+                self.request,
+                (before, after),
+            )
+        )
+        if measured.after < measured.before and not self.request.unproven:
+            raise RepairRefused(
+                f"the metric falls from {measured.before:.6g} to {measured.after:.6g}, so nothing was written; "
+                "look at the layers with --dry-run, or give --unproven to write all the same"
+            )
+        return measured
+
+
+def _judged(checkpoint: Checkpoint, *, whole: bool = True) -> tuple[Inventory, tuple[Finding, ...]]:
+    """Return the inventory and the findings of a checkpoint; damage stops a repair.
+
+    Args:
+        checkpoint: The checkpoint.
+        whole: Whether every byte is checked; a file that was only added to was checked before.
+    """
+    damages = [*checkpoint.damages, *(format_of(checkpoint).verify(checkpoint) if whole else ())]
+    if damages:
+        raise RepairRefused(f"{damages[0].where}: {damages[0].message}; a damaged checkpoint is not repaired")
     inventory = take_inventory(checkpoint, graphs.describe(checkpoint))
-    return inventory, audit.judge_subject(Subject(inventory), Selection.of((), (), {}))
+    return inventory, audit.judge_subject(Subject(inventory), _ALL_RULES)
 
 
 def _nothing_to_do(source: Checkpoint, targets: Targets, started: float, *, dry_run: bool) -> RepairResult:
@@ -249,6 +364,17 @@ def _nothing_to_do(source: Checkpoint, targets: Targets, started: float, *, dry_
     )
 
 
+def _repaired(plan: LayerPlan) -> RepairedLayer:
+    before = plan.layer.values
+    return RepairedLayer(
+        name=plan.layer.name,
+        method=plan.method,
+        before=_described(before.get("moving_mean"), before.get("moving_variance")),
+        after=_described(plan.values["moving_mean"], plan.values["moving_variance"]),
+        standard_error=plan.standard_error,
+    )
+
+
 def _described(mean: Array | None, variance: Array | None) -> Statistics | None:
     if mean is None or variance is None:
         return None
@@ -258,86 +384,6 @@ def _described(mean: Array | None, variance: Array | None) -> Statistics | None:
         return Spread(float(exact.min()), float(np.median(exact)), float(exact.max()))
 
     return Statistics(spread(mean), spread(variance))
-
-
-def _planned_values(
-    source: Checkpoint, loaded: Loaded, layers: Sequence[BatchNormLayer], measured: Mapping[str, Observation]
-) -> dict[str, Array]:
-    """Return name and new value, in stored type and shape, of everything that is written."""
-    values: dict[str, Array] = {}
-    for layer in layers:
-        seen = measured[layer.name]
-        statistics = {"moving_mean": seen.mean, "moving_variance": seen.variance}
-        names = {role: layer.variables.get(role) or layer.absent[role] for role in statistics}
-        planned = [(names[role], statistics[role]) for role in statistics]
-        planned += companion_values(layer, statistics, _stored_steps(source, layer))
-        for name, value in planned:
-            values[name] = _cast(source, loaded, layer, name, np.asarray(value, np.float64))
-    return values
-
-
-def _stored_steps(source: Checkpoint, layer: BatchNormLayer) -> dict[str, float]:
-    steps = {}
-    for key, name in layer.companions.items():
-        variable = source.variable(name)
-        if key.endswith("/local_step") and variable is not None:
-            steps[name] = float(variable.read().reshape(-1)[0])
-    return steps
-
-
-def _cast(source: Checkpoint, loaded: Loaded, layer: BatchNormLayer, name: str, value: Array) -> Array:
-    """Return a value in the type and shape that the file, or else the graph, gives its variable."""
-    variable = source.variable(name)
-    shape: tuple[int, ...] = value.shape
-    dtype = np.dtype(np.float32)
-    if variable is not None:
-        shape, dtype = variable.shape, numpy_dtype(variable.dtype)
-    elif loaded.meta is not None:
-        nodes = {saved: node for node, saved in loaded.meta.saved_names.items()}
-        text, declared = loaded.meta.variable_type(nodes[name])
-        shape = declared if all(size >= 0 for size in declared) else shape
-        dtype = numpy_dtype(text)
-    else:
-        sibling = next((source.variable(other) for other in layer.variables.values()), None)
-        dtype = numpy_dtype(sibling.dtype) if sibling is not None else dtype
-    if int(np.prod(shape)) != value.size:
-        raise RepairRefused(
-            f"layer {layer.name}: its input has {value.size} channels, and {name} has the shape {list(shape)}"
-        )
-    with np.errstate(over="ignore"):
-        result = value.reshape(shape).astype(dtype)
-    if not np.isfinite(result.astype(np.float64)).all():
-        raise RepairRefused(f"{name}: the new value {float(value.max()):.6g} does not fit into its type {dtype}")
-    return result
-
-
-def _new_meta(source: Checkpoint, loaded: Loaded, values: Mapping[str, Array]) -> bytes | None:
-    """Return a meta graph whose own saver restores the variables that the file gets; None where none are added."""
-    if loaded.meta is None:
-        return None
-    nodes = {saved: node for node, saved in loaded.meta.saved_names.items()}
-    added = {name: nodes[name] for name in values if source.variable(name) is None and name in nodes}
-    if not added or loaded.meta.saver is None:
-        return None
-    data: bytes = extend_saver(loaded.meta.proto, added).SerializeToString()
-    return data
-
-
-def _proven(
-    repaired: Sequence[RepairedLayer], after: Inventory, seen: Mapping[str, Observation]
-) -> tuple[tuple[RepairedLayer, ...], bool]:
-    """Return the layers with their residuals, and whether all are within tolerance."""
-    by_name = {layer.name: layer for layer in after.layers}
-    proven = []
-    within = True
-    for entry in repaired:
-        layer = by_name[entry.name]
-        residual, good = residuals(
-            seen[entry.name], layer.values["moving_mean"], layer.values["moving_variance"], layer.epsilon
-        )
-        proven.append(replace(entry, residual=residual))
-        within = within and good
-    return tuple(proven), within
 
 
 def _file_hashes(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[FileHash, ...]:

@@ -1,4 +1,4 @@
-"""Which layers a repair may change, and why the others are left."""
+"""Which layers a repair may change, by which method, and why the others are left."""
 
 from __future__ import annotations
 
@@ -10,27 +10,47 @@ from ckpt_doctor.batchnorm import BatchNormLayer, Inventory
 from ckpt_doctor.errors import BadRequest, RepairRefused
 from ckpt_doctor.finding import Finding
 
-# Findings on the values of a layer that new statistics cure, and that are repaired without more ado.
+METHODS = ("auto", "layerwise", "training", "debias", "copy")
+ESTIMATES = ("layerwise", "training")
+
+# Repaired without more ado, however sure the finding is: what is not there cannot be right.
 _MISSING = ("BN101", "BN102")
-# `fix` has nothing to do with these: they are explained by findings above, or are no defect.
 _TRAINED_ON_STORED = "BN304"
+_SWAPPED = "BN206"
+_COLD = "BN202"
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What is to be repaired.
+    """What is to be repaired, each list in the order of the model.
 
     Attributes:
-        layers: Names of the layers whose statistics are estimated, in the order of the model.
-        left: Layer to the reason why it is not, though something is wrong with it.
+        estimated: Layers whose statistics come from data.
+        copied: Layers whose statistics, or what belongs to them, are in the file.
+        debiased: Layers whose initial value is taken out of their averages.
+        left: Layer to the reason why it is not repaired, though something is wrong with it.
     """
 
-    layers: tuple[str, ...]
+    estimated: tuple[str, ...] = ()
+    copied: tuple[str, ...] = ()
+    debiased: tuple[str, ...] = ()
     left: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """All layers that are to be repaired."""
+        return tuple(dict.fromkeys([*self.copied, *self.debiased, *self.estimated]))
 
 
 def choose(
-    inventory: Inventory, findings: Sequence[Finding], patterns: Sequence[str], *, unproven: bool, force: bool
+    inventory: Inventory,
+    findings: Sequence[Finding],
+    patterns: Sequence[str],
+    *,
+    method: str,
+    has_data: bool,
+    unproven: bool,
+    force: bool,
 ) -> Targets:
     """Return what to repair.
 
@@ -38,6 +58,8 @@ def choose(
         inventory: The checkpoint's batch norm.
         findings: What the rules say.
         patterns: Globs on layer names; where there are any they decide, healthy layers included.
+        method: One of `METHODS`.
+        has_data: Whether there are data to estimate from.
         unproven: Whether a defect that is not proven is repaired too.
         force: Whether layers that were trained on their stored statistics are repaired too.
 
@@ -45,33 +67,41 @@ def choose(
         BadRequest: A pattern matches no layer.
         RepairRefused: A pattern asks for a layer whose statistics are right (BN304).
     """
-    inert = {name for finding in findings if finding.rule == _TRAINED_ON_STORED for name in finding.layers}
-    sick: dict[str, list[Finding]] = {}
-    for finding in findings:
-        if finding.repair == "estimate" and finding.layer is not None:
-            sick.setdefault(finding.layer, []).append(finding)
     names = [layer.name for layer in inventory.layers if _has_statistics(layer)]
-    if patterns:
-        chosen = _matching(names, patterns)
-        refused = [name for name in chosen if name in inert]
-        if refused and not force:
-            raise RepairRefused(
-                f"layer {refused[0]}: it was trained with its stored statistics, which are therefore right (BN304); "
-                "estimating them would break the model; --force overrides this"
-            )
-        return Targets(tuple(chosen))
-    layers, left = [], []
-    for name in names:
-        if name in inert and force:
-            layers.append(name)
-        if name not in sick:
-            continue
-        found = sick[name]
-        if unproven or any(finding.rule in _MISSING or finding.certainty == "proven" for finding in found):
-            layers.append(name)
-        else:
-            left.append((name, f"{found[0].rule} is not proven for it; if you know that it is so, give --unproven"))
-    return Targets(tuple(layers), tuple(left))
+    inert = {name for finding in findings if finding.rule == _TRAINED_ON_STORED for name in finding.layers}
+    chosen = _matching(names, patterns) if patterns else names
+    refused = [name for name in chosen if name in inert]
+    if patterns and refused and not force:
+        raise RepairRefused(
+            f"layer {refused[0]}: it was trained with its stored statistics, which are therefore right (BN304); "
+            "estimating them would break the model; --force overrides this"
+        )
+    estimated, copied, debiased, left = [], [], [], []
+    for name in chosen:
+        found = [finding for finding in findings if finding.layer == name and finding.repair != "none"]
+        sure = [
+            f for f in found if unproven or f.rule in _MISSING or (f.certainty != "unproven" and f.rule != _SWAPPED)
+        ]
+        asked = bool(patterns) or (name in inert and force)
+        if method in ("auto", "copy") and any(finding.repair == "copy" for finding in sure):
+            copied.append(name)
+        cold = [finding for finding in sure if finding.rule == _COLD]
+        if method == "debias" or (method == "auto" and not has_data):
+            if cold:
+                debiased.append(name)
+            sure = [finding for finding in sure if finding not in cold]
+        estimates = [finding for finding in sure if finding.repair == "estimate"]
+        if method in ("auto", *ESTIMATES) and (estimates or (asked and (has_data or not found))):
+            estimated.append(name)
+        elif found and name not in (*copied, *debiased):
+            left.append((name, _why_left(found, sure, method)))
+    return Targets(tuple(estimated), tuple(copied), tuple(debiased), tuple(left))
+
+
+def _why_left(found: Sequence[Finding], sure: Sequence[Finding], method: str) -> str:
+    if not sure:
+        return f"{found[0].rule} is not proven for it; if you know that it is so, give --unproven"
+    return f"--method {method} does not repair {sure[0].rule}, which takes {sure[0].repair}"
 
 
 def _has_statistics(layer: BatchNormLayer) -> bool:

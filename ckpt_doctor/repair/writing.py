@@ -7,9 +7,10 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from ckpt_doctor.checkpoint import Array, Checkpoint, same_values
+from ckpt_doctor.checkpoint import Checkpoint, same_values
 from ckpt_doctor.errors import BadRequest, VerificationFailed
 from ckpt_doctor.formats import format_of, open_checkpoint
 from ckpt_doctor.formats.interface import Changes
@@ -66,12 +67,12 @@ def _place(path: Path) -> Path:
     return Path(os.path.realpath(path.parent)) / path.name
 
 
-def hashes(files: tuple[str, ...]) -> dict[str, str]:
-    """Return the SHA-256 of each file, in hexadecimal."""
+def hashes(files: tuple[str, ...], *, largest: int | None = None) -> dict[str, str]:
+    """Return the SHA-256 of each file, in hexadecimal; of files over `largest` bytes only where that is None."""
     table = {}
     for name in files:
         path = Path(name)
-        if path.is_file():
+        if path.is_file() and (largest is None or path.stat().st_size <= largest):
             digest = hashlib.sha256()
             with path.open("rb") as file:
                 while chunk := file.read(_CHUNK):
@@ -80,18 +81,88 @@ def hashes(files: tuple[str, ...]) -> dict[str, str]:
     return table
 
 
-def write(
-    checkpoint: Checkpoint, changes: Changes, output: str | None, *, overwrite: bool, backup: bool
-) -> tuple[str, tuple[str, ...]]:
-    """Write the changes, to `output` or in place; return the path written and the backup files."""
-    form = format_of(checkpoint)
+@dataclass(frozen=True, eq=False)
+class Written:
+    """What was written.
+
+    Attributes:
+        path: Where.
+        checkpoint: The same, opened again.
+        unchanged: Number of variables that are what they were.
+        backups: Files that hold what was there before.
+    """
+
+    path: str
+    checkpoint: Checkpoint
+    unchanged: int
+    backups: tuple[str, ...]
+
+
+def write_verified(
+    source: Checkpoint, changes: Changes, output: str | None, *, overwrite: bool, backup: bool, full_verify: bool
+) -> Written:
+    """Write the changes and compare what was written with the plan.
+
+    Planned variables must equal the plan and all others must be byte for byte what they were. A bundle that was changed
+    in place was only added to, so there the others are compared by type, shape and place, unless `full_verify` asks for
+    every byte.
+
+    Args:
+        source: The checkpoint.
+        changes: What is different afterwards.
+        output: Where to write; None changes the checkpoint itself.
+        overwrite: Replace what lies at `output`.
+        backup: Keep what was there when the checkpoint itself is changed.
+        full_verify: See above.
+
+    Raises:
+        VerificationFailed: Something differs; what was written to `output` is removed.
+    """
+    form = format_of(source)
+    appended = output is None and source.format == "tensor-bundle" and not full_verify
+    before = _outlines(source) if appended else _fingerprints(source)
+    backups: tuple[Path, ...] = ()
     if output is None:
-        return checkpoint.path, tuple(map(str, form.rewrite_in_place(checkpoint, changes, backup=backup)))
-    form.rewrite(checkpoint, Path(output), changes, overwrite=overwrite)
-    return output, ()
+        backups = form.rewrite_in_place(source, changes, backup=backup)
+    else:
+        form.rewrite(source, Path(output), changes, overwrite=overwrite)
+    path = output or source.path
+    checkpoint = open_checkpoint(path)
+    wrong = _differences(checkpoint, before, _outlines(checkpoint) if appended else _fingerprints(checkpoint), changes)
+    if full_verify:
+        wrong += [damage.where for damage in form.verify(checkpoint)]
+    if wrong:
+        for created in files_at(source, output) if output is not None else ():
+            if created.is_dir():
+                shutil.rmtree(created)
+            else:
+                created.unlink(missing_ok=True)
+        kept = f"; {backups[0]} holds what was there before" if backups else ""
+        what = "it was removed" if output is not None else f"the checkpoint was changed in place{kept}"
+        raise VerificationFailed(f"{path}: {wrong[0]} does not hold what was to be written; {what}")
+    unchanged = sum(variable.name not in changes.values for variable in checkpoint.variables)
+    return Written(path, checkpoint, unchanged, tuple(map(str, backups)))
 
 
-def fingerprints(checkpoint: Checkpoint) -> dict[str, bytes]:
+def _differences(
+    checkpoint: Checkpoint, before: Mapping[str, bytes], after: Mapping[str, bytes], changes: Changes
+) -> list[str]:
+    """Return the names of the variables that are not what they should be."""
+    names = dict.fromkeys([*before, *after])
+    wrong = [name for name in names if name not in changes.values and before.get(name) != after.get(name)]
+    for name, value in changes.values.items():
+        variable = checkpoint.variable(name)
+        if variable is None or not same_values(variable.read(), value):
+            wrong.append(name)
+    return wrong
+
+
+def _outlines(checkpoint: Checkpoint) -> dict[str, bytes]:
+    """Return type, shape and size of every variable."""
+    return {v.name: f"{v.dtype}{v.shape}{v.nbytes}".encode() for v in checkpoint.variables}
+
+
+def _fingerprints(checkpoint: Checkpoint) -> dict[str, bytes]:
     """Return a digest of every variable's type, shape and bytes."""
     table = {}
     for variable in checkpoint.variables:
@@ -100,39 +171,3 @@ def fingerprints(checkpoint: Checkpoint) -> dict[str, bytes]:
         data = b"\0".join(value.reshape(-1).tolist()) if value.dtype == object else value.tobytes()
         table[variable.name] = hashlib.blake2b(head + data, digest_size=16).digest()
     return table
-
-
-def verify(
-    written: str, before: Mapping[str, bytes], values: Mapping[str, Array], created: tuple[Path, ...] = ()
-) -> tuple[Checkpoint, int]:
-    """Reopen what was written and compare: planned variables equal the plan, all others are byte for byte the same.
-
-    Args:
-        written: The path.
-        before: Fingerprints of the variables of the source.
-        values: What was planned.
-        created: What to remove where the comparison fails.
-
-    Returns:
-        The written checkpoint, and the number of variables that did not change.
-
-    Raises:
-        VerificationFailed: Something differs; what was created is removed.
-    """
-    checkpoint = open_checkpoint(written)
-    after = fingerprints(checkpoint)
-    wrong = [name for name in before if name not in values and after.get(name) != before[name]]
-    wrong += [name for name in after if name not in values and name not in before]
-    for name, value in values.items():
-        variable = checkpoint.variable(name)
-        if variable is None or not same_values(variable.read(), value):
-            wrong.append(name)
-    if wrong:
-        for path in created:
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
-        what = "it was removed" if created else "the backup holds what was there before"
-        raise VerificationFailed(f"{written}: {wrong[0]} does not hold what was to be written; {what}")
-    return checkpoint, sum(name not in values for name in after)

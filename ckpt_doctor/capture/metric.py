@@ -1,0 +1,142 @@
+"""The user's own measure of a model: `--metric MODULE:FUNCTION`, `f(predict, data) -> float`, higher is better."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ckpt_doctor.batchnorm import Inventory
+from ckpt_doctor.capture.data import fits
+from ckpt_doctor.capture.engine import Engine
+from ckpt_doctor.capture.estimation import Loaded, Request, load_model
+from ckpt_doctor.capture.user_code import call, is_reference, load_function
+from ckpt_doctor.checkpoint import Array, Checkpoint, numpy_dtype
+from ckpt_doctor.errors import BadRequest
+from ckpt_doctor.graphs.graph import tensor_name
+
+MetricFunction = tuple[str, Callable[..., Any]]
+_Statistics = Mapping[str, tuple[Array, Array]]
+
+
+def load_metric(text: str) -> MetricFunction:
+    """Return the function that `--metric` names, with the text that named it."""
+    return text, load_function("--metric", text)
+
+
+def measure_metric(
+    judge: MetricFunction,
+    data: str | None,
+    checkpoint: Checkpoint,
+    inventory: Inventory,
+    request: Request,
+    statistics: tuple[_Statistics, _Statistics],
+) -> tuple[float, float]:
+    """Return the measure before and after a repair.
+
+    Args:
+        judge: The function.
+        data: What it gets as its data: a dict of the arrays of a file, or what `MODULE:FUNCTION` gives.
+        checkpoint: Gives the weights.
+        inventory: Its batch-norm layers.
+        request: The model and how to feed it.
+        statistics: Layer to mean and variance, before and after.
+
+    Raises:
+        BadRequest: The function fails, or gives no number.
+    """
+    values = []
+    for stored in statistics:
+        with ExitStack() as kept:
+            given = _data(data)
+            result = call(
+                "--metric", judge[0], judge[1], _Predictor(checkpoint, inventory, request, stored, kept), given
+            )
+        try:
+            values.append(float(result))
+        except (TypeError, ValueError):
+            raise BadRequest(f"--metric {judge[0]}: gives {type(result).__name__}; expected a number") from None
+        if not np.isfinite(values[-1]):
+            raise BadRequest(f"--metric {judge[0]}: gives {values[-1]}; expected a finite number")
+    return values[0], values[1]
+
+
+def _data(argument: str | None) -> Any:
+    if argument is None:
+        return None
+    if is_reference(argument) and not Path(argument).exists():
+        return call("--metric-data", argument, load_function("--metric-data", argument))
+    path = Path(argument.split("[")[0]) if not Path(argument).exists() else Path(argument)
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if path.suffix == ".npy":
+            return {"": loaded}
+        with loaded:
+            return {key: loaded[key] for key in loaded.files}
+    except (OSError, ValueError) as error:
+        raise BadRequest(f"--metric-data {argument}: cannot be read: {error}") from error
+
+
+class _Predictor:
+    """`predict(dict of arrays) -> dict of arrays`: inputs by name, outputs by name or by any tensor of a TF1 graph."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, inventory: Inventory, request: Request, stored: _Statistics, kept: ExitStack
+    ) -> None:
+        self.load: Callable[[tuple[str, ...]], Loaded] = lambda outputs: load_model(
+            checkpoint, inventory, request, outputs
+        )
+        self.stored = stored
+        self.kept = kept
+        self.engines: dict[tuple[str, ...], tuple[Loaded, Engine]] = {}
+
+    def engine(self, outputs: tuple[str, ...]) -> tuple[Loaded, Engine]:
+        """Return the model that gives the outputs, loaded once."""
+        if outputs not in self.engines:
+            loaded = self.load(outputs)
+            self.engines[outputs] = (loaded, self.kept.enter_context(Engine(loaded.program, self.stored)))
+        return self.engines[outputs]
+
+    def __call__(self, arrays: Mapping[str, Any]) -> Mapping[str, Array]:
+        """Return the outputs for some samples."""
+        return _Outputs(self, {name: np.asarray(value) for name, value in arrays.items()})
+
+
+class _Outputs(Mapping[str, Array]):
+    """The outputs for some samples, computed when they are asked for."""
+
+    def __init__(self, predictor: _Predictor, arrays: Mapping[str, Array]) -> None:
+        self.predictor = predictor
+        self.arrays = arrays
+        self.names = predictor.engine(())[0].outputs
+        self.found: dict[str, Array] = {}
+
+    def __getitem__(self, name: str) -> Array:
+        if name not in self.found:
+            outputs = () if name in self.names else (tensor_name(name),)
+            loaded, engine = self.predictor.engine(outputs)
+            tensors = [loaded.outputs[name]] if name in loaded.outputs else list(outputs)
+            (self.found[name],) = engine.run(tensors, self._feeds(loaded))
+        return self.found[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def _feeds(self, loaded: Loaded) -> dict[str, Array]:
+        feeds = {}
+        for entry in loaded.program.inputs:
+            fitting = [name for name in (entry.name, entry.tensor) if name in self.arrays]
+            if not fitting and len(loaded.program.inputs) == 1 and len(self.arrays) == 1:
+                fitting = list(self.arrays)
+            if not fitting:
+                raise BadRequest(f"predict: the model needs the input {entry.name}; given are {', '.join(self.arrays)}")
+            value = self.arrays[fitting[0]]
+            fits(f"predict: {fitting[0]}", value, entry)
+            feeds[entry.tensor] = value.astype(numpy_dtype(entry.dtype), copy=False)
+        return feeds

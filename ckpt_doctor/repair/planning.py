@@ -1,0 +1,145 @@
+"""New statistics to new values: in stored type and shape, with everything that belongs to them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ckpt_doctor.batchnorm import BatchNormLayer
+from ckpt_doctor.checkpoint import Array, Checkpoint, numpy_dtype
+from ckpt_doctor.errors import RepairRefused
+from ckpt_doctor.formats.interface import Changes
+from ckpt_doctor.graphs.meta_graph import MetaGraph
+from ckpt_doctor.graphs.saver import extend_saver
+from ckpt_doctor.repair.companions import companion_values
+
+_STATISTICS = ("moving_mean", "moving_variance")
+
+
+@dataclass(frozen=True, eq=False)
+class LayerPlan:
+    """What one layer gets.
+
+    Attributes:
+        layer: The layer as it is.
+        method: How its new values were found.
+        values: Role to new value, float64 of shape `(channels,)`; both statistics at least.
+        standard_error: Of the means, in standard deviations; None where nothing was estimated.
+    """
+
+    layer: BatchNormLayer
+    method: str
+    values: Mapping[str, Array]
+    standard_error: float | None = None
+
+
+def changes_of(source: Checkpoint, meta: MetaGraph | None, plans: Sequence[LayerPlan]) -> Changes:
+    """Return everything that is written for the plans.
+
+    Args:
+        source: The checkpoint.
+        meta: Its TF1 graph, which says types and shapes of what the file lacks.
+        plans: What every layer gets.
+
+    Raises:
+        RepairRefused: A value does not fit its variable.
+    """
+    nodes = {} if meta is None else {saved: node for node, saved in meta.saved_names.items()}
+    values: dict[str, Array] = {}
+    for plan in plans:
+        for name, value in _named_values(source, plan):
+            values[name] = _cast(source, meta, nodes, plan.layer, name, value)
+    added = {name: nodes[name] for name in values if source.variable(name) is None and name in nodes}
+    new_meta = None
+    if meta is not None and added and meta.saver is not None:
+        new_meta = extend_saver(meta.proto, added).SerializeToString()
+    return Changes(values=values, meta_graph=new_meta, weight_names=_weight_names(source, plans))
+
+
+def _named_values(source: Checkpoint, plan: LayerPlan) -> list[tuple[str, Array]]:
+    layer = plan.layer
+    named = [
+        (name, np.asarray(value, np.float64))
+        for role, value in plan.values.items()
+        if (name := layer.variables.get(role) or layer.absent.get(role)) is not None
+    ]
+    statistics = {role: plan.values[role] for role in _STATISTICS}
+    for name, value in companion_values(layer, statistics, _stored_steps(source, layer)):
+        # What is only completed leaves companions that are there as they are.
+        if plan.method != "copy" or source.variable(name) is None or "/" in plan.method:
+            named.append((name, np.asarray(value, np.float64)))
+    return named
+
+
+def _stored_steps(source: Checkpoint, layer: BatchNormLayer) -> dict[str, float]:
+    steps = {}
+    for key, name in layer.companions.items():
+        variable = source.variable(name)
+        if key.endswith("/local_step") and variable is not None:
+            steps[name] = float(variable.read().reshape(-1)[0])
+    return steps
+
+
+def _cast(
+    source: Checkpoint,
+    meta: MetaGraph | None,
+    nodes: Mapping[str, str],
+    layer: BatchNormLayer,
+    name: str,
+    value: Array,
+) -> Array:
+    """Return a value in the type and shape that the file, or else the graph, gives its variable."""
+    variable = source.variable(name)
+    shape: tuple[int, ...] = value.shape
+    dtype = np.dtype(np.float32)
+    if variable is not None:
+        shape, dtype = variable.shape, numpy_dtype(variable.dtype)
+    elif meta is not None and name in nodes:
+        text, declared = meta.variable_type(nodes[name])
+        shape = declared if all(size >= 0 for size in declared) else shape
+        dtype = numpy_dtype(text)
+    else:
+        sibling = next((source.variable(other) for other in layer.variables.values()), None)
+        if sibling is not None:
+            dtype = numpy_dtype(sibling.dtype)
+            # Sonnet keeps statistics as [1, 1, 1, channels] beside a gamma of the same shape.
+            shape = sibling.shape if int(np.prod(sibling.shape)) == value.size and value.ndim else shape
+    if int(np.prod(shape)) != value.size:
+        raise RepairRefused(
+            f"layer {layer.name}: its input has {value.size} channels, and {name} has the shape {list(shape)}"
+        )
+    with np.errstate(over="ignore"):
+        result = value.reshape(shape).astype(dtype)
+    if not np.isfinite(result.astype(np.float64)).all():
+        raise RepairRefused(f"{name}: the new value {float(value.max()):.6g} does not fit into its type {dtype}")
+    return result
+
+
+def _weight_names(source: Checkpoint, plans: Sequence[LayerPlan]) -> dict[str, tuple[str, ...]]:
+    """Return the order of weights for groups of a legacy Keras file that get statistics of several layers.
+
+    Keras lists a nested model's trainable weights first and the others after them, each in the order of the layers.
+    """
+    listed: Mapping[str, tuple[str, ...]] = source.attributes.get("weight_names", {})
+    root = source.attributes.get("root", "")
+    added: dict[str, list[str]] = {}
+    frozen: set[str] = set()
+    for plan in plans:
+        for role in _STATISTICS:
+            name = plan.layer.absent.get(role)
+            if name is None or not listed:
+                continue
+            group, _, weight = name[len(root) + 1 if root else 0 :].partition("/")
+            added.setdefault(group, []).append(weight)
+            if plan.layer.facts is not None and not plan.layer.facts.has_update_ops:
+                frozen.add(group)
+    several = {group: weights for group, weights in added.items() if len(weights) > len(_STATISTICS)}
+    refused = sorted(frozen & set(several))
+    if refused:
+        raise RepairRefused(
+            f"the group {refused[0]} holds several batch-norm layers, some of them frozen; in which order Keras "
+            "expects their weights then depends on the code that loads the file; save it with model.save to .keras"
+        )
+    return {group: (*listed.get(group, ()), *weights) for group, weights in several.items()}

@@ -1,0 +1,138 @@
+"""Repairs that need no data: what is in the file under another name, and averages that are merely cold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ckpt_doctor.batchnorm import BatchNormLayer, Inventory
+from ckpt_doctor.checkpoint import Array
+from ckpt_doctor.errors import RepairRefused
+from ckpt_doctor.rules.cold_average import coldness
+from ckpt_doctor.rules.never_updated import untouched
+from ckpt_doctor.rules.swapped_roles import exchanges
+
+_STATISTICS = ("moving_mean", "moving_variance")
+_COPIES = ("twin", "tower")
+
+
+def copied_statistics(layer: BatchNormLayer, inventory: Inventory) -> tuple[dict[str, Array], str]:
+    """Return the roles of a layer with the values that they should have, and where these come from.
+
+    Args:
+        layer: A layer with a finding whose repair is `copy` (BN103 to BN106, BN206).
+        inventory: All layers; roles are exchanged only where several agree.
+
+    Returns:
+        Role to value, float64 of shape `(channels,)`; at least both statistics.
+
+    Raises:
+        RepairRefused: Nothing tells which of two copies is right.
+    """
+    exchange = next((found for found in exchanges(inventory.layers) if found.layer.name == layer.name), None)
+    if exchange is not None:
+        return _exchanged(layer, exchange.variance_in, exchange.found_in_variance), "roles put back in their places"
+    values: dict[str, Array] = {}
+    sources = []
+    for role in _STATISTICS:
+        if role in layer.values:
+            values[role] = np.asarray(layer.values[role], np.float64)
+            continue
+        key, value = _from_companion(layer, role)
+        values[role] = value
+        sources.append(layer.companions[key])
+    trained = _trained_copy(layer)
+    if trained:
+        values |= trained
+        sources.append("the copy that was trained")
+    return values, f"from {' and '.join(sources)}" if sources else "companions computed from the statistics"
+
+
+def _from_companion(layer: BatchNormLayer, role: str) -> tuple[str, Array]:
+    """Return the key of the companion that holds a missing statistic, and the value of the statistic."""
+    for kind in ("shadow", "drifted"):
+        key = f"{role}/{kind}"
+        if key in layer.companion_values:
+            return key, np.asarray(layer.companion_values[key], np.float64).reshape(-1)
+    biased, steps = layer.companion_values.get(f"{role}/biased"), layer.companion_values.get(f"{role}/local_step")
+    if biased is None or steps is None or layer.momentum is None:
+        raise RepairRefused(f"layer {layer.name}: no copy of its {role} is in the file; estimate it from data")
+    share = 1.0 - layer.momentum ** float(np.asarray(steps).reshape(-1)[0])
+    if share <= 0:
+        raise RepairRefused(f"layer {layer.name}: its biased {role} was never updated; estimate it from data")
+    # tensorflow/python/training/moving_averages.py, `_zero_debias`.
+    return f"{role}/biased", np.asarray(biased, np.float64).reshape(-1) / share
+
+
+def _trained_copy(layer: BatchNormLayer) -> dict[str, Array]:
+    """Return the statistics of a tower or twin that was trained, where the layer's own are untouched.
+
+    Raises:
+        RepairRefused: Two trained copies differ, and nothing tells which one is right.
+    """
+    kinds = {key.rpartition("/")[2] for key in layer.companion_values if key.rpartition("/")[2].startswith(_COPIES)}
+    own_is_untouched = untouched(layer) is not None
+    for kind in sorted(kinds):
+        copy = {role: layer.companion_values.get(f"{role}/{kind}") for role in _STATISTICS}
+        found = {role: np.asarray(value, np.float64).reshape(-1) for role, value in copy.items() if value is not None}
+        if set(found) != set(_STATISTICS):
+            continue
+        copy_is_untouched = not found["moving_mean"].any() and len(set(found["moving_variance"].tolist())) == 1
+        if own_is_untouched and not copy_is_untouched:
+            return found
+        if kind.startswith("twin") and not own_is_untouched and not copy_is_untouched and not _alike(layer, found):
+            raise RepairRefused(
+                f"layer {layer.name}: its two exported copies differ and both were trained; nothing tells which is "
+                "right; estimate the statistics from data with --layers"
+            )
+    return {}
+
+
+def _alike(layer: BatchNormLayer, copy: Mapping[str, Array]) -> bool:
+    return all(np.array_equal(np.asarray(layer.values[role], np.float64), copy[role]) for role in copy)
+
+
+def _exchanged(layer: BatchNormLayer, variance_in: str, found_in_variance: bool) -> dict[str, Array]:
+    """Return the roles of a layer, put back.
+
+    Either mean and variance stand in each other's place, or, in a nested Keras model that was saved frozen and loaded
+    unfrozen, gamma and beta stand in the place of mean and variance and the reverse.
+    """
+    values = {role: np.asarray(value, np.float64) for role, value in layer.values.items()}
+    if variance_in == "moving_mean" and found_in_variance:
+        values["moving_mean"], values["moving_variance"] = values["moving_variance"], values["moving_mean"]
+        return values
+    raise RepairRefused(
+        f"layer {layer.name}: its gamma and beta stand under its statistics, and those of other layers under its gamma "
+        "and beta; which belongs where the file does not tell; load it in the order in which it was saved"
+    )
+
+
+def debiased_statistics(layer: BatchNormLayer, inventory: Inventory) -> dict[str, Array]:
+    """Return the statistics of a cold average with the initial value taken out.
+
+    After N updates at a decay d, what is stored is `d**N * initial + (1 - d**N) * average`, with initial values 0 and 1
+    (or 0 and 0). What stays is an average over training, not the statistics of the final weights.
+
+    Returns:
+        Role to value, float64 of shape `(channels,)`.
+
+    Raises:
+        RepairRefused: Steps and decay do not fit the values: a variance would come out negative.
+    """
+    cold = coldness(layer, inventory)
+    if cold is None:
+        raise RepairRefused(f"layer {layer.name}: nothing tells how many updates its averages have seen")
+    kept = 1.0 - cold.share
+    start = 1.0 if layer.initial == "0/1" else 0.0
+    mean = np.asarray(layer.values["moving_mean"], np.float64) / kept
+    variance = (np.asarray(layer.values["moving_variance"], np.float64) - cold.share * start) / kept
+    # A channel that never varied has exactly the share of the initial value left: rounding may put it below zero.
+    variance = np.where(np.abs(variance) <= 1e-5 * start, np.maximum(variance, 0.0), variance)
+    if (variance < 0).any():
+        raise RepairRefused(
+            f"layer {layer.name}: with {cold.share:.1%} of the initial value left, {int((variance < 0).sum())} "
+            "variances would be negative, so steps and decay do not fit these values; estimate them from data"
+        )
+    return {"moving_mean": mean, "moving_variance": variance}
