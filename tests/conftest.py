@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -17,3 +18,16 @@ def corpus() -> Path:
     if not folder.is_dir():
         pytest.skip("the published checkpoints are not here (CKPT_DOCTOR_CORPUS)")
     return folder
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs TensorFlow where it is not; nothing imports it before the first such test runs."""
+    if item.get_closest_marker("tensorflow") is not None:
+        pytest.importorskip("tensorflow")
+
+
+@pytest.fixture
+def tf() -> ModuleType:
+    import tensorflow
+
+    return tensorflow

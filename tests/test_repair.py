@@ -22,7 +22,6 @@ from tests.catalogue import BROKEN, BY_NAME, DATA, FIXTURES, Fixture
 from tests.independent import Stored, read_file, saver_names, write_bundle
 
 pytestmark = pytest.mark.tensorflow
-pytest.importorskip("tensorflow")
 
 METHODS = ("training", "layerwise")
 ROLES = ("moving_mean", "moving_variance")

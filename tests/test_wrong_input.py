@@ -182,14 +182,12 @@ DATA = [
 
 @pytest.mark.parametrize(("make", "message"), DATA)
 def test_data_that_do_not_fit(run, folder, make, message):
-    pytest.importorskip("tensorflow")
     make()
     assert fix(run, data="wrong.npz") == (2, "", f"ckpt-doctor: {message}\n")
 
 
 @pytest.mark.tensorflow
 def test_data_that_are_damaged_inside(run, folder):
-    pytest.importorskip("tensorflow")
     np.savez_compressed("wrong.npz", images=np.random.default_rng(0).random((9, 8, 8, 1), np.float32))
     flip(300)(folder / "wrong.npz")
     code, out, err = fix(run, data="wrong.npz")
@@ -199,7 +197,6 @@ def test_data_that_are_damaged_inside(run, folder):
 
 @pytest.mark.tensorflow
 def test_an_array_under_the_name_of_an_archive(run, folder):
-    pytest.importorskip("tensorflow")
     np.save("array.npy", np.zeros((9, 8, 8, 1), np.float32))
     (folder / "array.npy").rename(folder / "wrong.npz")
     message = "--data wrong.npz: wrong.npz cannot be read as .npz: File is not a zip file"
@@ -208,7 +205,6 @@ def test_an_array_under_the_name_of_an_archive(run, folder):
 
 @pytest.mark.tensorflow
 def test_a_key_that_the_data_do_not_have(run):
-    pytest.importorskip("tensorflow")
     message = "--data data.npz[x]: data.npz has no array 'x'; it has images (64, 8, 8, 1)"
     assert fix(run, data="data.npz[x]") == (2, "", f"ckpt-doctor: {message}\n")
 
@@ -223,7 +219,6 @@ def test_an_output_that_exists(run, folder, file):
 @pytest.mark.tensorflow
 def test_another_checkpoint_whose_name_begins_alike_is_none_of_ours(folder, monkeypatch, capsys):
     """Neither a reason to refuse, nor among what is removed when the written checkpoint is not as planned."""
-    pytest.importorskip("tensorflow")
     others = {f"out.1{suffix}": suffix for suffix in (".index", ".meta", ".data-00000-of-00001")}
     for name, content in others.items():
         (folder / name).write_text(content)
@@ -284,7 +279,6 @@ def test_a_folder_that_is_not_there(run):
 @pytest.mark.parametrize("how", ["mode", "simulated"])
 @pytest.mark.parametrize(("checkpoint", "output"), [(NAME, "closed/out"), ("broken.h5", "closed/out.h5")])
 def test_a_read_only_folder(run, folder, monkeypatch, how, checkpoint, output):
-    pytest.importorskip("tensorflow")
     closed = folder / "closed"
     closed.mkdir()
     if how == "mode":
@@ -331,8 +325,6 @@ def test_a_batch_size_that_is_none(run, number, message):
     ],
 )
 def test_options_that_cannot_be_met(run, argv, message):
-    if "--input" in argv:
-        pytest.importorskip("tensorflow")
     code, out, err = run("fix", NAME, "--data", "data.npz", *argv)
     assert (code, out) == (2, "")
     assert err.startswith(f"ckpt-doctor: {message}")

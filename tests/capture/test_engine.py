@@ -10,7 +10,6 @@ from ckpt_doctor.cli import main
 from tests.catalogue import BY_NAME, DATA
 from tests.independent import read_file, write_bundle
 
-tf = pytest.importorskip("tensorflow")
 pytestmark = pytest.mark.tensorflow
 
 LAYERS = "tf1_layers/trainable/model.ckpt-400"
@@ -30,6 +29,8 @@ class Trace:
         self.graph = engine.session.graph
         self.sites = engine.sites
         run = engine.session.run
+
+        import tensorflow as tf
 
         def traced(fetches, feeds):
             options = tf.compat.v1.RunOptions(trace_level=tf.compat.v1.RunOptions.FULL_TRACE)
