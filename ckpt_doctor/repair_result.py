@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ckpt_doctor.result import ChannelValues
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -47,6 +49,8 @@ class RepairedLayer:
         residual: How far the stored statistics are from those of the layer's input at inference, measured after the
             repair: the worst channel's `|mean difference| / sqrt(variance + epsilon)` or relative variance difference,
             whichever is larger; None where it was not measured.
+        before_values: What was stored, channel by channel; for plots, and in no JSON.
+        after_values: What is stored now, likewise.
     """
 
     name: str
@@ -55,6 +59,8 @@ class RepairedLayer:
     after: Statistics | None
     standard_error: float | None = None
     residual: float | None = None
+    before_values: ChannelValues | None = None
+    after_values: ChannelValues | None = None
 
 
 @dataclass(frozen=True)

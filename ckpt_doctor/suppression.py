@@ -52,7 +52,7 @@ def path_ignores(patterns: Mapping[str, Sequence[str]]) -> tuple[PathIgnore, ...
     for pattern, texts in patterns.items():
         try:
             found.append(PathIgnore(pattern.rstrip("/"), frozenset(codes_of(texts))))
-        except BadRequest as error:
+        except BadRequest as error:  # noqa: PERF203 - the message names the entry
             raise BadRequest(f"per-path-ignores of {pattern}: {error}") from error
     return tuple(found)
 
@@ -74,6 +74,18 @@ def suppress(
     if baseline is not None:
         unused += _unused_entries(result, baseline, looked_for)
     return dataclasses.replace(result, unused_suppressions=tuple(unused))
+
+
+def hold_back(result: AuditResult, baseline: Baseline) -> AuditResult:
+    """Return `result` with those of its reported findings suppressed that `baseline` holds."""
+    parted = (_part(checkpoint, (), baseline) for checkpoint in result.checkpoints)
+    return dataclasses.replace(
+        result,
+        checkpoints=tuple(
+            dataclasses.replace(new, suppressed=(*old.suppressed, *new.suppressed))
+            for old, new in zip(result.checkpoints, parted, strict=True)
+        ),
+    )
 
 
 def at_least(result: AuditResult, severity: Severity) -> AuditResult:

@@ -8,6 +8,7 @@ command alone. A key that means nothing is an error: a typo must not switch a ga
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ import click
 
 from ckpt_doctor.cli.options import long_name
 from ckpt_doctor.errors import BadRequest
+
+# Options that name a file; in a configuration they mean one beside it, wherever the command runs.
+_FILES = ("baseline", "meta")
 
 
 def load(group: click.Group) -> dict[str, Any]:
@@ -97,9 +101,22 @@ def _value(path: Path, name: str, option: click.Option, value: Any) -> Any:
     if option.is_flag:
         return value
     if isinstance(value, dict):
-        value = [f"{key}={one}" for key, one in value.items()]
+        value = [
+            f"{_beside(path, key) if name == 'per-path-ignores' else key}={_joined(one)}" for key, one in value.items()
+        ]
     if option.multiple:
         return [str(one) for one in (value if isinstance(value, list) else [value])]
     if isinstance(value, list):
         raise BadRequest(f"{path}: {name} takes one value, not a list")
-    return str(value)
+    return _beside(path, value) if name in _FILES and isinstance(value, str) else str(value)
+
+
+def _joined(value: Any) -> str:
+    return ",".join(str(one) for one in value) if isinstance(value, list) else str(value)
+
+
+def _beside(path: Path, name: str) -> str:
+    """Return a file or pattern that a configuration at `path` names, from the working folder."""
+    if "://" in name or path.parent == Path.cwd():
+        return name
+    return os.path.join(os.path.relpath(path.parent), name)  # noqa: PTH118 - pathlib would strip `./`

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ckpt_doctor.cli.data_options import data_options, tidied
+from ckpt_doctor.cli.gate_options import Gate, failing, gate_options
 from ckpt_doctor.cli.options import pairs
-from ckpt_doctor.cli.terminal import Terminal, check_output
-from ckpt_doctor.errors import BadRequest
+from ckpt_doctor.cli.terminal import Terminal
 from ckpt_doctor.finding import SEVERITIES
 from ckpt_doctor.reports import REPORTS
 
@@ -35,6 +34,7 @@ _MOST_JOBS = 8  # Beyond that the disk or the memory bus is what one waits for.
     show_default=True,
     help="Exit 1 for findings of this severity or above.",
 )
+@gate_options
 @click.option("--quick", is_flag=True, help="Index and batch-norm statistics only; no checksums of the rest.")
 @click.option("--strict", is_flag=True, help="Exit 1 too where something about batch norm was not judged.")
 @click.option("--all", "all_listed", is_flag=True, help="Every checkpoint a `checkpoint` file lists, not the latest.")
@@ -61,6 +61,11 @@ def scan(
     jobs: int | None,
     meta: str | None,
     tolerance: float,
+    min_severity: str,
+    per_path_ignores: tuple[str, ...],
+    baseline: str | None,
+    write_baseline: str | None,
+    reports: tuple[str, ...],
     **data: Any,
 ) -> int:
     """Say what is wrong with checkpoints, and why.
@@ -72,9 +77,8 @@ def scan(
     """
     from ckpt_doctor.audit import scan as scan_paths
 
-    check_output("--output", output)
-    if output is not None and Path(output).resolve() in {Path(path).resolve() for path in paths}:
-        raise BadRequest(f"--output {output}: is what is to be scanned")
+    gate = Gate(min_severity, per_path_ignores, baseline, write_baseline, reports, fail_on)
+    gate.check(report, output, paths)
     with terminal.progress() as listener:
         result = scan_paths(
             paths,
@@ -90,8 +94,10 @@ def scan(
             model=data.pop("model"),
             data_options=tidied(data),
             progress=listener,
+            **gate.scan_options(report),
         )
-    terminal.report(REPORTS[report](result, terminal.style(output)), output)
+    result = gate.finish(terminal, result, report)
+    terminal.report(REPORTS[report](result, gate.style(terminal.style(output))), output)
     for error in result.errors:
         terminal.message(f"{error.path}: {error.message}")
     if not result.checkpoints and not result.errors:
@@ -103,7 +109,6 @@ def exit_code(result: AuditResult, *, fail_on: str, strict: bool) -> int:
     """Return 2 where there is no verdict on something, 1 for findings at or above `fail_on`, else 0."""
     if result.errors or not result.checkpoints:
         return 2
-    failing = () if fail_on == "never" else SEVERITIES[: SEVERITIES.index(fail_on) + 1]
-    if any(finding.severity in failing for one in result.checkpoints for finding in one.findings):
+    if any(finding.severity in failing(fail_on) for one in result.checkpoints for finding in one.findings):
         return 1
     return 1 if strict and result.summary.not_judged else 0

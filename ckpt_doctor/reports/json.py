@@ -56,7 +56,14 @@ def render_diff(result: DiffResult) -> str:
 
 def render_repair(result: RepairResult) -> str:
     """Return the document of `fix` and of its receipt, `ckpt-doctor/fix/1`."""
-    return _document("fix", version=ckpt_doctor.__version__, **_fields(result))
+    return _document("fix", version=ckpt_doctor.__version__, **_repair(result))
+
+
+def _repair(result: RepairResult) -> dict[str, Any]:
+    fields = _fields(result)
+    for layer in fields["layers"]:  # As below: for plots.
+        del layer["before_values"], layer["after_values"]
+    return fields
 
 
 def _checkpoint(checkpoint: CheckpointResult) -> dict[str, Any]:

@@ -1,0 +1,140 @@
+"""The options of `scan` that make it a gate: what is known, what is ignored where, and further reports of one run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from ckpt_doctor.cli.options import pairs
+from ckpt_doctor.cli.terminal import Terminal, check_output
+from ckpt_doctor.errors import BadRequest
+from ckpt_doctor.finding import SEVERITIES
+from ckpt_doctor.reports import REPORTS
+from ckpt_doctor.reports.interface import Style
+
+if TYPE_CHECKING:
+    from ckpt_doctor.result import AuditResult
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def gate_options(command: _Command) -> _Command:
+    """Add the options to a command, which gets them by the names of `Gate`."""
+    for option in reversed(
+        [
+            click.option("--min-severity", type=click.Choice(SEVERITIES), default="note", help="Report nothing less."),
+            click.option(
+                "--per-path-ignores", metavar="PATH=CODES", multiple=True, help="Not these rules for this path or glob."
+            ),
+            click.option("--baseline", metavar="FILE", help="Known findings, which are counted and not reported."),
+            click.option("--write-baseline", metavar="FILE", help="Make what is found now the known findings."),
+            click.option(
+                "--report", "reports", metavar="FORMAT=FILE", multiple=True, help="A further report of the same run."
+            ),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+@dataclass(frozen=True)
+class Gate:
+    """How findings are held back, and where reports go; the fields are the options.
+
+    Attributes:
+        min_severity: The least severity to report.
+        per_path_ignores: `PATH=CODES` texts.
+        baseline: The file of known findings.
+        write_baseline: The file to write them to.
+        reports: `FORMAT=FILE` texts.
+        fail_on: The least severity that fails the run, or `never`.
+    """
+
+    min_severity: str
+    per_path_ignores: tuple[str, ...]
+    baseline: str | None
+    write_baseline: str | None
+    reports: tuple[str, ...]
+    fail_on: str
+
+    def check(self, report: str, output: str | None, paths: Sequence[str]) -> None:
+        """Refuse, before anything is read, what could not be written at the end.
+
+        Raises:
+            BadRequest: A file cannot be written, or is what is to be scanned.
+            MissingExtra: A report needs what is not installed.
+        """
+        files = [("--output", output), ("--write-baseline", self.write_baseline)]
+        wanted = {report}
+        for text in self.reports:
+            kind, _, name = text.partition("=")
+            if kind not in REPORTS or not name:
+                raise BadRequest(f"--report {text}: must be FORMAT=FILE with FORMAT one of {', '.join(REPORTS)}")
+            wanted.add(kind)
+            files.append(("--report", name))
+        scanned = {Path(path).resolve() for path in paths}
+        for option, file in files:
+            check_output(option, file)
+            if file is not None and Path(file).resolve() in scanned:
+                raise BadRequest(f"{option} {file}: is what is to be scanned")
+        if "html" in wanted:
+            from ckpt_doctor.reports.html import check_installed
+
+            check_installed()
+        explicit = (
+            click.get_current_context().get_parameter_source("baseline") is click.core.ParameterSource.COMMANDLINE
+        )
+        if self.write_baseline is not None and self.baseline is not None and explicit:
+            raise BadRequest("--baseline and --write-baseline contradict each other; give one")
+
+    def scan_options(self, report: str) -> dict[str, Any]:
+        """Return the options of `ckpt_doctor.scan` that this comes to."""
+        kinds = {report, *(text.partition("=")[0] for text in self.reports)}
+        return {
+            "per_path_ignores": {
+                path: [codes] for path, codes in pairs("--per-path-ignores", self.per_path_ignores).items()
+            },
+            "baseline": None if self.write_baseline is not None else self.baseline,
+            "min_severity": self.min_severity,
+            "keep_values": "html" in kinds,
+        }
+
+    def style(self, style: Style) -> Style:
+        """Return how reports of a scan are to look."""
+        return replace(style, root=Path.cwd().as_posix(), failing=failing(self.fail_on))
+
+    def finish(self, terminal: Terminal, result: AuditResult, report: str) -> AuditResult:
+        """Write the baseline and what goes beside the report; return the result with the new baseline applied."""
+        if self.write_baseline is not None:
+            result = self._baseline(terminal, result, self.write_baseline)
+        for kind, file in (text.split("=", 1) for text in self.reports):
+            terminal.report(REPORTS[kind](result, self.style(terminal.style(file))), file)
+        summary = os.environ.get("GITHUB_STEP_SUMMARY")
+        if report == "github" and summary:
+            page = REPORTS["markdown"](result, self.style(terminal.style(summary)))
+            with Path(summary).open("a", encoding="utf-8") as file_of_step:
+                file_of_step.write(page)
+        return result
+
+    def _baseline(self, terminal: Terminal, result: AuditResult, file: str) -> AuditResult:
+        from ckpt_doctor import baseline
+        from ckpt_doctor.suppression import hold_back
+
+        if result.errors or not result.checkpoints:
+            # It would forget what was known of the paths that gave no verdict.
+            terminal.message(f"--write-baseline {file}: nothing written, because there is no verdict on some paths")
+            return result
+        terminal.report(baseline.render(result, file), file)
+        written = baseline.read(file)
+        terminal.message(f"{file}: {len(written.entries)} known findings written; scan with --baseline {file}")
+        return hold_back(result, written)
+
+
+def failing(fail_on: str) -> tuple[str, ...]:
+    """Return the severities that fail a run with `--fail-on` of this value."""
+    return () if fail_on == "never" else SEVERITIES[: SEVERITIES.index(fail_on) + 1]

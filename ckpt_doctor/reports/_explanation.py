@@ -1,0 +1,123 @@
+"""The documentation of a rule in parts: the docstring of its module, taken apart for reports that set it themselves."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+# Where the documentation of every rule stands, for reports that can hold a link.
+DOCUMENTATION = "https://github.com/ckpt-doctor/ckpt-doctor/blob/main/docs/rules.md"
+
+_HEADING = re.compile(r"(Usual cause|Repair|Source): ")
+
+
+@dataclass(frozen=True)
+class Block:
+    """One paragraph, or some lines of code.
+
+    Attributes:
+        text: Words in one line; code in its own lines, without the indentation that they share.
+        code: Whether it is code.
+        heading: `Usual cause`, `Repair`, `Source`, or empty for what the rule is about.
+    """
+
+    text: str
+    code: bool = False
+    heading: str = ""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What a rule says of itself.
+
+    Attributes:
+        code: `BN101`.
+        name: `missing-moving-mean`.
+        severity: The worst that it reports.
+        repair: What `fix` can do about it.
+        summary: One sentence, with a capital letter and without the code.
+        blocks: All the rest, in its order.
+    """
+
+    code: str
+    name: str
+    severity: str
+    repair: str
+    summary: str
+    blocks: tuple[Block, ...]
+
+    @property
+    def link(self) -> str:
+        """Where it is documented."""
+        return f"{DOCUMENTATION}#{self.code.lower()}"
+
+
+def explanations(codes: Sequence[str] = ()) -> tuple[Explanation, ...]:
+    """Return what the rules of these codes say of themselves, in report order; of all rules for no codes."""
+    from ckpt_doctor.rules import RULES  # It loads NumPy, which the command line's help does not need.
+
+    return tuple(
+        explain(rule.code, rule.name, rule.severity, rule.repair, rule.documentation)
+        for rule in RULES
+        if not codes or rule.code in codes
+    )
+
+
+def explain(code: str, name: str, severity: str, repair: str, documentation: str) -> Explanation:
+    """Return a rule's documentation in parts.
+
+    Args:
+        code: The rule's code.
+        name: Its name.
+        severity: The worst that it reports.
+        repair: What `fix` can do about it.
+        documentation: `CODE: summary.`, an empty line, then paragraphs; lines that are indented are code, except below
+            `Source:`, where they go on.
+    """
+    first, _, rest = documentation.partition("\n\n")
+    summary = " ".join(first.removeprefix(f"{code}: ").split())
+    blocks: list[Block] = []
+    for paragraph in rest.split("\n\n"):
+        words: list[str] = []
+        code_lines: list[str] = []
+        heading = ""
+        for line in [*paragraph.splitlines(), ""]:
+            found = _HEADING.match(line)
+            is_code = line.startswith("    ") and heading != "Source"
+            if code_lines and not is_code:
+                blocks.append(Block("\n".join(code_lines), code=True, heading=heading))
+                code_lines = []
+            if words and (is_code or found or not line):
+                blocks.append(Block(" ".join(words), heading=heading))
+                words = []
+            if found:
+                heading = found[1]
+                line = line[found.end() :]
+            if is_code:
+                code_lines.append(line[4:])
+            elif line:
+                words.append(line.strip())
+    return Explanation(code, name, severity, repair, summary[:1].upper() + summary[1:], tuple(blocks))
+
+
+def markdown(explanation: Explanation) -> str:
+    """Return the blocks of an explanation as Markdown."""
+    parts = []
+    said = ""
+    for block in explanation.blocks:
+        heading = f"**{block.heading}:** " if block.heading and block.heading != said else ""
+        said = block.heading
+        parts.append(f"```python\n{block.text}\n```" if block.code else f"{heading}{block.text}")
+    return "\n\n".join(parts)
+
+
+def plain(explanation: Explanation) -> str:
+    """Return the blocks of an explanation as text."""
+    parts = []
+    said = ""
+    for block in explanation.blocks:
+        heading = f"{block.heading}: " if block.heading and block.heading != said else ""
+        said = block.heading
+        parts.append(block.text if block.code else f"{heading}{block.text}")
+    return "\n\n".join(parts)
