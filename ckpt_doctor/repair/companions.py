@@ -16,6 +16,10 @@ from ckpt_doctor.checkpoint import Array
 
 # Where the decay is not known, so many updates are warm for every decay up to 0.99998.
 _MANY_STEPS = 1 << 20
+# Counters of updates: TensorFlow's zero-debiasing, and Sonnet 2's.
+_STEPS = ("local_step", "counter")
+# Copies of a statistic that must be what it is: exported twins, towers.
+COPIES = ("twin", "tower")
 # Below this share of the initial value, float32 no longer sees it.
 _COLD_SHARE = 2.0**-24
 
@@ -34,8 +38,8 @@ def warm_steps(decay: float | None, stored: float = 0.0) -> float:
 
 def companion_values(
     layer: BatchNormLayer, statistics: Mapping[str, Array], stored_steps: Mapping[str, float]
-) -> Iterator[tuple[str, Array]]:
-    """Yield name and new value of every variable that must agree with the new statistics.
+) -> Iterator[tuple[str, str, Array]]:
+    """Yield role, name and new value of every variable that must agree with the new statistics.
 
     Args:
         layer: The layer; its companions are those in the file and those that its model names.
@@ -49,17 +53,23 @@ def companion_values(
     spread = np.sqrt(statistics["moving_variance"] + epsilon)
     for key, name in named.items():
         of, _, role = key.rpartition("/")
-        steps_name = named.get(f"{of}/local_step", "")
-        steps = warm_steps(layer.momentum, stored_steps.get(steps_name, 0.0))
-        if role == "local_step":
-            yield name, np.array(steps)
-        elif role == "biased":
-            # tensorflow/python/training/moving_averages.py, `_zero_debias`: statistic = biased / (1 - d ** local_step).
+        counted = next((named[f"{of}/{word}"] for word in _STEPS if f"{of}/{word}" in named), "")
+        steps = warm_steps(layer.momentum, stored_steps.get(counted, 0.0))
+        if role in _STEPS:
+            yield role, name, np.array(steps)
+        elif role in ("biased", "hidden"):
+            # tensorflow/python/training/moving_averages.py, `_zero_debias`: statistic = biased / (1 - d ** local_step);
+            # sonnet/src/moving_averages.py does the same with `hidden` and `counter`.
             share = 1.0 if layer.momentum is None else 1.0 - layer.momentum**steps
-            yield name, statistics[of] * share
-        elif role == "shadow":
-            yield name, statistics[of]
+            yield role, name, statistics[of] * share
+        elif role == "shadow" or role.startswith(COPIES):
+            yield role, name, statistics[of]
         elif role == "renorm_mean":
-            yield name, statistics["moving_mean"]
+            yield role, name, statistics["moving_mean"]
         elif role in ("moving_stddev", "renorm_stddev"):
-            yield name, spread
+            yield role, name, spread
+        elif role in ("accu_mean", "accu_variance"):
+            # compare_gan keeps sums and their number (google/compare_gan, arch_ops.py): one of each says the same.
+            yield role, name, statistics[f"moving_{role.removeprefix('accu_')}"]
+        elif role == "accu_counter":
+            yield role, name, np.array(1.0)

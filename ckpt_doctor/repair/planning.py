@@ -13,7 +13,7 @@ from ckpt_doctor.errors import RepairRefused
 from ckpt_doctor.formats.interface import Changes
 from ckpt_doctor.graphs.meta_graph import MetaGraph
 from ckpt_doctor.graphs.saver import extend_saver
-from ckpt_doctor.repair.companions import companion_values
+from ckpt_doctor.repair.companions import COPIES, companion_values
 
 _STATISTICS = ("moving_mean", "moving_variance")
 
@@ -66,9 +66,9 @@ def _named_values(source: Checkpoint, plan: LayerPlan) -> list[tuple[str, Array]
         if (name := layer.variables.get(role) or layer.absent.get(role)) is not None
     ]
     statistics = {role: plan.values[role] for role in _STATISTICS}
-    for name, value in companion_values(layer, statistics, _stored_steps(source, layer)):
-        # What is only completed leaves companions that are there as they are.
-        if plan.method != "copy" or source.variable(name) is None or "/" in plan.method:
+    for role, name, value in companion_values(layer, statistics, _stored_steps(source, layer)):
+        # Statistics that only change their name leave the history beside them as it is.
+        if plan.method != "copy" or source.variable(name) is None or role.startswith(COPIES):
             named.append((name, np.asarray(value, np.float64)))
     return named
 
@@ -77,7 +77,7 @@ def _stored_steps(source: Checkpoint, layer: BatchNormLayer) -> dict[str, float]
     steps = {}
     for key, name in layer.companions.items():
         variable = source.variable(name)
-        if key.endswith("/local_step") and variable is not None:
+        if key.endswith(("/local_step", "/counter")) and variable is not None:
             steps[name] = float(variable.read().reshape(-1)[0])
     return steps
 
