@@ -72,8 +72,8 @@ def explain(code: str, name: str, severity: str, repair: str, documentation: str
         name: Its name.
         severity: The worst that it reports.
         repair: What `fix` can do about it.
-        documentation: `CODE: summary.`, an empty line, then paragraphs; lines that are indented are code, except below
-            `Source:`, where they go on.
+        documentation: `CODE: summary.`, an empty line, then paragraphs; lines that are indented after a full stop or a colon
+            are code, except below `Source:`.
     """
     first, _, rest = documentation.partition("\n\n")
     summary = " ".join(first.removeprefix(f"{code}: ").split())
@@ -84,7 +84,9 @@ def explain(code: str, name: str, severity: str, repair: str, documentation: str
         heading = ""
         for line in [*paragraph.splitlines(), ""]:
             found = _HEADING.match(line)
-            is_code = line.startswith("    ") and heading != "Source"
+            # Indented lines go on with a sentence that is not finished, and are code after one that is.
+            finished = bool(code_lines) or not words or words[-1].endswith((".", ":"))
+            is_code = line.startswith("    ") and heading != "Source" and finished
             if code_lines and not is_code:
                 blocks.append(Block("\n".join(code_lines), code=True, heading=heading))
                 code_lines = []

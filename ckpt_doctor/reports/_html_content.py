@@ -28,6 +28,7 @@ def page_of_scan(result: AuditResult, style: Style) -> Page:
         for number, checkpoint in enumerate(result.checkpoints)
         if style.detail != "less" or checkpoint.findings or checkpoint.not_judged
     ]
+    shown.sort(key=lambda pair: _rank(pair[1]))  # What is wrong comes first.
     values, left_out = fitting(
         (f"{key}l{number}", layer.status != "ok", _series(checkpoint.values.get(layer.name)))
         for key, checkpoint in shown
@@ -94,6 +95,12 @@ def _left_out(layers: int) -> tuple[str, ...]:
     if not layers:
         return ()
     return (f"The plots of {count(layers, 'layer')} are left out to keep this page small; scan fewer at a time.",)
+
+
+def _rank(checkpoint: CheckpointResult) -> int:
+    if checkpoint.findings:
+        return SEVERITIES.index(checkpoint.findings[0].severity)
+    return len(SEVERITIES) + (not checkpoint.not_judged)
 
 
 def _verdict(checkpoint: CheckpointResult) -> tuple[str, str]:
@@ -165,8 +172,11 @@ def _group(group: Group) -> GroupView:
 
 def _layers(key: str, checkpoint: CheckpointResult, plotted: set[str]) -> Table:
     measured = any(values.measured for values in checkpoint.values.values())
-    names = ["layer", "status", "known from", "channels", "mean: min", "median", "max"]
-    names += ["variance: min", "median", "max", "epsilon", *(["off in mean", "in variance"] if measured else [])]
+    # Columns that would say nothing, or the same in every row, only take room.
+    epsilon = any(layer.epsilon is not None for layer in checkpoint.batch_norm_layers)
+    names = ["layer", "status", "known from", "channels", "mean min", "median", "max"]
+    names += ["variance min", "median", "max"]
+    names += [*(["epsilon"] if epsilon else []), *(["off in mean", "in variance"] if measured else [])]
     rows = []
     for number, layer in enumerate(checkpoint.batch_norm_layers):
         values = checkpoint.values.get(layer.name)
@@ -178,7 +188,7 @@ def _layers(key: str, checkpoint: CheckpointResult, plotted: set[str]) -> Table:
             _number(layer.channels),
             *_spread(stored.mean if stored else None),
             *_spread(stored.variance if stored else None),
-            _number(layer.epsilon),
+            *([_number(layer.epsilon)] if epsilon else []),
             *(_distance(values, layer.epsilon or 0.0) if measured else ()),
         ]
         plot = f"{key}l{number}"
@@ -253,4 +263,4 @@ def _distance(values: LayerValues | None, epsilon: float) -> tuple[Cell, Cell]:
 
 
 def _number(value: float | int | None) -> Cell:
-    return _NONE if value is None else Cell(f"{value:.4g}" if isinstance(value, float) else f"{value}", value)
+    return _NONE if value is None else Cell(f"{value:.3g}" if isinstance(value, float) else f"{value}", value)

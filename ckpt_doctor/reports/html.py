@@ -48,6 +48,9 @@ def _page(page: Page) -> str:
     }
     # Names come from files that anyone may have made: whatever is no template of ours is escaped.
     engine = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    engine.filters["prose"] = lambda text: Markup("").join(
+        Markup("<code>{}</code>").format(part) if number % 2 else part for number, part in enumerate(text.split("`"))
+    )
     table = engine.from_string(parts["table.html"])
 
     def rendered(one: Table) -> Markup:

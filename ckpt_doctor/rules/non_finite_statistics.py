@@ -4,8 +4,8 @@ Inference subtracts the mean and divides by the root of the variance: a channel 
 every input, and what lies behind it too. Training does not notice, because it normalises with its own batch; so the
 loss may look healthy to the end.
 
-Usual cause: one batch with a NaN or an overflow. A moving average never forgets it: `d * NaN + (1 - d) * x` is NaN.
-    Also the variance of a batch of one value, which the unbiased estimate divides by zero.
+Usual cause: one batch with a NaN or an overflow, which a moving average never forgets (`d * NaN + (1 - d) * x` is NaN);
+    or the variance of a batch of one value, which the unbiased estimate divides by zero.
 Repair: estimate the statistics from data.
 Source: tensorflow/tensorflow issue 34062 (a batch of one), keras-team/tf-keras issue 379 (NaN at inference only).
 """

@@ -163,7 +163,8 @@
     lines.forEach((line, i) => {
       const points = [...line.data].map((value, channel) => [channel, value]);
       const drawn = points.filter(([, value]) => Number.isFinite(value));
-      if (channels > 1) {
+      // Among many channels, which have no order, lines would only hide the points.
+      if (channels > 1 && channels <= 128) {
         draw(svg, "path", { class: `s${i % 2}`, d: drawn.map(([c, v], n) => `${n ? "L" : "M"}${x(c).toFixed(1)} ${y(v).toFixed(1)}`).join("") });
       }
       const r = channels > 256 ? 1.2 : channels > 64 ? 1.8 : 2.6;
@@ -211,7 +212,8 @@
     const lost = data.length - finite.length;
     const bad = lost ? `, ${lost} not finite` : "";
     if (!finite.length) return `no finite value${bad}`;
-    return `${short(finite[0])} to ${short(finite.at(-1))}, median ${short(finite[finite.length >> 1])}${bad}`;
+    const middle = (finite[(finite.length - 1) >> 1] + finite[finite.length >> 1]) / 2;
+    return `${short(finite[0])} to ${short(finite.at(-1))}, median ${short(middle)}${bad}`;
   }
 
   function ticks(from, to, log) {
@@ -221,7 +223,7 @@
       for (let power = Math.ceil(from); power <= to; power += step) found.push(10 ** power);
       return found.length > 1 ? found : [10 ** from, 10 ** to];
     }
-    const raw = (to - from) / 4;
+    const raw = (to - from) / 6;
     const base = 10 ** Math.floor(Math.log10(raw));
     const step = [1, 2, 5, 10].map((factor) => factor * base).find((one) => one >= raw);
     const found = [];
