@@ -13,6 +13,7 @@ from ckpt_doctor.cli.terminal import Terminal, check_output
 from ckpt_doctor.errors import BadRequest
 
 METHODS = ("auto", "layerwise", "training", "debias", "copy")
+FORMATS = ("text", "json", "html")
 
 
 @click.command()
@@ -30,7 +31,7 @@ METHODS = ("auto", "layerwise", "training", "debias", "copy")
 @click.option("--force", is_flag=True, help="Repair layers that were trained in inference mode.")
 @click.option("--dry-run", is_flag=True, help="Say what would be set; write nothing.")
 @click.option("--full-verify", is_flag=True, help="Checksum every byte of what was written.")
-@click.option("--format", "report", type=click.Choice(["text", "json"]), default="text", help="Form of the report.")
+@click.option("--format", "report", type=click.Choice(FORMATS), default="text", help="Form of the report.")
 @click.option("--receipt", metavar="FILE", help="Also write the JSON report to FILE.")
 @click.pass_obj
 def fix(
@@ -62,8 +63,11 @@ def fix(
     _check(output, overwrite=overwrite, in_place=in_place, no_backup=no_backup, dry_run=dry_run)
     check_output("--receipt", receipt)
     from ckpt_doctor.repair import fix as repair
-    from ckpt_doctor.reports import json
+    from ckpt_doctor.reports import html, json
     from ckpt_doctor.reports import repair as text
+
+    if report == "html":
+        html.check_installed()
 
     with terminal.progress() as listener:
         result = repair(
@@ -84,8 +88,9 @@ def fix(
             **tidied(data),
         )
     if receipt is not None and result.output is not None:
-        Path(receipt).write_text(json.render_repair(result), encoding="utf-8")
-    terminal.report(json.render_repair(result) if report == "json" else text.render(result, terminal.style()))
+        Path(receipt).write_text(json.render_repair(result, terminal.style()), encoding="utf-8")
+    render = {"text": text.render, "json": json.render_repair, "html": html.render_repair}[report]
+    terminal.report(render(result, terminal.style()))
     return 0 if result.complete else 1
 
 

@@ -37,6 +37,7 @@ from ckpt_doctor.repair.proof import doubts, proven
 from ckpt_doctor.repair.targets import ESTIMATES, METHODS, Targets, choose
 from ckpt_doctor.repair.without_data import copied_statistics, debiased_statistics
 from ckpt_doctor.repair_result import FileHash, LeftLayer, Metric, RepairedLayer, RepairResult, Spread, Statistics
+from ckpt_doctor.result import ChannelValues
 from ckpt_doctor.rules.interface import Subject
 from ckpt_doctor.selection import Selection
 
@@ -136,7 +137,7 @@ def fix(
         unproven=unproven,
         allow_code=allow_code,
     )
-    source = with_model(open_checkpoint(checkpoint), model)
+    source = with_model(open_checkpoint(checkpoint), model, allow_code=allow_code)
     if output is not None:
         writing.check_output(source, str(output), overwrite=overwrite)
     judge = load_metric(metric) if metric is not None else None
@@ -191,7 +192,9 @@ def fix(
             backup=backup,
             full_verify=full_verify,
         )
-        after, after_findings = _judged(with_model(written.checkpoint, model), whole=not in_place or full_verify)
+        after, after_findings = _judged(
+            with_model(written.checkpoint, model, allow_code=allow_code), whole=not in_place or full_verify
+        )
         seen = work.observe(after)
     repaired, within = proven(result.layers, after, seen)
     changed = {plan.layer.name for plan in plans}
@@ -372,7 +375,16 @@ def _repaired(plan: LayerPlan) -> RepairedLayer:
         before=_described(before.get("moving_mean"), before.get("moving_variance")),
         after=_described(plan.values["moving_mean"], plan.values["moving_variance"]),
         standard_error=plan.standard_error,
+        before_values=_channels(before.get("moving_mean"), before.get("moving_variance")),
+        after_values=_channels(plan.values["moving_mean"], plan.values["moving_variance"]),
     )
+
+
+def _channels(mean: Array | None, variance: Array | None) -> ChannelValues | None:
+    if mean is None and variance is None:
+        return None
+    vectors = (None if one is None else tuple(np.asarray(one, np.float64).tolist()) for one in (mean, variance))
+    return ChannelValues(*vectors)
 
 
 def _described(mean: Array | None, variance: Array | None) -> Statistics | None:

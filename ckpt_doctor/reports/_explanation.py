@@ -72,8 +72,8 @@ def explain(code: str, name: str, severity: str, repair: str, documentation: str
         name: Its name.
         severity: The worst that it reports.
         repair: What `fix` can do about it.
-        documentation: `CODE: summary.`, an empty line, then paragraphs; lines that are indented after a full stop or a colon
-            are code, except below `Source:`.
+        documentation: `CODE: summary.`, an empty line, then paragraphs; lines that are indented after a full stop or
+            a colon are code, except below `Source:`.
     """
     first, _, rest = documentation.partition("\n\n")
     summary = " ".join(first.removeprefix(f"{code}: ").split())

@@ -21,6 +21,9 @@ if TYPE_CHECKING:  # They load NumPy and the formats, which a report does not ne
     from ckpt_doctor.listing import Listing
 
 
+_ANY = Style()
+
+
 def render(result: AuditResult, style: Style) -> str:
     """Return the document of a scan, `ckpt-doctor/scan/1`."""
     del style
@@ -54,8 +57,9 @@ def render_diff(result: DiffResult) -> str:
     return _document("diff", **_fields(result), equal=result.equal)
 
 
-def render_repair(result: RepairResult) -> str:
+def render_repair(result: RepairResult, style: Style = _ANY) -> str:
     """Return the document of `fix` and of its receipt, `ckpt-doctor/fix/1`."""
+    del style
     return _document("fix", version=ckpt_doctor.__version__, **_repair(result))
 
 
