@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from google.protobuf.message import DecodeError
 
 from ckpt_doctor.batchnorm import BatchNormLayer, Inventory
-from ckpt_doctor.capture import keras_door, meta_graph_door
+from ckpt_doctor.capture import keras_door, keras_models, meta_graph_door
 from ckpt_doctor.capture.data import DataOptions, read_samples
 from ckpt_doctor.capture.engine import Engine, distance
 from ckpt_doctor.capture.live import DEFAULT_LIMIT
@@ -100,8 +100,10 @@ def load_model(checkpoint: Checkpoint, inventory: Inventory, request: Request, o
         )
         left = dict.fromkeys(names, "the graph beside the checkpoint does not show where it normalises")
         return Loaded(program, meta, {name: reason for name, reason in left.items() if name not in sited})
-    if checkpoint.descriptions.keras_config is not None:
-        traced = keras_door.load(checkpoint, inventory.layers, names, allow_code=request.allow_code)
+    if keras_models.is_keras(checkpoint, request.model):
+        traced = keras_door.load(
+            checkpoint, inventory.layers, names, model=request.model, allow_code=request.allow_code
+        )
         return Loaded(traced.program, None, traced.left, traced.outputs)
     raise RepairRefused(
         f"{checkpoint.path}: no model lies with it (a .meta beside a bundle, or the config in a Keras file), so it "
@@ -109,19 +111,24 @@ def load_model(checkpoint: Checkpoint, inventory: Inventory, request: Request, o
     )
 
 
-def with_model(checkpoint: Checkpoint, model: str | None) -> Checkpoint:
-    """Return the checkpoint with the graph of `--model` in the place of its own.
+def with_model(checkpoint: Checkpoint, model: str | None, *, allow_code: bool = False) -> Checkpoint:
+    """Return the checkpoint with what `--model` says of its layers.
+
+    Args:
+        checkpoint: The checkpoint.
+        model: A `.meta`, or what describes a Keras model.
+        allow_code: Whether Python that a model file carries may run.
 
     Raises:
         BadRequest: The file is absent, or of a form that is not read.
     """
-    from dataclasses import replace
-
     if model is None:
         return checkpoint
     path = Path(model)
-    if path.suffix != ".meta" or checkpoint.format != "tensor-bundle":
-        raise BadRequest(f"--model {model}: a .meta file for a TensorFlow bundle is what can be named here")
+    if path.suffix != ".meta":
+        return keras_models.with_keras_config(checkpoint, model, allow_code=allow_code)
+    if checkpoint.format != "tensor-bundle":
+        raise BadRequest(f"--model {model}: a .meta describes a TensorFlow bundle, not {checkpoint.format}")
     try:
         data = path.read_bytes()
     except OSError as error:

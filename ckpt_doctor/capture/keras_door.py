@@ -7,29 +7,20 @@ graph comes cut open.
 
 from __future__ import annotations
 
-import json
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ckpt_doctor.batchnorm import BatchNormLayer
+from ckpt_doctor.capture.keras_models import load_keras, named
 from ckpt_doctor.capture.program import ModelInput, Program
-from ckpt_doctor.capture.runtime import keras, tensorflow
+from ckpt_doctor.capture.runtime import tensorflow
 from ckpt_doctor.checkpoint import Array, Checkpoint
 from ckpt_doctor.errors import RepairRefused
-from ckpt_doctor.formats import format_of
-from ckpt_doctor.formats.interface import Changes
 from ckpt_doctor.graphs.cut import CutGraph, CutSite, set_variables
 from ckpt_doctor.graphs.graph import Graph, split_tensor
-from ckpt_doctor.graphs.keras_config import BATCH_NORM_CLASSES
 from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
-
-_CODE_CLASSES = ("Lambda", "TFOpLambda", "SlicingOpLambda")
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,96 +39,37 @@ class KerasProgram:
 
 
 def load(
-    checkpoint: Checkpoint, layers: Sequence[BatchNormLayer], wanted: Iterable[str], *, allow_code: bool = False
+    checkpoint: Checkpoint,
+    layers: Sequence[BatchNormLayer],
+    wanted: Iterable[str],
+    *,
+    model: str | None = None,
+    allow_code: bool = False,
 ) -> KerasProgram:
     """Return the program that measures the wanted layers.
 
     Args:
-        checkpoint: A whole Keras model.
+        checkpoint: Gives the values, and the model where `model` does not.
         layers: Its batch-norm layers.
         wanted: Names of the layers that are cut open.
+        model: What `--model` names.
         allow_code: Whether Python that the file carries (Lambda layers) may run.
 
     Raises:
         RepairRefused: Keras cannot load or run the model, or it carries code.
     """
-    _refuse_code(checkpoint, allow_code)
-    legacy = _is_keras_2(checkpoint)
-    module = keras(legacy)
-    model = _load_model(module, checkpoint, layers, allow_code)
-    return _Trace(module, model, set(wanted)).program()
-
-
-def _is_keras_2(checkpoint: Checkpoint) -> bool:
-    """Return whether the file is of Keras 2, by the version that it carries.
-
-    tf.keras and tf_keras write TensorFlow's version there, also beyond 3; only Keras 3 leaves `:0` off its names.
-    """
-    version = str(checkpoint.attributes.get("keras_version", ""))
-    return checkpoint.format == "keras-hdf5" and (
-        version.startswith(("1.", "2.")) or any(variable.name.endswith(":0") for variable in checkpoint.variables)
-    )
-
-
-def _refuse_code(checkpoint: Checkpoint, allow_code: bool) -> None:
-    def classes(entry: Any) -> Iterator[str]:
-        if isinstance(entry, dict):
-            if isinstance(entry.get("class_name"), str):
-                yield entry["class_name"]
-            for value in entry.values():
-                yield from classes(value)
-        elif isinstance(entry, list):
-            for value in entry:
-                yield from classes(value)
-
-    found = sorted(set(classes(json.loads(checkpoint.descriptions.keras_config or "null"))) & set(_CODE_CLASSES))
-    if found and not allow_code:
-        raise RepairRefused(
-            f"{checkpoint.path}: the model holds {found[0]} layers, whose Python code comes from the file; if you "
-            "trust it, allow it with --allow-code"
-        )
-
-
-def _load_model(module: Any, checkpoint: Checkpoint, layers: Sequence[BatchNormLayer], allow_code: bool) -> Any:
-    """Return the Keras model; statistics that the file lacks are completed with 0 and 1 in a copy."""
-    with tempfile.TemporaryDirectory(prefix="ckpt-doctor-") as folder:
-        path = Path(checkpoint.path)
-        additions = completion(checkpoint, layers)
-        if additions:
-            completed = Path(folder) / path.name
-            format_of(checkpoint).rewrite(checkpoint, completed, Changes(values=additions))
-            path = completed
-        options: dict[str, Any] = {"compile": False}
-        if path.suffix == ".keras":
-            options["safe_mode"] = not allow_code
-        try:
-            return module.models.load_model(path, **options)
-        except (ValueError, TypeError, KeyError, OSError, AttributeError, ImportError, NotImplementedError) as error:
-            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise RepairRefused(f"{checkpoint.path}: Keras cannot load the model: {first}") from error
-
-
-def completion(checkpoint: Checkpoint, layers: Sequence[BatchNormLayer]) -> dict[str, Array]:
-    """Return initial values, mean 0 and variance 1, for the statistics that the file lacks."""
-    additions: dict[str, Array] = {}
-    for layer in layers:
-        for role, name in layer.absent.items():
-            if layer.channels is None:
-                raise RepairRefused(f"layer {layer.name}: nothing in the file tells how many channels it has")
-            like = next((v for n in layer.variables.values() if (v := checkpoint.variable(n)) is not None), None)
-            dtype = like.read().dtype if like is not None else np.dtype(np.float32)
-            additions[name] = np.full(layer.channels, float(role == "moving_variance")).astype(dtype)
-    return additions
+    loaded = load_keras(checkpoint, layers, model, allow_code=allow_code)
+    chosen = set(wanted)
+    return _Trace(loaded.model, {key: name for key, name in loaded.names.items() if name in chosen}).program()
 
 
 class _Trace:
     """Traces a model at inference with the wanted layers cut open."""
 
-    def __init__(self, module: Any, model: Any, wanted: set[str]) -> None:
+    def __init__(self, model: Any, names: Mapping[int, str]) -> None:
         self.tf = tensorflow()
-        self.module = module
         self.model = model
-        self.names = {id(layer): name for name, layer in _named(model).items() if name in wanted}
+        self.names = names
         self.sites: list[CutSite] = []
         self.left: dict[str, str] = {}
         self.graph: Any = None
@@ -166,7 +98,7 @@ class _Trace:
     @contextmanager
     def _cut_open(self) -> Iterator[None]:
         """Replace `call` of the batch-norm classes while tracing; the classes are left as they were found."""
-        classes = {type(layer) for layer in _named(self.model).values() if id(layer) in self.names}
+        classes = {type(layer) for layer in named(self.model).values() if id(layer) in self.names}
         owners = {owner for kind in classes for owner in kind.__mro__[:1]}
         originals = {owner: owner.__dict__.get("call") for owner in owners}
         try:
@@ -300,27 +232,3 @@ def _output_names(model: Any, outputs: Sequence[str]) -> list[str]:
         if names and len(names) == len(outputs)
         else [f"output_{number}" for number in range(len(outputs))]
     )
-
-
-def _named(model: Any) -> dict[str, Any]:
-    """Return the batch-norm layers of a model by the names that `graphs.keras_config` gives them."""
-    found: list[tuple[tuple[str, ...], Any]] = []
-    everything: list[str] = []
-
-    def visit(layer: Any, path: tuple[str, ...]) -> None:
-        inner = getattr(layer, "layers", None)
-        if isinstance(inner, list) and type(layer).__name__ not in BATCH_NORM_CLASSES:
-            for child in inner:
-                visit(child, (*path, child.name))
-            return
-        everything.append(path[-1])
-        if any(kind.__name__ in BATCH_NORM_CLASSES for kind in type(layer).__mro__):
-            found.append((path, layer))
-        for attribute in ("layer", "forward_layer", "backward_layer"):
-            child = getattr(layer, attribute, None)
-            if child is not None and hasattr(child, "name"):
-                visit(child, (*path, child.name))
-
-    for layer in model.layers:
-        visit(layer, (layer.name,))
-    return {path[-1] if everything.count(path[-1]) == 1 else "/".join(path): layer for path, layer in found}

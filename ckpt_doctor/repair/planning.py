@@ -55,7 +55,7 @@ def changes_of(source: Checkpoint, meta: MetaGraph | None, plans: Sequence[Layer
     new_meta = None
     if meta is not None and added and meta.saver is not None:
         new_meta = extend_saver(meta.proto, added).SerializeToString()
-    return Changes(values=values, meta_graph=new_meta, weight_names=_weight_names(source, plans))
+    return Changes(values=values, meta_graph=new_meta)
 
 
 def _named_values(source: Checkpoint, plan: LayerPlan) -> list[tuple[str, Array]]:
@@ -115,31 +115,3 @@ def _cast(
     if not np.isfinite(result.astype(np.float64)).all():
         raise RepairRefused(f"{name}: the new value {float(value.max()):.6g} does not fit into its type {dtype}")
     return result
-
-
-def _weight_names(source: Checkpoint, plans: Sequence[LayerPlan]) -> dict[str, tuple[str, ...]]:
-    """Return the order of weights for groups of a legacy Keras file that get statistics of several layers.
-
-    Keras lists a nested model's trainable weights first and the others after them, each in the order of the layers.
-    """
-    listed: Mapping[str, tuple[str, ...]] = source.attributes.get("weight_names", {})
-    root = source.attributes.get("root", "")
-    added: dict[str, list[str]] = {}
-    frozen: set[str] = set()
-    for plan in plans:
-        for role in _STATISTICS:
-            name = plan.layer.absent.get(role)
-            if name is None or not listed:
-                continue
-            group, _, weight = name[len(root) + 1 if root else 0 :].partition("/")
-            added.setdefault(group, []).append(weight)
-            if plan.layer.facts is not None and not plan.layer.facts.has_update_ops:
-                frozen.add(group)
-    several = {group: weights for group, weights in added.items() if len(weights) > len(_STATISTICS)}
-    refused = sorted(frozen & set(several))
-    if refused:
-        raise RepairRefused(
-            f"the group {refused[0]} holds several batch-norm layers, some of them frozen; in which order Keras "
-            "expects their weights then depends on the code that loads the file; save it with model.save to .keras"
-        )
-    return {group: (*listed.get(group, ()), *weights) for group, weights in several.items()}

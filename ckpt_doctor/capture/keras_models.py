@@ -1,0 +1,320 @@
+"""Keras models with the values of a checkpoint in them, however they are described.
+
+The model may lie in the file itself (`.h5`, `.keras`), in a Keras 2 SavedModel, or come from `--model`: another whole
+model, the JSON of its config, or a function that builds it. Values are always loaded by Keras or TensorFlow.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from google.protobuf.message import DecodeError
+
+from ckpt_doctor.batchnorm import BatchNormLayer
+from ckpt_doctor.capture.runtime import keras, tensorflow
+from ckpt_doctor.capture.user_code import call, is_reference, load_function
+from ckpt_doctor.checkpoint import Array, Checkpoint
+from ckpt_doctor.errors import BadRequest, RepairRefused
+from ckpt_doctor.formats import format_of
+from ckpt_doctor.formats.interface import Changes
+from ckpt_doctor.graphs.keras_config import BATCH_NORM_CLASSES
+from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
+
+_CODE_CLASSES = ("Lambda", "TFOpLambda", "SlicingOpLambda")
+# What loading a model raises for files that it cannot make sense of.
+_LOADING_ERRORS = (
+    ValueError,
+    TypeError,
+    KeyError,
+    OSError,
+    AttributeError,
+    ImportError,
+    NotImplementedError,
+    AssertionError,
+)
+# Keras puts the whole config of a model into its messages.
+_LONGEST_REASON = 300
+_WEIGHTS_ONLY = ("keras-weights-hdf5", "keras-weights-v3")
+
+
+@dataclass(frozen=True, eq=False)
+class KerasModel:
+    """A model with its values, and what its batch-norm layers are called in the inventory.
+
+    Attributes:
+        model: The Keras model.
+        names: `id` of a batch-norm layer to its name in the inventory.
+    """
+
+    model: Any
+    names: Mapping[int, str]
+
+
+def is_keras(checkpoint: Checkpoint, model: str | None) -> bool:
+    """Return whether the model of a checkpoint, or of `--model`, is a Keras model."""
+    if model is not None:
+        return not model.endswith(".meta")
+    beside = Path(checkpoint.path) / "keras_metadata.pb"
+    return checkpoint.descriptions.keras_config is not None or (checkpoint.format == "saved-model" and beside.is_file())
+
+
+def with_keras_config(checkpoint: Checkpoint, model: str, *, allow_code: bool) -> Checkpoint:
+    """Return a weights-only file with the config of `--model`, which says what its weights are."""
+    if checkpoint.format not in _WEIGHTS_ONLY:
+        return checkpoint
+    path = Path(model)
+    text = _text(path) if path.suffix == ".json" else build(model, allow_code=allow_code).to_json()
+    return replace(checkpoint, descriptions=replace(checkpoint.descriptions, keras_config=text))
+
+
+def load_keras(
+    checkpoint: Checkpoint, layers: Sequence[BatchNormLayer], model: str | None, *, allow_code: bool
+) -> KerasModel:
+    """Return the Keras model of a checkpoint, or of `--model` with the values of the checkpoint.
+
+    Raises:
+        BadRequest: `--model` names nothing that can be read.
+        RepairRefused: The model cannot be loaded, does not fit the values, or carries code.
+    """
+    refuse_code(checkpoint.path, checkpoint.descriptions.keras_config, allow_code)
+    if checkpoint.format == "saved-model":
+        return _from_saved_model(checkpoint, layers)
+    if checkpoint.format == "tensor-bundle":
+        assert model is not None
+        return _restored(checkpoint, layers, build(model, allow_code=allow_code))
+    with tempfile.TemporaryDirectory(prefix="ckpt-doctor-") as folder:
+        path = Path(checkpoint.path)
+        additions = completion(checkpoint, layers)
+        if additions:
+            completed = Path(folder) / path.name
+            format_of(checkpoint).rewrite(checkpoint, completed, Changes(values=additions))
+            path = completed
+        if checkpoint.format in _WEIGHTS_ONLY:
+            if model is None:
+                raise RepairRefused(f"{checkpoint.path}: holds weights only; name the model with --model")
+            built = build(model, allow_code=allow_code)
+            _loading(checkpoint.path, built.load_weights, str(path))
+        else:
+            options: dict[str, Any] = {"compile": False}
+            if path.suffix == ".keras":
+                options["safe_mode"] = not allow_code
+            built = _loading(checkpoint.path, keras(is_keras_2(checkpoint)).models.load_model, str(path), **options)
+    return KerasModel(built, {id(layer): name for name, layer in named(built).items()})
+
+
+def is_keras_2(checkpoint: Checkpoint) -> bool:
+    """Return whether a file is of Keras 2, by the version that it carries.
+
+    tf.keras and tf_keras write TensorFlow's version there, also beyond 3; only Keras 3 leaves `:0` off its names.
+    """
+    version = str(checkpoint.attributes.get("keras_version", ""))
+    return checkpoint.format == "keras-hdf5" and (
+        version.startswith(("1.", "2.")) or any(variable.name.endswith(":0") for variable in checkpoint.variables)
+    )
+
+
+def build(model: str, *, allow_code: bool) -> Any:
+    """Return the Keras model that `--model` names, with whatever values it comes with.
+
+    Raises:
+        BadRequest: There is no such file or function, or it gives no Keras model.
+        RepairRefused: Keras cannot load it, or it carries code.
+    """
+    tensorflow()
+    path = Path(model)
+    if is_reference(model) and not path.exists():
+        built = call("--model", model, load_function("--model", model))
+        if not hasattr(built, "layers") or not hasattr(built, "to_json"):
+            raise BadRequest(f"--model {model}: gives {type(built).__name__}; expected a Keras model")
+        return built
+    if not path.exists():
+        raise BadRequest(f"--model {model}: there is no such file")
+    if path.suffix == ".json":
+        text = _text(path)
+        refuse_code(model, text, allow_code)
+        # Keras 2 writes its version beside the config, Keras 3 does not.
+        return _loading(model, keras("keras_version" in json.loads(text)).models.model_from_json, text)
+    if path.suffix not in (".keras", ".h5", ".hdf5"):
+        raise BadRequest(f"--model {model}: a .meta, .keras, .h5, .json or MODULE:FUNCTION is what can be named here")
+    from ckpt_doctor.formats import open_checkpoint
+
+    described = open_checkpoint(model)
+    refuse_code(model, described.descriptions.keras_config, allow_code)
+    return _loading(model, keras(is_keras_2(described)).models.load_model, str(path), compile=False)
+
+
+def refuse_code(where: str, config: str | None, allow_code: bool) -> None:
+    """Refuse a config with layers whose Python code comes from the file.
+
+    Raises:
+        RepairRefused: It has some, and `allow_code` is false.
+    """
+
+    def classes(entry: Any) -> Iterator[str]:
+        if isinstance(entry, dict):
+            if isinstance(entry.get("class_name"), str):
+                yield entry["class_name"]
+            for value in entry.values():
+                yield from classes(value)
+        elif isinstance(entry, list):
+            for value in entry:
+                yield from classes(value)
+
+    try:
+        found = sorted(set(classes(json.loads(config or "null"))) & set(_CODE_CLASSES))
+    except (ValueError, RecursionError) as error:
+        raise RepairRefused(f"{where}: the model's config is no JSON: {error}") from error
+    if found and not allow_code:
+        raise RepairRefused(
+            f"{where}: the model holds {found[0]} layers, whose Python code comes from the file; if you trust it, "
+            "allow it with --allow-code"
+        )
+
+
+def completion(checkpoint: Checkpoint, layers: Sequence[BatchNormLayer]) -> dict[str, Array]:
+    """Return initial values, mean 0 and variance 1, for the statistics that the file lacks."""
+    additions: dict[str, Array] = {}
+    for layer in layers:
+        for role, name in layer.absent.items():
+            if layer.channels is None:
+                raise RepairRefused(f"layer {layer.name}: nothing in the file tells how many channels it has")
+            like = next((v for n in layer.variables.values() if (v := checkpoint.variable(n)) is not None), None)
+            dtype = like.read().dtype if like is not None else np.dtype(np.float32)
+            additions[name] = np.full(layer.channels, float(role == "moving_variance")).astype(dtype)
+    return additions
+
+
+def named(model: Any) -> dict[str, Any]:
+    """Return the batch-norm layers of a model by the names that `graphs.keras_config` gives them."""
+    found: list[tuple[tuple[str, ...], Any]] = []
+    everything: list[str] = []
+
+    def visit(layer: Any, path: tuple[str, ...]) -> None:
+        inner = getattr(layer, "layers", None)
+        if isinstance(inner, list) and type(layer).__name__ not in BATCH_NORM_CLASSES:
+            for child in inner:
+                visit(child, (*path, child.name))
+            return
+        everything.append(path[-1])
+        if any(kind.__name__ in BATCH_NORM_CLASSES for kind in type(layer).__mro__):
+            found.append((path, layer))
+        for attribute in ("layer", "forward_layer", "backward_layer"):
+            child = getattr(layer, attribute, None)
+            if child is not None and hasattr(child, "name"):
+                visit(child, (*path, child.name))
+
+    for layer in model.layers:
+        visit(layer, (layer.name,))
+    return {path[-1] if everything.count(path[-1]) == 1 else "/".join(path): layer for path, layer in found}
+
+
+def _from_saved_model(checkpoint: Checkpoint, layers: Sequence[BatchNormLayer]) -> KerasModel:
+    model = _loading(checkpoint.path, keras(legacy=True).models.load_model, checkpoint.path, compile=False)
+    return KerasModel(model, _names_by_object(checkpoint, layers, model)[1])
+
+
+def _restored(checkpoint: Checkpoint, layers: Sequence[BatchNormLayer], model: Any) -> KerasModel:
+    """Return a model with the values of an object-based checkpoint."""
+    tf = tensorflow()
+    attribute, names = _names_by_object(checkpoint, layers, model)
+    root = tf.train.Checkpoint(root=model) if attribute is None else tf.train.Checkpoint(**{attribute: model})
+    # Not `restore`: that also asks for the root's own save counter, which weights alone do not have.
+    status = _loading(checkpoint.path, root.read, checkpoint.path)
+    try:
+        status.assert_existing_objects_matched()
+    except AssertionError as error:
+        first = str(error).strip().splitlines()[0]
+        raise RepairRefused(f"{checkpoint.path}: does not hold all values of the model: {first}") from error
+    status.expect_partial()
+    return KerasModel(model, names)
+
+
+def _names_by_object(
+    checkpoint: Checkpoint, layers: Sequence[BatchNormLayer], model: Any
+) -> tuple[str | None, dict[int, str]]:
+    """Return under which attribute of the checkpoint's root the model lies, and the inventory's names of its layers.
+
+    The object graph of the file is walked along the paths that lead to the batch-norm layers in the live model.
+
+    Raises:
+        RepairRefused: The paths lead nowhere: it is another model.
+    """
+    tf = tensorflow()
+    try:
+        graph = pb.TrackableObjectGraph.FromString(checkpoint.descriptions.object_graph or b"")
+    except DecodeError as error:
+        raise RepairRefused(f"{checkpoint.path}: its object graph is damaged") from error
+    if not graph.nodes:
+        raise RepairRefused(f"{checkpoint.path}: has no object graph; --model can name the .meta of a TF1 checkpoint")
+    by_key = {key: layer.name for layer in layers for key in layer.variables.values()}
+    paths = _paths(tf.train.TrackableView(model), set(map(id, named(model).values())))
+    starts: list[tuple[str | None, int]] = [(None, 0)]
+    starts += [(child.local_name, child.node_id) for child in graph.nodes[0].children]
+    best: tuple[str | None, dict[int, str]] = (None, {})
+    for attribute, start in starts:
+        found = {}
+        for layer, path in paths.items():
+            node = _walk(graph, start, path)
+            keys = _keys(graph, node) if node is not None else ()
+            name = next((by_key[key] for key in keys if key in by_key), None)
+            if name is not None:
+                found[layer] = name
+        if len(found) > len(best[1]):
+            best = (attribute, found)
+    if not best[1]:
+        raise RepairRefused(f"{checkpoint.path}: none of its batch-norm layers lies where the model has its own")
+    return best
+
+
+def _paths(view: Any, wanted: set[int]) -> dict[int, tuple[str, ...]]:
+    """Return the shortest path from the root to every wanted object, breadth first as TensorFlow does it."""
+    found: dict[int, tuple[str, ...]] = {}
+    seen = {id(view.root)}
+    queue: list[tuple[Any, tuple[str, ...]]] = [(view.root, ())]
+    for item, path in queue:
+        if id(item) in wanted:
+            found[id(item)] = path
+        for name, child in view.children(item).items():
+            if id(child) not in seen:
+                seen.add(id(child))
+                queue.append((child, (*path, name)))
+    return found
+
+
+def _walk(graph: pb.TrackableObjectGraph, start: int, path: Sequence[str]) -> int | None:
+    number = start
+    for name in path:
+        following = {child.local_name: child.node_id for child in graph.nodes[number].children}.get(name)
+        if following is None or not 0 <= following < len(graph.nodes):
+            return None
+        number = following
+    return number
+
+
+def _keys(graph: pb.TrackableObjectGraph, number: int) -> list[str]:
+    keys = []
+    for child in graph.nodes[number].children:
+        if 0 <= child.node_id < len(graph.nodes):
+            keys += [attribute.checkpoint_key for attribute in graph.nodes[child.node_id].attributes]
+    return keys
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadRequest(f"--model {path}: cannot be read: {error}") from error
+
+
+def _loading(where: str, function: Any, *arguments: Any, **options: Any) -> Any:
+    try:
+        return function(*arguments, **options)
+    except (*_LOADING_ERRORS, tensorflow().errors.OpError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise RepairRefused(f"{where}: the model cannot be loaded: {first[:_LONGEST_REASON]}") from error
