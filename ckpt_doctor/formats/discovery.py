@@ -22,6 +22,7 @@ from ckpt_doctor.errors import CkptDoctorError, UnreadableCheckpoint
 from ckpt_doctor.formats import absent, by_name, recognise, tidy
 from ckpt_doctor.formats._bundle_index import FORMAT as BUNDLE
 from ckpt_doctor.formats._bundle_index import prefix_of
+from ckpt_doctor.formats._hdf5_open import is_sound, layout_at
 from ckpt_doctor.formats._state_file import State, read_state
 from ckpt_doctor.formats._storage import expand, is_file, is_folder, is_remote, join, names_in, read_head, split
 from ckpt_doctor.formats.interface import Format
@@ -190,8 +191,8 @@ class _Search:
         if is_remote(path) and named is None and sharded_name(path) is None:
             return False  # Every look at a remote file costs a round trip.
         form = recognise(path)
-        if form is None:
-            return False
+        if form is None or (form.name == "keras-hdf5" and layout_at(path) is None and is_sound(path)):
+            return False  # A whole HDF5 file that Keras did not write holds data, and is no damaged checkpoint.
         # By its bytes, or by a name that nothing else has.
         return form is not named or form.name in _CLEAR_NAMES or _bytes_say(form, path)
 

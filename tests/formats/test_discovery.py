@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -202,3 +203,9 @@ def test_unknown_bytes(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").rename(tmp_path / "m.ckpt")
     with pytest.raises(UnreadableCheckpoint, match="text file"):
         open_checkpoint(tmp_path / "m.ckpt")
+
+
+def test_a_data_file_in_hdf5_is_passed_over_in_a_folder(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "data.h5", "w") as file:
+        file["images"] = np.zeros((3, 2))
+    assert discover([str(tmp_path)]).checkpoints == ()
