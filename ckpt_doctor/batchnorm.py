@@ -24,6 +24,9 @@ _STEPS = re.compile(
     r"(^|/)(global_step|_?iterations?|iter)$|^optimizer/vars/0$|^optimizer_weights/.*(iterations?|iter)$"
 )
 
+# Lists that a TensorFlow 2 export keeps its variables in.
+_LISTED = re.compile(r"^(?P<list>_?[a-z_]*variables)/\d+/\.ATTRIBUTES/VARIABLE_VALUE$")
+
 
 @dataclass(frozen=True, eq=False)
 class BatchNormLayer:
@@ -107,11 +110,13 @@ def take_inventory(checkpoint: Checkpoint, facts: ModelFacts | None) -> Inventor
             continue
         claimed |= {*layer.variables.values(), *layer.companions.values()}
         (layers if _is_here(checkpoint, layer, described) else unmatched).append(layer)
-    grouped = _by_name(checkpoint, claimed, facts)
+    twins = _twins(checkpoint, claimed)
+    grouped = _by_name(checkpoint, claimed | set(twins), facts)
     layers, grouped = _with_drifted(checkpoint, layers, unmatched, grouped)
     layers = [_with_relatives(layer, grouped, checkpoint) for layer in layers]
     layers += [_named(checkpoint, group) for group in grouped.layers]
-    others = grouped.others
+    layers = [_with_twins(layer, twins) for layer in layers]
+    others = grouped.others | dict.fromkeys(twins, "twin")
     for layer in layers:
         for name in (*layer.variables.values(), *layer.companions.values()):
             others.pop(name, None)
@@ -141,7 +146,7 @@ def _described(checkpoint: Checkpoint, evidence: Evidence, facts: LayerFacts) ->
         variables=present,
         absent=absent,
         companions=companions,
-        evidence=evidence,
+        evidence=facts.evidence or evidence,
         channels=facts.channels,
         epsilon=facts.epsilon,
         momentum=facts.momentum,
@@ -227,6 +232,38 @@ def _with_drifted(
     gone = {id(group) for group in found.values()}
     grouped.layers = [group for group in grouped.layers if id(group) not in gone]
     return layers, grouped
+
+
+def _twins(checkpoint: Checkpoint, claimed: set[str]) -> dict[str, str]:
+    """Return the variables that are further copies of others, each with the one that it copies.
+
+    `export` of Keras 3 lists every variable in `variables` and in `_all_variables`; only the name for people tells.
+    """
+    by_label: dict[str, dict[str, str]] = {}
+    for variable in checkpoint.variables:
+        listed = _LISTED.match(variable.name)
+        if listed is not None and variable.label:
+            by_label.setdefault(variable.label, {}).setdefault(listed["list"], variable.name)
+    found: dict[str, str] = {}
+    for names in by_label.values():
+        first = next((name for name in names.values() if name in claimed), None) or names[max(names)]
+        shape = _shape(checkpoint, first)
+        found |= {name: first for name in names.values() if name != first and _shape(checkpoint, name) == shape}
+    return {name: first for name, first in found.items() if name not in claimed}
+
+
+def _shape(checkpoint: Checkpoint, name: str) -> tuple[int, ...] | None:
+    variable = checkpoint.variable(name)
+    return None if variable is None else variable.shape
+
+
+def _with_twins(layer: BatchNormLayer, twins: Mapping[str, str]) -> BatchNormLayer:
+    companions, copies = dict(layer.companions), dict(layer.copies)
+    for name, first in twins.items():
+        for role, own in layer.variables.items():
+            if own == first:
+                (companions if role in STATISTICS else copies)[f"{role}/twin"] = name
+    return replace(layer, companions=companions, copies=copies)
 
 
 def _named(checkpoint: Checkpoint, group: Group) -> BatchNormLayer:

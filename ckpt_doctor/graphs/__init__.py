@@ -1,4 +1,4 @@
-"""What models say about themselves: `.meta`, object graphs, Keras configs. Facts only, no TensorFlow."""
+"""What models say about themselves: `.meta`, SavedModels, object graphs, Keras configs. Facts only, no TensorFlow."""
 
 from __future__ import annotations
 
@@ -19,6 +19,17 @@ def describe(checkpoint: Checkpoint) -> ModelFacts | None:
         except DecodeError:
             where = descriptions.meta_graph_path or "the .meta"
             return ModelFacts("graph", problems=(f"{where} is damaged: it is no MetaGraphDef; its model was not read",))
+    if descriptions.saved_model is not None:
+        from google.protobuf.message import DecodeError
+
+        from ckpt_doctor.graphs.saved_model import describe_saved_model
+
+        labels = {variable.name: variable.label for variable in checkpoint.variables if variable.label}
+        try:
+            return describe_saved_model(descriptions.saved_model, descriptions.object_graph, labels)
+        except DecodeError:
+            problem = f"{checkpoint.path}: saved_model.pb is damaged: it is no SavedModel; its model was not read"
+            return ModelFacts("graph", problems=(problem,))
     if descriptions.keras_config is not None:
         from ckpt_doctor.graphs.keras_config import describe_keras
 

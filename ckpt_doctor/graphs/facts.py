@@ -76,6 +76,7 @@ class LayerFacts:
             where the model does not say.
         gradient_trains: Whether a gradient is applied to a statistic.
         initial: Mean and variance that its averages start at: `0/1`, `0/0`, or None where the model does not say.
+        evidence: The kind of description, where it is not that of the whole model.
     """
 
     name: str
@@ -94,6 +95,7 @@ class LayerFacts:
     trained: bool | None = None
     gradient_trains: bool = False
     initial: str | None = "0/1"
+    evidence: Evidence | None = None
 
 
 @dataclass(frozen=True)

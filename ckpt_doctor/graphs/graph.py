@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Any
@@ -27,6 +28,8 @@ PASS_THROUGH = frozenset(
     "Identity StopGradient Reshape Squeeze ExpandDims Cast ReadVariableOp Enter RefEnter Snapshot PreventGradient "
     "CheckNumerics EnsureShape RefIdentity".split()
 )
+# What a partitioner adds to the names of the parts of a variable; files hold it whole, without.
+PART = re.compile(r"/part_\d+$")
 VARIABLE_OPS = frozenset("VariableV2 Variable VarHandleOp AutoReloadVariable".split())
 
 
@@ -134,8 +137,15 @@ class Graph:
         return tensor
 
     def variable(self, tensor: str) -> str | None:
-        """Return the name of the variable's node that `tensor` is read from, or None."""
+        """Return the name of the variable's node that `tensor` is read from, or None.
+
+        Of a variable that is stored in parts, that of the first part.
+        """
         node = self.producer(self.source(tensor))
+        if node is not None and node.op == "ConcatV2":
+            parts = [self.producer(self.source(name)) for name in self.inputs(node)[:-1]]
+            if parts and all(part is not None and PART.search(part.name) for part in parts):
+                node = parts[0]
         return node.name if node is not None and node.op in VARIABLE_OPS else None
 
     def constant(self, tensor: str, depth: int = 20) -> npt.NDArray[Any] | None:

@@ -7,35 +7,25 @@ variables a layer reads; training says which it updates and with which decay; bo
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from functools import cached_property
 
 from ckpt_doctor.graphs.dropout import bypass_dropout
-from ckpt_doctor.graphs.facts import Companion, LayerFacts, Mode, ModelFacts, Site
-from ckpt_doctor.graphs.graph import DTYPES, Graph, plain_dtype
+from ckpt_doctor.graphs.facts import LayerFacts, ModelFacts
+from ckpt_doctor.graphs.graph import DTYPES, PART, VARIABLE_OPS, Graph, plain_dtype, split_tensor, tensor_name
+from ckpt_doctor.graphs.inline import inline
+from ckpt_doctor.graphs.layers import Gathered, belongs, companions_of, gather, names_of, scope_of
 from ckpt_doctor.graphs.saver import Saver, read_saver
-from ckpt_doctor.graphs.sites import FoundSite, find_sites
-from ckpt_doctor.graphs.specialise import specialise, training_switches
-from ckpt_doctor.graphs.updates import assigned_variables, decay_of, gradient_updates, run_together, update_nodes
+from ckpt_doctor.graphs.sites import find_sites
+from ckpt_doctor.graphs.specialise import resolve_tensor, specialise, training_switches
+from ckpt_doctor.graphs.updates import (
+    decay_of,
+    gradient_updates,
+    initial_value,
+    run_together,
+    trained_variables,
+    update_nodes,
+)
 from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
-
-# Last components of the names of variables that belong to a statistic
-# (tensorflow/python/training/moving_averages.py: `_zero_debias`).
-_ZERO_DEBIAS = ("biased", "local_step")
-
-
-@dataclass(eq=False)
-class _Gathered:
-    """What is known of one layer while its sites are being collected."""
-
-    moving_mean: str | None
-    moving_variance: str | None
-    gamma: str | None = None
-    beta: str | None = None
-    sites: list[Site] = field(default_factory=list)
-    modes: set[str] = field(default_factory=set)
-    node: str = ""
-    order: int = 0
 
 
 class MetaGraph:
@@ -45,11 +35,15 @@ class MetaGraph:
         proto: The `MetaGraphDef`.
         graph: Its whole graph.
         switches: The boolean nodes that switch training on and off, with the value that means inference.
+        serves: Whether it is looked at as what answers requests: only what its signatures give counts, in the mode in
+            which they give it.
     """
 
-    def __init__(self, proto: pb.MetaGraphDef) -> None:
+    def __init__(self, proto: pb.MetaGraphDef, *, serves: bool = False) -> None:
         self.proto = proto
-        self.graph = Graph(proto.graph_def)
+        graph, self._written = inline(proto.graph_def)
+        self.graph = Graph(graph)
+        self.serves = serves and bool(self._outputs)
         self.switches = self._inference_values()
 
     @classmethod
@@ -68,14 +62,58 @@ class MetaGraph:
         what they do.
         """
         values = dict.fromkeys(training_switches(self.graph), False)
+        fixed = self._defaults(values) if self.serves else {}
+        values |= fixed
+        stored, batch = self._count(values)
         for name in values:
+            if not batch:
+                break
+            if name in fixed:
+                continue
             flipped = {**values, name: True}
-            if self._stored(flipped) > self._stored(values):
-                values = flipped
+            more, fewer = self._count(flipped)
+            if more > stored:
+                values, stored, batch = flipped, more, fewer
         return values
 
-    def _stored(self, switches: Mapping[str, bool]) -> int:
-        return sum(found.statistics == "stored" for found in find_sites(specialise(self.graph, switches)))
+    @property
+    def _outputs(self) -> list[str]:
+        """The tensors that the signatures give."""
+        return [
+            self._written.get(tensor_name(info.name), info.name)
+            for key, signature in self.proto.signature_def.items()
+            for info in signature.outputs.values()
+            if not key.startswith("__saved_model") and info.name
+        ]
+
+    @cached_property
+    def _served(self) -> frozenset[str] | None:
+        """The nodes of `inference` that the signatures need; None where all count."""
+        if not self.serves:
+            return None
+        wanted = (resolve_tensor(self.graph, self.switches, tensor) for tensor in self._outputs)
+        return frozenset(self.inference.ancestors(split_tensor(tensor)[0] for tensor in wanted))
+
+    def _defaults(self, switches: Iterable[str]) -> dict[str, bool]:
+        """Return the values of the switches that no signature feeds, and that therefore keep their defaults."""
+        fed = {
+            split_tensor(info.name)[0]
+            for signature in self.proto.signature_def.values()
+            for info in signature.inputs.values()
+        }
+        found: dict[str, bool] = {}
+        for name in switches:
+            node = self.graph.nodes[name]
+            if node.op == "PlaceholderWithDefault" and name not in fed:
+                default = self.graph.constant(self.graph.inputs(node)[0])
+                if default is not None and default.size == 1:
+                    found[name] = bool(default.reshape(-1)[0])
+        return found
+
+    def _count(self, switches: Mapping[str, bool]) -> tuple[int, int]:
+        """Return how many sites read stored statistics, and how many take those of their batch."""
+        kinds = [found.statistics for found in find_sites(specialise(self.graph, switches))]
+        return kinds.count("stored"), kinds.count("batch")
 
     @cached_property
     def _without_dropout(self) -> tuple[Graph, tuple[str, ...]]:
@@ -104,7 +142,7 @@ class MetaGraph:
     @cached_property
     def saved_names(self) -> dict[str, str]:
         """Variable node to its name in the file: the saver's, else the variable's own."""
-        names = {node.name: _own_name(node) for node in self.graph.of_op(("VariableV2", "Variable", "VarHandleOp"))}
+        names = {node.name: PART.sub("", _own_name(node)) for node in self.graph.of_op(VARIABLE_OPS)}
         if self.saver is not None:
             names.update({node: name for name, node in self.saver.saved.items()})
         return names
@@ -120,51 +158,27 @@ class MetaGraph:
     @cached_property
     def facts(self) -> ModelFacts:
         """What the graph says about batch norm."""
-        layers, other, not_judged = self._gather()
+        found = gather(self.inference, None if self.serves else self.training, self._served)
         gradients = gradient_updates(self.graph)
         return ModelFacts(
             evidence="graph",
-            layers=tuple(self._layer(item, name, gradients) for item, name in zip(layers, _names(layers), strict=True)),
+            layers=tuple(
+                self._layer(item, name, gradients)
+                for item, name in zip(found.layers, names_of(found.layers), strict=True)
+            ),
             saved=None if self.saver is None else frozenset(self.saver.saved),
-            trains=bool(gradients),
-            other_normalization=frozenset(other),
-            not_judged=tuple(not_judged),
+            trains=bool(gradients) and not self.serves,
+            other_normalization=frozenset(found.other),
+            not_judged=tuple(found.not_judged),
         )
 
-    def _gather(self) -> tuple[list[_Gathered], set[str], list[tuple[str, str]]]:
-        layers: dict[object, _Gathered] = {}
-        other: set[str] = set()
-        not_judged: list[tuple[str, str]] = []
-        for graph, counts in ((self.inference, True), (self.training, False)):
-            for found in find_sites(graph):
-                if found.statistics == "other":
-                    other.add(_scope(found.node))
-                    continue
-                if found.statistics == "unknown":
-                    if counts:
-                        not_judged.append(
-                            (found.node, "it normalises with statistics of an origin that is not understood")
-                        )
-                    continue
-                mean, variance = _statistic_variables(graph, found)
-                gamma, beta = _variable(graph, found.site.scale), _variable(graph, found.site.offset)
-                key = mean or variance or (gamma, beta) if (mean or variance or gamma or beta) else found.node
-                item = layers.setdefault(key, _Gathered(mean, variance, order=len(layers)))
-                item.gamma, item.beta = item.gamma or gamma, item.beta or beta
-                item.moving_mean, item.moving_variance = item.moving_mean or mean, item.moving_variance or variance
-                item.node = item.node or found.node
-                item.modes.add(found.statistics if counts else f"training-{found.statistics}")
-                if counts:
-                    item.sites.append(found.site)
-        return list(layers.values()), other, not_judged
-
-    def _layer(self, item: _Gathered, name: str, gradients: set[str]) -> LayerFacts:
-        mode = _mode(item.modes)
+    def _layer(self, item: Gathered, name: str, gradients: set[str]) -> LayerFacts:
+        mode = item.mode
         statistics = [variable for variable in (item.moving_mean, item.moving_variance) if variable]
         # Looked for where the training switch is resolved: inside a cond, an update writes through a Switch.
         updates = update_nodes(self.training, statistics)
         has_updates = bool(statistics) and all(updates[variable] for variable in statistics)
-        companions = tuple(_companions(self.graph, self.saved_names, item))
+        companions = tuple(companions_of(self.graph, self.saved_names, item))
         channels = self._channels((*statistics, item.gamma, item.beta))
         decays = (decay_of(self.training, variable) for variable in self._averaged(statistics))
         saved = self.saved_names
@@ -184,8 +198,49 @@ class MetaGraph:
             updates_run=self._updates_run(gradients, updates)
             if gradients and mode != "stored" and statistics
             else None,
-            trained=None if not gradients else mode in ("switch", "batch"),
+            trained=None if not gradients or self.serves or self._may_be_unfed(item) else mode in ("switch", "batch"),
+            gradient_trains=bool(set(statistics) & self._trained_by_gradient),
+            initial=self._initial(item),
         )
+
+    @cached_property
+    def _trained_by_gradient(self) -> frozenset[str]:
+        return trained_variables(self.graph)
+
+    def _may_be_unfed(self, item: Gathered) -> bool:
+        """Return whether a switch with a default may have been left at inference during training.
+
+        Keras' learning phase in TF1 is inference unless the training loop feeds it.
+        """
+        if item.mode != "switch":
+            return False
+        deciding = [
+            self.graph.nodes[name] for name in self.switches if name in self.graph.nodes and self._decides(name, item)
+        ]
+        return bool(deciding) and all(
+            node.op == "PlaceholderWithDefault"
+            and (default := self.graph.constant(self.graph.inputs(node)[0])) is not None
+            and bool(default.reshape(-1)[0]) == self.switches[node.name]
+            for node in deciding
+        )
+
+    def _decides(self, switch: str, item: Gathered) -> bool:
+        if len(self.switches) == 1:
+            return True
+        scope = scope_of(item.node)
+        return any(name.startswith(f"{scope}/") for name in self.graph.descendants([switch])) if scope else True
+
+    def _initial(self, item: Gathered) -> str | None:
+        """Return what the averages start at, by their initialisers."""
+        values = [
+            None if variable is None else initial_value(self.graph, variable)
+            for variable in (item.moving_mean, item.moving_variance)
+        ]
+        if values == [0.0, 1.0]:
+            return "0/1"
+        if values == [0.0, 0.0]:
+            return "0/0"
+        return None if any(value is not None for value in values) else "0/1"
 
     def _updates_run(self, gradients: set[str], updates: Mapping[str, list[str]]) -> bool:
         return all(updates.values()) and run_together(self.graph, gradients, updates.values())
@@ -194,7 +249,7 @@ class MetaGraph:
         """Return the statistics, and the zero-debiased averages behind them, which hold the decay."""
         names = list(statistics)
         biased = [node for node in self.graph.nodes if node.endswith("/biased")]
-        return names + [node for node in biased if any(_belongs(node[: -len("/biased")], name) for name in names)]
+        return names + [node for node in biased if any(belongs(node[: -len("/biased")], name) for name in names)]
 
     def _channels(self, variables: Iterable[str | None]) -> int | None:
         for name in variables:
@@ -221,73 +276,6 @@ def _own_name(node: pb.NodeDef) -> str:
     return shared.decode("utf-8", "replace") if node.op == "VarHandleOp" and shared else node.name
 
 
-def _variable(graph: Graph, tensor: str | None) -> str | None:
-    return graph.variable(tensor) if tensor else None
-
-
 def _seven_digits(value: float) -> float:
     """Return a float32 as its author wrote it: 0.001, not 0.0010000000474974513."""
     return float(f"{value:.7g}")
-
-
-def _statistic_variables(graph: Graph, found: FoundSite) -> tuple[str | None, str | None]:
-    """Return the variables' nodes of mean and variance: those read, or those that the moments are averaged into."""
-    if found.statistics == "stored":
-        pair = [graph.variable(tensor) for tensor in (found.mean, found.variance)]
-        for number, tensor in enumerate((found.mean, found.variance)):
-            node = graph.producer(graph.source(tensor))
-            if pair[number] is None and node is not None and node.op == "Maximum":
-                pair[number] = graph.variable(graph.inputs(node)[0])
-        return pair[0], pair[1]
-    result = []
-    for tensor in (found.mean, found.variance):
-        stored = [name for name in assigned_variables(graph, graph.source(tensor)) if not name.endswith(_ZERO_DEBIAS)]
-        result.append(stored[0] if stored else None)
-    # Both moments of the fused op lead to one variable only if something went wrong: then none is believed.
-    return (result[0], result[1]) if result[0] != result[1] or result[0] is None else (None, None)
-
-
-def _mode(modes: set[str]) -> Mode:
-    if "stored" in modes:
-        return "switch" if "training-batch" in modes else "stored"
-    return "batch" if "batch" in modes or "training-batch" in modes else "unknown"
-
-
-def _scope(name: str) -> str:
-    return name.rpartition("/")[0]
-
-
-def _belongs(base: str, statistic: str) -> bool:
-    """Return whether companions under `base` are those of `statistic`, also where the scope is doubled."""
-    return base == statistic or (
-        base.endswith("/" + statistic) and statistic.startswith(base[: -len(statistic) - 1] + "/")
-    )
-
-
-def _companions(graph: Graph, saved: Mapping[str, str], item: _Gathered) -> Iterable[Companion]:
-    for role, statistic in (("moving_mean", item.moving_mean), ("moving_variance", item.moving_variance)):
-        if statistic is None:
-            continue
-        for node, name in saved.items():
-            base, _, last = node.rpartition("/")
-            if last in _ZERO_DEBIAS and _belongs(base, statistic):
-                yield Companion(name, last, role)
-
-
-def _names(layers: list[_Gathered]) -> list[str]:
-    """Return a name for each layer: the scope of its statistics, or what else tells it from the others."""
-    names = []
-    for item in layers:
-        anchor = item.moving_mean or item.moving_variance or item.gamma or item.beta
-        scope = _scope(anchor) if anchor else _scope(_scope(item.node)) or _scope(item.node) or item.node
-        marker = scope.find("/moments/")
-        if marker >= 0 or scope.endswith("/moments"):
-            scope = scope[: marker if marker >= 0 else -len("/moments")]
-            half = scope[: len(scope) // 2]
-            scope = half if scope == f"{half}/{half}" else scope
-        names.append(scope or anchor or item.node)
-    repeated = {name for name in names if names.count(name) > 1}
-    return [
-        (item.moving_mean or item.gamma or item.beta or item.node) if name in repeated else name
-        for item, name in zip(layers, names, strict=True)
-    ]

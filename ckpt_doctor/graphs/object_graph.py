@@ -7,6 +7,9 @@ Source: tensorflow/core/protobuf/trackable_object_graph.proto.
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 from google.protobuf.message import DecodeError
 
 from ckpt_doctor.graphs.facts import Companion, LayerFacts, ModelFacts
@@ -16,6 +19,8 @@ _SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 # Keras' names, then Sonnet 2's.
 _GAMMA = ("gamma", "scale")
 _BETA = ("beta", "offset")
+_RENORM = ("renorm_mean", "renorm_stddev", "moving_stddev")
+_OTHER_NORMALIZATION = re.compile(r"layer_?norm|group_?norm|instance_?norm|rms_?norm", re.IGNORECASE)
 
 
 def describe_objects(data: bytes) -> ModelFacts:
@@ -24,24 +29,70 @@ def describe_objects(data: bytes) -> ModelFacts:
         graph = pb.TrackableObjectGraph.FromString(data)
     except DecodeError:
         return ModelFacts("object-graph", problems=("the object graph is damaged: it is no TrackableObjectGraph",))
-    layers: dict[str, LayerFacts] = {}
+    layers: dict[str, tuple[LayerFacts, str]] = {}
+    other: set[str] = set()
+    trained = _slotted(graph)
     for node in graph.nodes:
         children = {child.local_name: child.node_id for child in node.children}
         if "moving_mean" not in children or "moving_variance" not in children:
+            other |= _other_normalization(graph, children)
             continue
         companions: list[Companion] = []
         mean = _statistic(graph, children["moving_mean"], "moving_mean", companions)
         variance = _statistic(graph, children["moving_variance"], "moving_variance", companions)
         if mean is None and variance is None:
             continue
-        gamma = next((_key(graph, children[name]) for name in _GAMMA if name in children), None)
-        beta = next((_key(graph, children[name]) for name in _BETA if name in children), None)
-        owner = _owner(graph, children["moving_mean"], mean or variance or "")
-        layers.setdefault(
-            mean or variance or owner,
-            LayerFacts(owner, gamma, beta, mean, variance, companions=tuple(companions)),
+        for role in _RENORM:
+            key = _key(graph, children[role]) if role in children else None
+            if key:
+                companions.append(Companion(key, role, "layer"))
+        gamma = next((key for name in _GAMMA if name in children and (key := _key(graph, children[name]))), None)
+        beta = next((key for name in _BETA if name in children and (key := _key(graph, children[name]))), None)
+        averaged = any(companion.role in ("hidden", "counter") for companion in companions)
+        facts = LayerFacts(
+            _owner(mean or variance or ""),
+            gamma,
+            beta,
+            mean,
+            variance,
+            companions=tuple(companions),
+            gradient_trains=bool({children["moving_mean"], children["moving_variance"]} & trained),
+            # Sonnet's averages start at 0, and are corrected for it.
+            initial="0/0" if averaged else "0/1",
         )
-    return ModelFacts("object-graph", layers=tuple(layers.values()))
+        layers.setdefault(mean or variance or facts.name, (facts, _full_name(graph, children["moving_mean"])))
+    return ModelFacts("object-graph", layers=tuple(_named(list(layers.values()))), other_normalization=frozenset(other))
+
+
+def _named(layers: list[tuple[LayerFacts, str]]) -> list[LayerFacts]:
+    """Return the layers, by their names for people where the path of a key is none."""
+    spoken = [full_name for _, full_name in layers]
+    return [
+        replace(facts, name=full_name)
+        if full_name and spoken.count(full_name) == 1 and _is_place(facts.name)
+        else facts
+        for facts, full_name in layers
+    ]
+
+
+def _is_place(name: str) -> bool:
+    """Return whether a path ends in a number or passes private lists: Keras 3's `_operations/2`, a `variables/4`."""
+    parts = name.split("/")
+    return not name or parts[-1].isdigit() or any(part.startswith("_") for part in parts)
+
+
+def _other_normalization(graph: pb.TrackableObjectGraph, children: dict[str, int]) -> set[str]:
+    """Return the scope of an object that is another normalisation by the name of its gamma."""
+    for role in _GAMMA:
+        node = _node(graph, children[role]) if role in children else None
+        if node is not None and node.attributes and _OTHER_NORMALIZATION.search(node.attributes[0].full_name):
+            return {_path(node.attributes[0].checkpoint_key).rpartition("/")[0]}
+    return set()
+
+
+def _slotted(graph: pb.TrackableObjectGraph) -> set[int]:
+    """Return the nodes of the variables that an optimizer keeps slots for."""
+    return {slot.original_variable_node_id for node in graph.nodes for slot in node.slot_variables}
 
 
 def _node(graph: pb.TrackableObjectGraph, number: int) -> pb.TrackableObjectGraph.TrackableObject | None:
@@ -68,10 +119,18 @@ def _statistic(graph: pb.TrackableObjectGraph, number: int, role: str, companion
     return _key(graph, members["average"]) if "average" in members else None
 
 
-def _owner(graph: pb.TrackableObjectGraph, number: int, key: str) -> str:
-    """Return a layer's name: its variable's name for people without the role, or the path of its key."""
+def _path(key: str) -> str:
+    return key[: -len(_SUFFIX)] if key.endswith(_SUFFIX) else key
+
+
+def _owner(key: str) -> str:
+    """Return the path of a layer, from the key of its statistic."""
+    path = _path(key)
+    return path.rpartition("/moving_")[0] or path
+
+
+def _full_name(graph: pb.TrackableObjectGraph, number: int) -> str:
+    """Return a layer's name for people: its variable's without the role."""
     node = _node(graph, number)
     full_name = node.attributes[0].full_name if node is not None and node.attributes else ""
-    path = key[: -len(_SUFFIX)] if key.endswith(_SUFFIX) else key
-    parent = path.rpartition("/moving_")[0]
-    return parent or full_name.rpartition("/")[0] or path
+    return full_name.rpartition("/")[0]

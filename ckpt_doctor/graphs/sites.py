@@ -24,7 +24,20 @@ _ADDS = frozenset({"Add", "AddV2", "BiasAdd"})
 # tensorflow/core/ops/nn_ops.cc: the default of FusedBatchNorm's attribute `epsilon`.
 _FUSED_DEFAULT_EPSILON = 1e-4
 
-Statistics = Literal["stored", "batch", "other", "unknown"]
+Statistics = Literal["stored", "batch", "mixed", "other", "unknown"]
+
+# What may stand between a statistic and the sums or variables that it is computed from: moments from sums and sums of
+# squares (`normalize_moments`, `weighted_moments`), a guard against negative variances, averaging over devices, and
+# `phase * batch + (1 - phase) * stored`.
+_FORMULA = PASS_THROUGH | frozenset(
+    "Mul Sub Add AddV2 AddN RealDiv Div DivNoNan Square SquaredDifference Pow Maximum Minimum Relu Abs Neg Reciprocal "
+    "Inv Select SelectV2 Merge Pack Fill NcclAllReduce CollectiveReduce CollectiveReduceV2 HorovodAllreduce "
+    "CrossReplicaSum StridedSlice GatherV2".split()
+)
+# Numbers about a tensor, not values of it.
+_COUNTS = frozenset("Shape ShapeN Size Rank Prod Range".split())
+_LONGEST_FORMULA = 14
+_WIDEST_FORMULA = 64
 
 
 @dataclass(frozen=True)
@@ -33,8 +46,8 @@ class FoundSite:
 
     Attributes:
         site: The tensors.
-        statistics: `stored` variables (or constants), moments of the `batch`, `other`: moments over other axes than
-            the batch, or `unknown`.
+        statistics: `stored` variables (or constants), moments of the `batch`, `mixed`: a sum of both that a fed number
+            decides, `other`: moments over other axes than the batch, or `unknown`.
         mean: The tensor that holds the mean.
         variance: The tensor that holds the variance.
         node: The name of the node that makes `y`.
@@ -248,26 +261,71 @@ def _only_reader(graph: Graph, tensor: str, ops: tuple[str, ...]) -> tuple[pb.No
 
 def _statistics(graph: Graph, tensor: str) -> Statistics:
     """Return where a mean or variance comes from."""
+    node = graph.producer(graph.source(tensor))
+    if node is not None and node.op == "Const":
+        return "stored"
+    origins = _origins(graph, tensor, _LONGEST_FORMULA)
+    if origins == {"stored", "batch"}:
+        return "mixed"
+    if len(origins) == 1:
+        return origins.pop()
+    return "other" if "other" in origins and "batch" not in origins else "unknown"
+
+
+def _origins(graph: Graph, tensor: str, depth: int) -> set[Statistics]:
+    """Return what a statistic is computed from, through the arithmetic around it; scalars count for nothing."""
     source = graph.source(tensor)
     node = graph.producer(source)
-    for _ in range(4):
-        if node is None or node.op not in ("Maximum", "Relu", "Abs"):
-            break
-        # A variance that is kept from going below zero.
-        source = graph.source(graph.inputs(node)[0])
-        node = graph.producer(source)
-    if node is None:
-        return "unknown"
-    if graph.variable(source) is not None or node.op == "Const":
-        return "stored"
+    if node is None or depth == 0:
+        return {"unknown"}
+    if graph.variable(source) is not None:
+        return {"stored"} if len(node.attr["shape"].shape.dim) or node.op == "ConcatV2" else set()
+    if node.op == "Const":
+        value = graph.constant(source)
+        return {"stored"} if value is not None and value.size > 1 else set()
+    if node.op in ("Placeholder", "PlaceholderWithDefault", "PlaceholderV2") or node.op in _COUNTS:
+        return set()
     if node.op in FUSED_OPS:
-        return "batch"
-    if node.op == "Mean":
-        axes = graph.constant(graph.inputs(node)[1])
-        if axes is None or axes.dtype.kind not in "iu":
-            return "unknown"
-        return "batch" if 0 in axes.reshape(-1).tolist() else "other"
-    return "unknown"
+        return {"batch"}
+    inputs = graph.inputs(node)
+    if node.op in ("Mean", "Sum") and len(inputs) == 2:
+        return {_reduced(graph, inputs[1])}
+    if node.op not in _FORMULA:
+        return {"unknown"}
+    found: set[Statistics] = set()
+    for name in inputs:
+        found |= _origins(graph, name, depth - 1)
+    return found
+
+
+def _reduced(graph: Graph, axes: str) -> Statistics:
+    """Return whether a reduction over `axes` is one over the batch."""
+    value = graph.constant(axes)
+    if value is None:
+        node = graph.producer(graph.source(axes))
+        # All axes but the last: `tf.range(rank - 1)`.
+        starts = node is not None and node.op == "Range" and graph.scalar(graph.inputs(node)[0]) == 0
+        return "batch" if starts else "unknown"
+    if value.dtype.kind not in "iu":
+        return "unknown"
+    return "batch" if 0 in value.reshape(-1).tolist() else "other"
+
+
+def statistic_variable(graph: Graph, tensor: str) -> str | None:
+    """Return the variable's node that a statistic is read from, also through the arithmetic around it, or None."""
+    level = [tensor]
+    for _ in range(_LONGEST_FORMULA):
+        following: list[str] = []
+        for name in level:
+            variable = graph.variable(name)
+            node = graph.producer(graph.source(name))
+            if variable is not None:
+                if len(graph.nodes[variable].attr["shape"].shape.dim):
+                    return variable
+            elif node is not None and node.op in _FORMULA:
+                following += graph.inputs(node)
+        level = following[:_WIDEST_FORMULA]
+    return None
 
 
 def _channel_axis(graph: Graph, tensor: str) -> int:

@@ -1,8 +1,9 @@
 """A graph with its training switch turned: control flow around training is resolved and gone.
 
 TF1 writes `tf.cond(is_training, …)` as Switch and Merge nodes. Once the predicate is known, a Switch is a plain wire on
-one side and dead on the other, and a Merge is the wire of its live side. What is left is the graph of one mode, in
-which batch norm can be found and cut.
+one side and dead on the other, and a Merge is the wire of its live side. With control flow v2 it is an `If` with a
+function for each side, of which the live one is written out. What is left is the graph of one mode, in which batch norm
+can be found and cut.
 """
 
 from __future__ import annotations
@@ -12,12 +13,18 @@ from collections.abc import Mapping
 import numpy as np
 
 from ckpt_doctor.graphs.graph import DTYPES, VARIABLE_OPS, Graph, split_tensor, tensor_name
+from ckpt_doctor.graphs.inline import inline
 from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
 
 _BOOLEAN_ROOTS = frozenset({"Placeholder", "PlaceholderWithDefault", "PlaceholderV2"}) | VARIABLE_OPS
 _SWITCHES = frozenset({"Switch", "RefSwitch"})
 _MERGES = frozenset({"Merge", "RefMerge"})
 _SELECTS = frozenset({"Select", "SelectV2"})
+_IFS = frozenset({"If", "StatelessIf"})
+# `tf.equal(mode, "train")` decides as a boolean placeholder does, and is switched in its stead.
+_COMPARISONS = frozenset({"Equal", "NotEqual", "Greater", "GreaterEqual", "Less", "LessEqual"})
+# Branches within branches.
+_DEEPEST_IF = 10
 
 
 def _is_boolean(node: pb.NodeDef) -> bool:
@@ -31,7 +38,7 @@ def training_switches(graph: Graph) -> tuple[str, ...]:
     Select is decided by, seen through Identity and logic.
     """
     found: dict[str, None] = {}
-    for node in graph.of_op(_SWITCHES | _SELECTS | {"If", "StatelessIf"}):
+    for node in graph.of_op(_SWITCHES | _SELECTS | _IFS):
         inputs = graph.inputs(node)
         if len(inputs) < 2:
             continue
@@ -42,11 +49,28 @@ def training_switches(graph: Graph) -> tuple[str, ...]:
             source = graph.producer(graph.source(stack.pop()))
             if source is None:
                 continue
-            if source.op in _BOOLEAN_ROOTS and _is_boolean(source):
+            is_root = source.op in _BOOLEAN_ROOTS and _is_boolean(source)
+            if is_root or (source.op in _COMPARISONS and _compares_a_mode(graph, source)):
                 found[source.name] = None
             elif source.op in ("LogicalNot", "LogicalAnd", "LogicalOr", *_SWITCHES):
                 stack.extend(graph.inputs(source))
     return tuple(found)
+
+
+def _compares_a_mode(graph: Graph, node: pb.NodeDef) -> bool:
+    """Return whether a comparison is of a fed scalar with a constant."""
+    inputs = graph.inputs(node)
+    if len(inputs) != 2:
+        return False
+    makers = [graph.producer(graph.source(name)) for name in inputs]
+    constant = [graph.constant(name) is not None for name in inputs]
+    fed = [
+        maker is not None
+        and maker.op in ("Placeholder", "PlaceholderWithDefault", "PlaceholderV2")
+        and not len(maker.attr["shape"].shape.dim)
+        for maker in makers
+    ]
+    return (constant[0] and fed[1]) or (constant[1] and fed[0])
 
 
 class _Values:
@@ -159,6 +183,7 @@ def specialise(graph: Graph, switches: Mapping[str, bool]) -> Graph:
     Tensor names stay those of the original graph, except that a resolved Switch, Merge or Select is replaced by what it
     passes on. Nodes that never run in this mode are gone; gradients and savers stay where they are live.
     """
+    graph, _ = _with_branches(graph, switches)
     wiring = _Wiring(graph, switches)
     result = pb.GraphDef()
     result.versions.CopyFrom(graph.proto.versions)
@@ -184,7 +209,26 @@ def specialise(graph: Graph, switches: Mapping[str, bool]) -> Graph:
 
 def resolve_tensor(graph: Graph, switches: Mapping[str, bool], tensor: str) -> str:
     """Return the name that a tensor of the original graph has in `specialise(graph, switches)`."""
-    return _Wiring(graph, switches).resolve(tensor_name(tensor))
+    expanded, alias = _with_branches(graph, switches)
+    tensor = tensor_name(tensor)
+    return _Wiring(expanded, switches).resolve(alias.get(tensor, tensor))
+
+
+def _with_branches(graph: Graph, switches: Mapping[str, bool]) -> tuple[Graph, dict[str, str]]:
+    """Return the graph with the live side of every decided `If` written out, and the new names of their outputs."""
+    alias: dict[str, str] = {}
+    for _ in range(_DEEPEST_IF):
+        values = _Values(graph, switches)
+        decided = {node.name: values.of(graph.inputs(node)[0]) for node in graph.of_op(_IFS) if graph.inputs(node)}
+        ways = {name: way for name, way in decided.items() if way is not None}
+        if not ways:
+            break
+        proto, written = inline(graph.proto, lambda node, ways=ways: ways.get(node.name))  # type: ignore[misc]
+        if not written:
+            break
+        alias = {old: written.get(new, new) for old, new in alias.items()} | written
+        graph = Graph(proto)
+    return graph, alias
 
 
 def _short(tensor: str) -> str:

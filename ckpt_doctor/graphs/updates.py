@@ -98,9 +98,45 @@ def decay_of(graph: Graph, variable: str) -> float | None:
             change = graph.producer(graph.source(graph.inputs(node)[1]))
             if change is None:
                 continue
-            rate = _rate(graph, change) if node.op.startswith("AssignSub") else _kept_part(graph, change, variable)
+            if change.op.startswith("FusedBatchNorm"):
+                rate = _fused_rate(change)
+            else:
+                rate = _rate(graph, change) if node.op.startswith("AssignSub") else _kept_part(graph, change, variable)
             if rate is not None and 0 <= rate <= 1:
                 return rate
+    return None
+
+
+def _fused_rate(node: pb.NodeDef) -> float | None:
+    """Return d of a fused op that averages by itself: its `exponential_avg_factor` is 1 - d (TensorFlow 2)."""
+    factor = node.attr["exponential_avg_factor"].f if "exponential_avg_factor" in node.attr else 1.0
+    return round(1.0 - factor, 7) if factor < 1 else None
+
+
+def trained_variables(graph: Graph) -> frozenset[str]:
+    """Return the variables' nodes that a gradient is applied to."""
+    found = set()
+    for name in gradient_updates(graph):
+        inputs = graph.inputs(graph.nodes[name])
+        variable = graph.variable(inputs[0]) if inputs else None
+        if variable is not None:
+            found.add(variable)
+    return frozenset(found)
+
+
+def initial_value(graph: Graph, variable: str) -> float | None:
+    """Return the one number that a variable is initialised to, or None where it is none or several."""
+    for node in graph.of_op(("Assign", "AssignVariableOp")):
+        inputs = graph.inputs(node)
+        if len(inputs) < 2 or graph.variable(inputs[0]) != variable:
+            continue
+        source = graph.source(inputs[1])
+        maker = graph.producer(source)
+        if maker is not None and maker.op == "Fill":
+            source = graph.inputs(maker)[1]
+        value = graph.constant(source)
+        if value is not None and value.size and value.dtype.kind in "fiu" and (value == value.reshape(-1)[0]).all():
+            return float(value.reshape(-1)[0])
     return None
 
 

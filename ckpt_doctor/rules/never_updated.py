@@ -63,33 +63,47 @@ def affine_is_trained(layer: BatchNormLayer) -> bool | None:
     return bool(beta is None or np.any(np.abs(gamma - 1) > _RANDOM_START))
 
 
+def never_updated(layer: BatchNormLayer) -> str | None:
+    """Return the initial values that the statistics still have although they should not, `0/1` or `0/0`; or None."""
+    start = untouched(layer)
+    facts = layer.facts
+    if start is None or (
+        facts is not None and (facts.trained is False or (facts.mode == "stored" and not facts.trained))
+    ):
+        return None
+    # A layer that no step has touched says nothing about updates; BN210 judges it beside its siblings.
+    return None if affine_is_trained(layer) is False else start
+
+
 def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
+    # Where no layer has a gamma or beta, only a step counter says that anything was trained at all.
+    steps = subject.inventory.steps
     for layer in subject.inventory.layers:
-        start = untouched(layer)
+        start = never_updated(layer)
+        if start is None or (affine_is_trained(layer) is None and steps == 0):
+            continue
         facts = layer.facts
-        if start is None or (facts is not None and facts.mode == "stored" and facts.trained is False):
-            continue
-        trained = facts.trained if facts is not None else None
-        if trained is False or affine_is_trained(layer) is False:
-            # A layer that no step has touched says nothing about updates; BN210 judges it beside its siblings.
-            continue
         mean, variance = start.split("/")
         seen = (
             f"layer {layer.name}: all {layer.channels} channels have moving_mean exactly {mean} and moving_variance "
             f"exactly {variance}, the initial values"
         )
         names = tuple(layer.variables[role] for role in ("moving_mean", "moving_variance"))
-        if trained:
+        if facts is not None and facts.trained:
             why = "it was trained on batch statistics, so updates should have run; estimate them from data"
             yield rule.finding(f"{seen}; {why}", layer=layer, variables=names)
+            continue
+        if layer.evidence == "graph" and subject.inventory.model is not None and subject.inventory.model.trains:
+            unknown = "the graph trains it on batch statistics only if its switch is fed, which no file shows"
         else:
-            what = (
-                "whether updates should have run is not known; the training graph (--meta) would tell; if the layer "
-                "was trained with training=True, estimate them from data with --unproven"
-            )
-            yield rule.finding(
-                f"{seen}; {what}", layer=layer, variables=names, severity="warning", certainty="unproven"
-            )
+            unknown = "whether updates should have run is not known; the training graph (--meta) would tell"
+        yield rule.finding(
+            f"{seen}; {unknown}; if the layer was trained with training=True, estimate them from data with --unproven",
+            layer=layer,
+            variables=names,
+            severity="warning",
+            certainty="unproven",
+        )
 
 
 _INITIAL: dict[str, Any] = {"moving_mean": 0, "moving_variance": 1}

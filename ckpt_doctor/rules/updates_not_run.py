@@ -22,7 +22,7 @@ from typing import Any
 from ckpt_doctor.finding import Finding
 from ckpt_doctor.rules._examples import described, example, holding
 from ckpt_doctor.rules.interface import Rule, Subject
-from ckpt_doctor.rules.never_updated import untouched
+from ckpt_doctor.rules.never_updated import never_updated
 
 
 def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
@@ -31,13 +31,15 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
         for layer in subject.inventory.layers
         if layer.facts is not None
         and layer.facts.updates_run is False
-        and (layer.absent or untouched(layer) is not None)
+        and (layer.absent or never_updated(layer) is not None)
     ]
     if not concerned:
         return
     has_ops = any(layer.facts is not None and layer.facts.has_update_ops for layer in concerned)
     what = "waits for their update ops" if has_ops else "updates them: they have no update ops"
-    confirmed = all(untouched(layer) is not None for layer in concerned)
+    confirmed = all(never_updated(layer) is not None for layer in concerned)
+    # A switch that is at inference unless it is fed: then there may have been nothing to update.
+    sure = all(layer.facts is not None and layer.facts.trained for layer in concerned)
     yield rule.finding(
         f"no training op of the graph {what} ({len(concerned)} layers); tie tf.GraphKeys.UPDATE_OPS to the train op "
         "with tf.control_dependencies",
@@ -48,7 +50,8 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
             for role in ("moving_mean", "moving_variance")
             if (name := layer.variables.get(role) or layer.absent.get(role)) is not None
         ),
-        certainty="proven" if confirmed else "likely",
+        severity=None if sure else "warning",
+        certainty=("proven" if confirmed else "likely") if sure else "unproven",
     )
 
 
@@ -65,8 +68,11 @@ RULE = Rule(
         # Its updates were run by hand: the values show it.
         lambda: holding(example(facts=described(updates_run=False))),
         lambda: holding(example(facts=described(updates_run=None), **_INITIAL)),
+        # Nothing was trained: neither was there anything to update.
+        lambda: holding(example(facts=described(updates_run=False), gamma=1, beta=0, **_INITIAL)),
     ),
     sick=(
+        lambda: holding(example(facts=described(updates_run=False, trained=None), **_INITIAL)),
         lambda: holding(example(facts=described(updates_run=False), **_INITIAL)),
         lambda: holding(example(facts=described(updates_run=False), missing=("moving_mean", "moving_variance"))),
     ),

@@ -1,0 +1,221 @@
+"""A graph with its function calls written out.
+
+TensorFlow 2 keeps a model's operations in functions that the graph calls, and control flow v2 keeps each branch of an
+`If` in one. Written out, every operation stands in one flat graph, in which variables can be followed to where they
+are read. Inside a function a tensor is named `node:output:index`, after the operation's declared outputs; in a graph
+`node:index` counts through all of them.
+Source: tensorflow/core/framework/function.proto; core/common_runtime/inline_function_utils.cc.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from ckpt_doctor.graphs.graph import split_tensor, tensor_name
+from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
+
+_CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
+_BRANCHES = frozenset({"If", "StatelessIf"})
+# Functions that call each other are not what TensorFlow writes; a damaged file may hold anything.
+_DEEPEST = 50
+_MOST_NODES = 2_000_000
+# The declared outputs of operations that have several (tensorflow/core/ops/*.cc); of an operation with one, and of one
+# whose only output is a list, the index is the index in the list.
+_OUTPUTS: dict[str, tuple[str, ...]] = {
+    "FusedBatchNorm": ("y", "batch_mean", "batch_variance", "reserve_space_1", "reserve_space_2"),
+    "FusedBatchNormV2": ("y", "batch_mean", "batch_variance", "reserve_space_1", "reserve_space_2"),
+    "FusedBatchNormV3": ("y", "batch_mean", "batch_variance", "reserve_space_1", "reserve_space_2", "reserve_space_3"),
+    "FusedBatchNormGradV3": (
+        "x_backprop", "scale_backprop", "offset_backprop", "reserve_space_4", "reserve_space_5",
+    ),
+    "Switch": ("output_false", "output_true"),
+    "RefSwitch": ("output_false", "output_true"),
+    "Merge": ("output", "value_index"),
+    "TopKV2": ("values", "indices"),
+    "TopK": ("values", "indices"),
+    "Unique": ("y", "idx"),
+    "UniqueV2": ("y", "idx"),
+    "UniqueWithCounts": ("y", "idx", "count"),
+    "ListDiff": ("out", "idx"),
+    "SoftmaxCrossEntropyWithLogits": ("loss", "backprop"),
+    "SparseSoftmaxCrossEntropyWithLogits": ("loss", "backprop"),
+    "MaxPoolWithArgmax": ("output", "argmax"),
+    "BroadcastGradientArgs": ("r0", "r1"),
+    "TensorListPopBack": ("output_handle", "tensor"),
+    "TensorListConcatV2": ("tensor", "lengths"),
+    "TensorArrayV3": ("handle", "flow"),
+    "NonMaxSuppressionV4": ("selected_indices", "valid_outputs"),
+    "NonMaxSuppressionV5": ("selected_indices", "selected_scores", "valid_outputs"),
+    "CombinedNonMaxSuppression": ("nmsed_boxes", "nmsed_scores", "nmsed_classes", "valid_detections"),
+    "Qr": ("q", "r"),
+    "Svd": ("s", "u", "v"),
+    "SelfAdjointEigV2": ("e", "v"),
+    "CudnnRNNV3": ("output", "output_h", "output_c", "reserve_space", "host_reserved"),
+    "StatelessRandomGetKeyCounterAlg": ("key", "counter", "alg"),
+    "StatelessRandomGetKeyCounter": ("key", "counter"),
+}  # fmt: skip
+
+Decide = Callable[[pb.NodeDef], "bool | None"]
+
+
+def undecided(node: pb.NodeDef) -> bool | None:
+    """Decide no branch: only plain calls are written out."""
+    del node
+    return None
+
+
+def inline(graph: pb.GraphDef, decide: Decide = undecided) -> tuple[pb.GraphDef, dict[str, str]]:
+    """Return the graph with its calls written out, and what their outputs are called now.
+
+    Calls of functions that the library lacks, and branches that are not decided, stay as they are. Node names of a
+    function are prefixed with that of the call.
+
+    Args:
+        graph: The graph; not changed.
+        decide: Which way an `If` goes: true, false, or None where that is not known.
+    """
+    library = {function.signature.name: function for function in graph.library.function}
+    if not any(node.op in _CALLS or node.op in _BRANCHES or node.op in library for node in graph.node):
+        return graph, {}
+    writer = _Writer(library, decide)
+    writer.write(graph.node, prefix="", rename={}, depth=0, attributes={})
+    if not writer.alias and not writer.ended:
+        return graph, {}
+    result = pb.GraphDef()
+    result.versions.CopyFrom(graph.versions)
+    result.library.CopyFrom(graph.library)
+    for node in writer.nodes:
+        copy = result.node.add()
+        copy.CopyFrom(node)
+        del copy.input[:]
+        for entry in node.input:
+            if entry.startswith("^"):
+                copy.input.extend(f"^{name}" for name in writer.ends(entry[1:]))
+            else:
+                copy.input.append(_short(writer.resolve(tensor_name(entry))))
+    return result, {tensor: writer.resolve(tensor) for tensor in writer.alias}
+
+
+def _short(tensor: str) -> str:
+    return tensor[:-2] if tensor.endswith(":0") else tensor
+
+
+class _Writer:
+    """Collects nodes; inputs are resolved at the end, since a call's outputs are known only when it is written."""
+
+    def __init__(self, library: Mapping[str, pb.FunctionDef], decide: Decide) -> None:
+        self.library = library
+        self.decide = decide
+        self.nodes: list[pb.NodeDef] = []
+        # A call's output to the tensor that it is, and a call to the nodes that end it.
+        self.alias: dict[str, str] = {}
+        self.ended: dict[str, tuple[str, ...]] = {}
+
+    def resolve(self, tensor: str) -> str:
+        """Return the tensor that `tensor` is now."""
+        for _ in range(10 * _DEEPEST):
+            if tensor not in self.alias:
+                break
+            tensor = self.alias[tensor]
+        return tensor
+
+    def ends(self, node: str) -> tuple[str, ...]:
+        """Return the nodes to wait for instead of a call."""
+        found: list[str] = []
+        stack = [node]
+        while stack and len(found) < 10_000:
+            name = stack.pop()
+            if name in self.ended:
+                stack.extend(self.ended[name])
+            else:
+                found.append(name)
+        return tuple(dict.fromkeys(found))
+
+    def write(
+        self,
+        nodes: Iterable[pb.NodeDef],
+        prefix: str,
+        rename: Mapping[str, str],
+        depth: int,
+        attributes: Mapping[str, pb.AttrValue],
+    ) -> None:
+        """Add nodes of a graph, or of the function that `prefix` calls; `rename` maps its arguments to tensors."""
+        nodes = list(nodes)
+        ops = {node.name: node.op for node in nodes}
+        for node in nodes:
+            copy = pb.NodeDef()
+            copy.CopyFrom(node)
+            copy.name = prefix + node.name
+            if prefix:
+                del copy.input[:]
+                copy.input.extend(self._renamed(entry, prefix, rename, ops) for entry in node.input)
+                for name, value in copy.attr.items():
+                    if value.WhichOneof("value") == "placeholder" and value.placeholder in attributes:
+                        copy.attr[name].CopyFrom(attributes[value.placeholder])
+            called = self._called(copy)
+            if called is None or depth >= _DEEPEST or len(self.nodes) > _MOST_NODES:
+                self.nodes.append(copy)
+            else:
+                self._call(copy, *called, depth)
+
+    def _renamed(self, entry: str, prefix: str, rename: Mapping[str, str], ops: Mapping[str, str]) -> str:
+        """Return an input inside a function as one of the graph."""
+        if entry.startswith("^"):
+            name = entry[1:]
+            return f"^{split_tensor(rename[name])[0]}" if name in rename else f"^{prefix}{name}"
+        if entry in rename:
+            return rename[entry]
+        node, _, rest = entry.partition(":")
+        if node in rename:
+            return rename[node]
+        output, _, index = rest.rpartition(":")
+        number = int(index) if index.isdigit() else 0
+        outputs = self._outputs_of(ops.get(node, ""))
+        if output in outputs:
+            number += outputs.index(output)
+        return f"{prefix}{node}:{number}"
+
+    def _outputs_of(self, op: str) -> tuple[str, ...]:
+        if op in self.library:
+            return tuple(argument.name for argument in self.library[op].signature.output_arg)
+        return _OUTPUTS.get(op, ())
+
+    def _called(self, node: pb.NodeDef) -> tuple[pb.FunctionDef, list[str], Mapping[str, pb.AttrValue]] | None:
+        """Return the function that a node calls, the inputs that are its arguments, and its attributes."""
+        inputs = [tensor_name(entry) for entry in node.input if not entry.startswith("^")]
+        if node.op in _CALLS:
+            name, attributes = node.attr["f"].func.name, node.attr["f"].func.attr
+        elif node.op in _BRANCHES:
+            way = self.decide(node)
+            if way is None:
+                return None
+            branch = node.attr["then_branch" if way else "else_branch"].func
+            name, attributes, inputs = branch.name, branch.attr, inputs[1:]
+        elif node.op in self.library:
+            name, attributes = node.op, node.attr
+        else:
+            return None
+        function = self.library.get(name)
+        if function is None or len(function.signature.input_arg) != len(inputs):
+            return None
+        return function, inputs, attributes
+
+    def _call(
+        self,
+        node: pb.NodeDef,
+        function: pb.FunctionDef,
+        inputs: list[str],
+        attributes: Mapping[str, pb.AttrValue],
+        depth: int,
+    ) -> None:
+        prefix = f"{node.name}/"
+        rename = {argument.name: tensor for argument, tensor in zip(function.signature.input_arg, inputs, strict=True)}
+        self.write(function.node_def, prefix, rename, depth + 1, attributes)
+        ops = {inner.name: inner.op for inner in function.node_def}
+        ends: list[str] = []
+        for number, argument in enumerate(function.signature.output_arg):
+            tensor = self._renamed(function.ret.get(argument.name, ""), prefix, rename, ops)
+            self.alias[f"{node.name}:{number}"] = tensor_name(tensor)
+            ends.append(split_tensor(tensor)[0])
+        ends += [prefix + name for name in function.control_ret.values()]
+        self.ended[node.name] = tuple(dict.fromkeys(ends))

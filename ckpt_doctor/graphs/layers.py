@@ -1,0 +1,189 @@
+"""The sites of a graph, gathered into layers.
+
+A layer is what reads or updates one pair of statistics, wherever and however often it is called. Inference and training
+are two graphs of one model: a site of the one is that of the other when both have the same input, or the same gamma and
+beta.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from ckpt_doctor.graphs.facts import Companion, Mode, Site
+from ckpt_doctor.graphs.graph import VARIABLE_OPS, Graph
+from ckpt_doctor.graphs.sites import FoundSite, find_sites, statistic_variable
+from ckpt_doctor.graphs.updates import assigned_variables
+
+# Last components of the names of variables that belong to a statistic
+# (tensorflow/python/training/moving_averages.py: `_zero_debias`), and to a layer with batch renormalisation
+# (tensorflow/python/keras/layers/normalization.py: `_add_renorm_weight`).
+_ZERO_DEBIAS = ("biased", "local_step")
+_RENORM = ("renorm_mean", "renorm_stddev", "moving_stddev", "renorm_mean_weight", "renorm_stddev_weight")
+_ANONYMOUS = re.compile(r"(^|/)Variable(_\d+)?$")
+# Scopes that the code of a layer opens around its arithmetic.
+_INNER_SCOPES = re.compile(r"(/(batchnorm|moments|cond|If|then|else|PartitionedCall|StatefulPartitionedCall)(_\d+)?)+$")
+
+
+@dataclass(eq=False)
+class Gathered:
+    """What a graph says of one layer.
+
+    Attributes:
+        moving_mean: The variable's node, or None where the layer keeps no statistics.
+        moving_variance: Likewise.
+        gamma: The variable's node, or None where there is none.
+        beta: Likewise.
+        sites: Where it normalises at inference.
+        modes: Where its statistics come from at inference (`stored`, `batch`), and in training (`training-batch` …).
+        node: The node that makes its first output.
+    """
+
+    moving_mean: str | None
+    moving_variance: str | None
+    gamma: str | None = None
+    beta: str | None = None
+    sites: list[Site] = field(default_factory=list)
+    modes: set[str] = field(default_factory=set)
+    node: str = ""
+
+    @property
+    def mode(self) -> Mode:
+        """How it normalises in this graph."""
+        if "stored" in self.modes:
+            return "switch" if "training-batch" in self.modes else "stored"
+        return "batch" if "batch" in self.modes or "training-batch" in self.modes else "unknown"
+
+
+@dataclass(eq=False)
+class Gathering:
+    """All layers of a graph.
+
+    Attributes:
+        layers: In the order of the graph.
+        other: Scopes of normalisation over other axes than the batch.
+        not_judged: Node to the reason, of normalisation that is not understood.
+    """
+
+    layers: list[Gathered]
+    other: set[str]
+    not_judged: list[tuple[str, str]]
+
+
+def gather(inference: Graph, training: Graph | None, served: Collection[str] | None = None) -> Gathering:
+    """Return the layers of a model.
+
+    Args:
+        inference: The graph with every switch at inference.
+        training: The graph with every switch at training; None where only inference counts.
+        served: The nodes that count; None: all.
+    """
+    result = Gathering([], set(), [])
+    known: dict[object, Gathered] = {}
+    for graph, counts in ((inference, True), (training, False)):
+        for found in find_sites(graph) if graph is not None else ():
+            if served is not None and found.node not in served:
+                continue
+            if found.statistics == "other":
+                result.other.add(scope_of(found.node))
+            elif found.statistics == "unknown":
+                if counts:
+                    reason = "it normalises with statistics of an origin that is not understood"
+                    result.not_judged.append((found.node, reason))
+            elif graph is not None:
+                _add(result, known, graph, found, counts=counts)
+    return result
+
+
+def _add(result: Gathering, known: dict[object, Gathered], graph: Graph, found: FoundSite, *, counts: bool) -> None:
+    mean, variance = _statistic_variables(graph, found)
+    gamma, beta = _variable(graph, found.site.scale), _variable(graph, found.site.offset)
+    keys: list[object] = [name for name in (mean, variance) if name is not None]
+    if not counts or not keys:
+        # A layer whose updates are switched off has no statistics in the training graph; its place tells.
+        keys += [("affine", gamma, beta)] if gamma or beta else []
+        keys += [] if counts else [("place", found.site.x)]
+    item = next((known[key] for key in keys if key in known), None)
+    if item is None:
+        item = Gathered(mean, variance)
+        result.layers.append(item)
+    item.gamma, item.beta = item.gamma or gamma, item.beta or beta
+    item.moving_mean, item.moving_variance = item.moving_mean or mean, item.moving_variance or variance
+    item.node = item.node or found.node
+    if found.statistics == "mixed":
+        # A fed number decides: inference may read the stored statistics, training those of the batch.
+        item.modes |= {"stored", "training-batch"}
+    else:
+        item.modes.add(found.statistics if counts else f"training-{found.statistics}")
+    if counts:
+        item.sites.append(found.site)
+    for key in [*keys, ("affine", gamma, beta) if gamma or beta else None, ("place", found.site.x)]:
+        if key is not None:
+            known.setdefault(key, item)
+
+
+def _variable(graph: Graph, tensor: str | None) -> str | None:
+    return graph.variable(tensor) if tensor else None
+
+
+def _statistic_variables(graph: Graph, found: FoundSite) -> tuple[str | None, str | None]:
+    """Return the variables' nodes of mean and variance: those read, or those that the moments are averaged into."""
+    if found.statistics in ("stored", "mixed"):
+        return statistic_variable(graph, found.mean), statistic_variable(graph, found.variance)
+    result = []
+    for tensor in (found.mean, found.variance):
+        stored = [name for name in assigned_variables(graph, graph.source(tensor)) if not name.endswith(_ZERO_DEBIAS)]
+        result.append(stored[0] if stored else None)
+    # Both moments of the fused op lead to one variable only if something went wrong: then none is believed.
+    return (result[0], result[1]) if result[0] != result[1] or result[0] is None else (None, None)
+
+
+def scope_of(name: str) -> str:
+    """Return the scope that a node stands in."""
+    return name.rpartition("/")[0]
+
+
+def belongs(base: str, statistic: str) -> bool:
+    """Return whether companions under `base` are those of `statistic`, also where the scope is doubled."""
+    return base == statistic or (
+        base.endswith("/" + statistic) and statistic.startswith(base[: -len(statistic) - 1] + "/")
+    )
+
+
+def companions_of(graph: Graph, saved: Mapping[str, str], item: Gathered) -> Iterable[Companion]:
+    """Yield the variables that belong to a layer's statistics; `saved` maps variable nodes to names in the file."""
+    for role, statistic in (("moving_mean", item.moving_mean), ("moving_variance", item.moving_variance)):
+        if statistic is None:
+            continue
+        for node, name in saved.items():
+            base, _, last = node.rpartition("/")
+            if last in _ZERO_DEBIAS and belongs(base, statistic):
+                yield Companion(name, last, role)
+    scope = scope_of(item.moving_mean or item.moving_variance or "")
+    for node, name in saved.items():
+        base, _, last = node.rpartition("/")
+        if scope and base == scope and last in _RENORM and graph.nodes[node].op in VARIABLE_OPS:
+            yield Companion(name, last, "layer")
+
+
+def names_of(layers: list[Gathered]) -> list[str]:
+    """Return a name for each layer: the scope of its statistics, or what else tells it from the others."""
+    names = []
+    for item in layers:
+        anchor = item.moving_mean or item.moving_variance or item.gamma or item.beta
+        scope = scope_of(anchor) if anchor else scope_of(scope_of(item.node)) or scope_of(item.node) or item.node
+        if anchor and _ANONYMOUS.search(anchor):
+            # Variables without names say nothing of their layer; where it computes may.
+            scope = _INNER_SCOPES.sub("", f"/{scope_of(item.node)}").lstrip("/")
+        marker = scope.find("/moments/")
+        if marker >= 0 or scope.endswith("/moments"):
+            scope = scope[: marker if marker >= 0 else -len("/moments")]
+            half = scope[: len(scope) // 2]
+            scope = half if scope == f"{half}/{half}" else scope
+        names.append(scope or anchor or item.node)
+    repeated = {name for name in names if names.count(name) > 1}
+    return [
+        (item.moving_mean or item.gamma or item.beta or item.node) if name in repeated else name
+        for item, name in zip(layers, names, strict=True)
+    ]

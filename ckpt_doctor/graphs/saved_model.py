@@ -1,0 +1,101 @@
+"""A SavedModel's graph: what its signatures do, with their functions written out.
+
+A SavedModel of TensorFlow 1 holds one graph, as a `.meta` does. One of TensorFlow 2 holds functions: the signature
+calls them with the variables as arguments, and so does the saver, whose list of names leads from a variable to its key.
+What no signature reaches (a second model, a function that only trains) is known by the object graph alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+
+from ckpt_doctor.graphs.facts import LayerFacts, ModelFacts
+from ckpt_doctor.graphs.graph import VARIABLE_OPS
+from ckpt_doctor.graphs.meta_graph import MetaGraph
+from ckpt_doctor.graphs.object_graph import describe_objects
+from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
+
+_SERVE = b"serve"
+# SaveV2's inputs are prefix, names, slices, then one tensor for each name.
+_FIRST_TENSOR = 3
+
+
+class ServedGraph(MetaGraph):
+    """The meta graph of a SavedModel that serves."""
+
+    def __init__(self, proto: pb.MetaGraphDef) -> None:
+        super().__init__(proto, serves=True)
+
+    @classmethod
+    def parse(cls, data: bytes) -> ServedGraph:
+        """Return the meta graph tagged `serve` in a serialised `SavedModel`, else its first.
+
+        Raises:
+            google.protobuf.message.DecodeError: The bytes are no `SavedModel`.
+        """
+        graphs = pb.SavedModel.FromString(data).meta_graphs
+        chosen = next((graph for graph in graphs if _SERVE in graph.meta_info_def.tags), None)
+        return cls(chosen or (graphs[0] if graphs else pb.MetaGraphDef()))
+
+    @cached_property
+    def keys(self) -> Mapping[str, tuple[str, ...]]:
+        """Variable node to its keys in the file, as its saver writes them."""
+        found: dict[str, list[str]] = {}
+        for node in self.graph.of_op(("SaveV2",)):
+            inputs = self.graph.inputs(node)
+            names = self.graph.constant(inputs[1]) if len(inputs) > 1 else None
+            if names is None or names.dtype != object or names.size != len(inputs) - _FIRST_TENSOR:
+                continue
+            for name, tensor in zip(names.reshape(-1).tolist(), inputs[_FIRST_TENSOR:], strict=True):
+                variable = self.graph.variable(tensor)
+                if variable is not None:
+                    found.setdefault(variable, []).append(name.decode("utf-8", "replace"))
+        return {node: tuple(names) for node, names in found.items()}
+
+    @cached_property
+    def saved_names(self) -> dict[str, str]:
+        """Variable node to its key in the file, where the saver writes it, else its own name."""
+        own = {node.name: node.name for node in self.graph.of_op(VARIABLE_OPS)}
+        return own | {node: names[0] for node, names in self.keys.items()}
+
+
+def describe_saved_model(data: bytes, object_graph: bytes | None, labels: Mapping[str, str]) -> ModelFacts:
+    """Return what a serialised `SavedModel` says about batch norm.
+
+    Args:
+        data: The `SavedModel`.
+        object_graph: The object graph that lies with its variables, or None.
+        labels: Key of a variable to its name for people.
+
+    Raises:
+        google.protobuf.message.DecodeError: The bytes are no `SavedModel`.
+    """
+    served = ServedGraph.parse(data)
+    objects = describe_objects(object_graph) if object_graph is not None else None
+    if not served.serves:
+        # Nothing says what of the graph is used; a graph of TensorFlow 1 may still be read as it is.
+        if objects is not None and objects.layers:
+            return objects
+        return served.facts
+    facts = served.facts
+    names = _names([_label(layer, labels) for layer in facts.layers], [layer.name for layer in facts.layers])
+    layers = [replace(layer, name=name) for layer, name in zip(facts.layers, names, strict=True)]
+    known = {name for layer in layers for name in (layer.moving_mean, layer.moving_variance, layer.gamma, layer.beta)}
+    if objects is not None:
+        layers += [
+            replace(layer, evidence="object-graph")
+            for layer in objects.layers
+            if not {layer.moving_mean, layer.moving_variance, layer.gamma, layer.beta} & (known - {None})
+        ]
+    return replace(facts, layers=tuple(layers), saved=None)
+
+
+def _label(layer: LayerFacts, labels: Mapping[str, str]) -> str:
+    anchor = layer.moving_mean or layer.moving_variance or layer.gamma or layer.beta
+    return labels.get(anchor or "", "").rpartition("/")[0]
+
+
+def _names(wished: list[str], own: list[str]) -> list[str]:
+    return [wish if wish and wished.count(wish) == 1 else name for wish, name in zip(wished, own, strict=True)]
