@@ -28,7 +28,7 @@ def next_step(checkpoint: CheckpointResult) -> NextStep | None:
     damaged = any(finding.rule.startswith("CK") and finding.severity == "error" for finding in checkpoint.findings)
     if not repairable or damaged:  # A repair reads every byte: what is damaged must be whole again first.
         return None
-    options, remarks = [f"ckpt-doctor fix {shlex.quote(checkpoint.path)}"], []
+    options, remarks = [f"ckpt-doctor fix {_quoted(checkpoint.path)}"], []
     if any(finding.repair == "estimate" for finding in repairable):
         if not {"graph", "config"} & set(checkpoint.evidence):
             options.append("--model MODEL")
@@ -37,10 +37,18 @@ def next_step(checkpoint: CheckpointResult) -> NextStep | None:
         remarks.insert(0, "DATA.npz: inputs like those it was trained on, as arrays; no labels needed")
     if all(finding.certainty == "unproven" for finding in repairable):
         options.append("--unproven")
-    options.append(f"--output {shlex.quote(repaired_name(checkpoint))}")
+    options.append(f"--output {_quoted(repaired_name(checkpoint))}")
     first, *rest = options
     lines = [first, *(f"    {option}" for option in rest)]
     return NextStep((*(f"{line} \\" for line in lines[:-1]), lines[-1]), tuple(remarks))
+
+
+def _quoted(text: str) -> str:
+    """Return `text` for a shell, with nothing in it that a terminal would obey."""
+    if text.isprintable():
+        return shlex.quote(text)
+    escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text.replace("\\", "\\\\"))
+    return "$'" + escaped.replace("'", "\\'") + "'"
 
 
 def repaired_name(checkpoint: CheckpointResult) -> str:

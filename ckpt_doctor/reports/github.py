@@ -47,7 +47,8 @@ def _annotation(command: str, title: str, file: str, message: str) -> str:
 
 
 def _data(text: str) -> str:
-    return visible(text).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    # The old form of a command, `##[error]`, counts anywhere in a line.
+    return visible(text).replace("##[", "# #[").replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
 def _property(text: str) -> str:

@@ -109,4 +109,5 @@ def _code(text: str) -> str:
 
 def _escape(text: str) -> str:
     """Return `text` with what Markdown, HTML and mentions would make something of taken literally."""
-    return re.sub(r"([\\`*_{}\[\]<>#|~@])", r"\\\1", visible(text)).replace("\\<", "&lt;").replace("\\@", "&#64;")
+    escaped = re.sub(r"([\\`*_{}\[\]<>#|~])", r"\\\1", visible(text)).replace("\\<", "&lt;")
+    return escaped.replace("@", "`@`")  # Mentions are looked for in what is rendered; there only code is safe.

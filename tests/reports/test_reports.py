@@ -2,13 +2,13 @@
 
 import dataclasses
 import json
+import subprocess
 from importlib import resources
 
 import jsonschema
 import pytest
 
 from ckpt_doctor.comparison import Difference, DiffResult
-from ckpt_doctor.finding import Finding
 from ckpt_doctor.listing import ListedVariable, Listing, ValueStatistics
 from ckpt_doctor.repair_result import (
     FileHash,
@@ -26,7 +26,8 @@ from ckpt_doctor.reports import listing as listing_text
 from ckpt_doctor.reports import repair as repair_text
 from ckpt_doctor.reports._page import names, size
 from ckpt_doctor.reports.interface import Style
-from ckpt_doctor.result import AuditResult, CheckpointResult, LayerSummary, NotJudged, PathError
+from ckpt_doctor.result import AuditResult, PathError
+from tests.reports.results import BROKEN, EVERYTHING, LAYERS, checkpoint, finding
 
 PLAIN = Style()
 
@@ -37,82 +38,6 @@ def validate(document: str, kind: str) -> dict:
     value = json.loads(document)
     jsonschema.Draft202012Validator(schema).validate(value)
     return value
-
-
-def finding(rule, name, layer=None, **more):
-    fields = {
-        "severity": "error",
-        "certainty": "proven",
-        "layers": (layer,) if layer else (),
-        "variables": (),
-        "message": "something is wrong",
-        "cause": None,
-        "repair": "estimate",
-    }
-    return Finding(rule=rule, name=name, layer=layer, **(fields | more))
-
-
-def checkpoint(findings=(), **more):
-    fields = {
-        "path": "models/model.ckpt-7",
-        "format": "tensor-bundle",
-        "producer": "TensorFlow 1.15.5",
-        "variables": 51,
-        "bytes": 1025928,
-        "evidence": ("graph",),
-        "batch_norm_layers": (
-            LayerSummary("bn1", "bn1/gamma", None, None, None, ("bn1/shadow",), 32, 1e-3, 0.9, "graph", "ok"),
-        ),
-        "not_judged": (),
-        "findings": tuple(findings),
-    }
-    return CheckpointResult(**(fields | more))
-
-
-LAYERS = tuple(f"net/block{number}/bn" for number in range(53))
-BROKEN = checkpoint(
-    [
-        *(
-            finding(
-                rule,
-                name,
-                layer,
-                message=f"`{layer}/{variable}` is not in the file",
-                variables=(f"{layer}/{variable}",),
-                cause="BN301",
-            )
-            for rule, name, variable in (
-                ("BN101", "missing-moving-mean", "moving_mean"),
-                ("BN102", "missing-moving-variance", "moving_variance"),
-            )
-            for layer in LAYERS
-        ),
-        finding(
-            "BN301",
-            "saver-omits-statistics",
-            layers=LAYERS,
-            message="the saver's list leaves out all 106 statistics",
-            repair="none",
-        ),
-    ]
-)
-EVERYTHING = AuditResult(
-    checkpoints=(
-        BROKEN,
-        checkpoint(
-            [
-                finding("BN201", "never-updated", "bn1", severity="warning", certainty="unproven"),
-                finding("CK105", "stale-checkpoint-state", severity="note", repair="none"),
-            ],
-            path="odd name.h5",
-            format="keras-hdf5",
-            not_judged=(NotJudged("x", "could be two things"),),
-        ),
-        checkpoint(path="healthy"),
-    ),
-    errors=(PathError("gone", "is not there"),),
-    passed_over=4,
-)
 
 
 def test_the_document_of_a_scan_is_what_its_schema_says():
@@ -222,6 +147,17 @@ def test_a_name_cannot_speak_to_the_terminal():
     assert "\x1b[2J" not in report
     assert "a\\x1b[2Jb\\n" in report
     assert "[red]x[/]" in report
+
+
+def test_the_next_step_for_a_path_of_any_bytes_is_one_for_a_shell(tmp_path):
+    path = "a'b\x1b\n\\c $d"
+    report = REPORTS["text"](AuditResult((checkpoint(BROKEN.findings, path=path),)), PLAIN)
+    command = next(line for line in report.splitlines() if "ckpt-doctor fix" in line).strip().removesuffix(" \\")
+    said = subprocess.run(
+        ["bash", "-c", command.replace("ckpt-doctor fix", "printf %s")], capture_output=True, text=True, check=True
+    )
+    assert said.stdout == path
+    assert "\x1b" not in report
 
 
 def test_quiet_says_nothing_of_the_healthy():
