@@ -1,6 +1,7 @@
 """Wrong input of every kind: one exact message on stderr, the right exit code, nothing written, never a traceback."""
 
 import hashlib
+import json
 import os
 import shutil
 from pathlib import Path
@@ -128,6 +129,22 @@ def test_a_damaged_checkpoint_is_a_finding_and_is_not_repaired(run, folder, file
     assert err.startswith(f"ckpt-doctor: {file}")
     assert words in err
     assert err.count("\n") == 1
+
+
+def test_a_pointer_in_the_place_of_a_shard_is_one_finding_about_all_of_it(run, folder):
+    """Its bytes are no values: that their checksums are wrong says nothing."""
+    to_pointer(folder / SHARD)
+    _, out, _ = run("scan", NAME, "--select", "CK", "--format", "json")
+    [finding] = json.loads(out)["checkpoints"][0]["findings"]
+    assert (finding["rule"], finding["layers"]) == ("CK104", ["bn1", "bn2", "bn3", "bn4"])
+    assert len(finding["variables"]) == 14
+
+
+def test_nothing_to_repair_is_said_once(run):
+    shutil.copy(FIXTURES / "keras_h5" / "healthy.h5", "healthy.h5")
+    code, out, err = fix(run, checkpoint="healthy.h5", output="out.h5")
+    assert (code, err) == (0, "")
+    assert out == "healthy.h5: nothing to repair; nothing was written\n"
 
 
 def array(**options):

@@ -161,20 +161,23 @@ class Bundle:
                 yield Damage("missing-shard", path, message, _names(inside, owners))
                 continue
             beyond = [record for record in inside if record.offset + record.size > source.size]
-            if beyond:
-                foreign = _foreign.describe(read_head(path))
+            if beyond and (foreign := _foreign.describe(read_head(path))):
+                yield Damage("not-a-checkpoint", path, f"is {foreign}", _names(inside, owners))
+            elif beyond:
                 needed = max(record.offset + record.size for record in beyond)
-                yield Damage(
-                    "not-a-checkpoint" if foreign else "truncated",
-                    path,
-                    f"is {foreign}" if foreign else f"has {source.size} bytes, the index needs {needed}",
-                    _names(beyond, owners),
-                )
+                message = f"has {source.size} bytes, the index needs {needed}"
+                yield Damage("truncated", path, message, _names(beyond, owners))
 
     def verify(self) -> Iterator[Damage]:
         """Read every value and yield those that fail their checksum, in the order in which they lie."""
         owners = self._parts()
-        records = [record for record in self.records.values() if not record.slices]
+        # What stands in a data file's place has no values of ours, not even where it is long enough for some.
+        foreign = {damage.where for damage in self.damages() if damage.kind == "not-a-checkpoint"}
+        records = [
+            record
+            for record in self.records.values()
+            if not record.slices and self.shard_path(record.shard) not in foreign
+        ]
         for record in sorted(records, key=lambda record: (record.shard, record.offset)):
             source = self._sources.get(record.shard)
             if source is None or record.offset + record.size > source.size:

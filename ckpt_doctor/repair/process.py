@@ -363,7 +363,6 @@ def _nothing_to_do(source: Checkpoint, targets: Targets, started: float, *, dry_
         seconds=time.monotonic() - started,
         dry_run=dry_run,
         complete=True,
-        notes=("there is nothing to repair; nothing was written",),
     )
 
 
