@@ -21,6 +21,7 @@ from ckpt_doctor.checkpoint import Array, Checkpoint
 from ckpt_doctor.errors import BadRequest, RepairRefused
 from ckpt_doctor.graphs.graph import tensor_name
 from ckpt_doctor.graphs.meta_graph import MetaGraph
+from ckpt_doctor.graphs.saved_model import ServedGraph
 from ckpt_doctor.observation import Observation
 from ckpt_doctor.progress import Listener, unheard
 
@@ -65,18 +66,19 @@ class Loaded:
 
 
 def meta_graph_of(checkpoint: Checkpoint) -> MetaGraph | None:
-    """Return the TF1 graph that lies with a checkpoint, or None where there is none.
+    """Return the graph that lies with a checkpoint, a `.meta` or a SavedModel's, or None where there is none.
 
     Raises:
         RepairRefused: It is damaged.
     """
-    if checkpoint.descriptions.meta_graph is None:
-        return None
+    descriptions = checkpoint.descriptions
     try:
-        return MetaGraph.parse(checkpoint.descriptions.meta_graph)
+        if descriptions.meta_graph is not None:
+            return MetaGraph.parse(descriptions.meta_graph)
+        return ServedGraph.parse(descriptions.saved_model) if descriptions.saved_model is not None else None
     except DecodeError as error:
-        where = checkpoint.descriptions.meta_graph_path
-        raise RepairRefused(f"{where}: is no MetaGraphDef, so there is no model to run") from error
+        where = descriptions.meta_graph_path or checkpoint.path
+        raise RepairRefused(f"{where}: is no graph of TensorFlow, so there is no model to run") from error
 
 
 def load_model(checkpoint: Checkpoint, inventory: Inventory, request: Request, outputs: Sequence[str] = ()) -> Loaded:
@@ -85,24 +87,33 @@ def load_model(checkpoint: Checkpoint, inventory: Inventory, request: Request, o
     Raises:
         RepairRefused: No model lies with the checkpoint, or it cannot be run.
     """
-    names = [layer.name for layer in inventory.layers]
+    layers = inventory.layers
     meta = meta_graph_of(checkpoint)
-    if meta is not None:
-        sited = {layer.name for layer in meta.facts.layers if layer.sites}
+    if meta is not None and not keras_models.is_keras(checkpoint, request.model):
         program = meta_graph_door.load(
             checkpoint,
             meta,
-            names,
+            layers,
             inputs=list(request.inputs.values()),
             feeds=request.feeds,
             outputs=outputs,
             unproven=request.unproven,
         )
-        left = dict.fromkeys(names, "the graph beside the checkpoint does not show where it normalises")
-        return Loaded(program, meta, {name: reason for name, reason in left.items() if name not in sited})
+        sited = {site.layer for site in program.cut.sites}
+        reason = (
+            "no signature of the SavedModel runs it"
+            if isinstance(meta, ServedGraph)
+            else "the graph beside the checkpoint does not show where it normalises"
+        )
+        left = {layer.name: reason for layer in layers if layer.name not in sited}
+        return Loaded(program, meta, left, meta.signature.outputs if isinstance(meta, ServedGraph) else {})
     if keras_models.is_keras(checkpoint, request.model):
         traced = keras_door.load(
-            checkpoint, inventory.layers, names, model=request.model, allow_code=request.allow_code
+            checkpoint,
+            layers,
+            [layer.name for layer in layers],
+            model=request.model,
+            allow_code=request.allow_code,
         )
         return Loaded(traced.program, None, traced.left, traced.outputs)
     raise RepairRefused(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
+from ckpt_doctor.batchnorm import BatchNormLayer
 from ckpt_doctor.capture.program import ModelInput, Program
 from ckpt_doctor.checkpoint import Array, Checkpoint, numpy_dtype
 from ckpt_doctor.errors import BadRequest, RepairRefused
@@ -13,13 +14,14 @@ from ckpt_doctor.graphs.cut import CutGraph, cut
 from ckpt_doctor.graphs.dropout import random_nodes
 from ckpt_doctor.graphs.graph import DTYPES, Graph, plain_dtype, split_tensor, tensor_name
 from ckpt_doctor.graphs.meta_graph import MetaGraph
+from ckpt_doctor.graphs.saved_model import ServedGraph
 from ckpt_doctor.graphs.specialise import resolve_tensor
 
 
 def load(
     checkpoint: Checkpoint,
     meta: MetaGraph,
-    layers: Iterable[str],
+    layers: Iterable[BatchNormLayer],
     *,
     inputs: Sequence[str] = (),
     feeds: Mapping[str, str] | None = None,
@@ -31,7 +33,7 @@ def load(
     Args:
         checkpoint: Gives the values of the weights.
         meta: The graph.
-        layers: Names of the layers that are cut open.
+        layers: The layers that are cut open.
         inputs: Tensors that the data feed, where they are no placeholders.
         feeds: Tensor to the text of a value that is fed in every run.
         outputs: Further tensors that are wanted.
@@ -44,8 +46,11 @@ def load(
     for tensor in (*inputs, *outputs, *(feeds or {})):
         if meta.graph.producer(tensor) is None:
             raise BadRequest(f"{tensor}: the graph has no such tensor")
-    wanted = set(layers)
-    sites = [(layer.name, site) for layer in meta.facts.layers if layer.name in wanted for site in layer.sites]
+    sites = [(layer.name, site) for layer in layers if layer.facts is not None for site in layer.facts.sites]
+    names: Mapping[str, str] = {}
+    if isinstance(meta, ServedGraph):
+        names = meta.signature.inputs
+        sites = [(name, site) for name, site in sites if split_tensor(site.y)[0] in meta.signature.nodes]
     resolved = [resolve_tensor(meta.graph, meta.switches, tensor) for tensor in outputs]
     opened = cut(meta.inference, sites, resolved, [*inputs, *(feeds or {})])
     opened_graph = Graph(opened.proto)
@@ -63,7 +68,9 @@ def load(
     return Program(
         cut=opened,
         inputs=tuple(
-            ModelInput(split_tensor(entry.original)[0], entry.tensor, entry.dtype, entry.shape)
+            ModelInput(
+                names.get(entry.original, split_tensor(entry.original)[0]), entry.tensor, entry.dtype, entry.shape
+            )
             for entry in opened.inputs
             if entry.tensor not in fixed and not entry.optional
         ),

@@ -8,18 +8,35 @@ What no signature reaches (a second model, a function that only trains) is known
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from ckpt_doctor.graphs.facts import LayerFacts, ModelFacts
-from ckpt_doctor.graphs.graph import VARIABLE_OPS
+from ckpt_doctor.graphs.graph import VARIABLE_OPS, split_tensor, tensor_name
 from ckpt_doctor.graphs.meta_graph import MetaGraph
 from ckpt_doctor.graphs.object_graph import describe_objects
+from ckpt_doctor.graphs.specialise import resolve_tensor
 from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
 
 _SERVE = b"serve"
+_DEFAULT = "serving_default"
 # SaveV2's inputs are prefix, names, slices, then one tensor for each name.
 _FIRST_TENSOR = 3
+
+
+@dataclass(frozen=True)
+class Signature:
+    """One way in and out of a SavedModel.
+
+    Attributes:
+        nodes: Names of the nodes that it needs.
+        inputs: Tensor to the name that callers give it.
+        outputs: Name that callers know to its tensor.
+    """
+
+    nodes: frozenset[str]
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
 
 
 class ServedGraph(MetaGraph):
@@ -38,6 +55,26 @@ class ServedGraph(MetaGraph):
         graphs = pb.SavedModel.FromString(data).meta_graphs
         chosen = next((graph for graph in graphs if _SERVE in graph.meta_info_def.tags), None)
         return cls(chosen or (graphs[0] if graphs else pb.MetaGraphDef()))
+
+    @cached_property
+    def signature(self) -> Signature:
+        """What the default signature needs, else the first one that gives anything.
+
+        A SavedModel may hold several signatures over the same layers; one is enough to run them.
+        """
+        found = [key for key in sorted(self.proto.signature_def) if not key.startswith("__saved_model")]
+        chosen = next((key for key in (_DEFAULT, *found) if key in self.proto.signature_def), None)
+        if chosen is None:
+            return Signature(frozenset(), {}, {})
+        definition = self.proto.signature_def[chosen]
+        outputs = {name: self._inner(info.name) for name, info in definition.outputs.items()}
+        nodes = self.inference.ancestors(split_tensor(tensor)[0] for tensor in outputs.values())
+        inputs = {tensor_name(info.name): name for name, info in definition.inputs.items()}
+        return Signature(frozenset(nodes), inputs, outputs)
+
+    def _inner(self, tensor: str) -> str:
+        """Return the name that a tensor of the stored graph has in `inference`."""
+        return resolve_tensor(self.graph, self.switches, self._written.get(tensor_name(tensor), tensor))
 
     @cached_property
     def keys(self) -> Mapping[str, tuple[str, ...]]:
