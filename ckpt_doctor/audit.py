@@ -25,6 +25,7 @@ from ckpt_doctor.finding import SEVERITIES, Finding, Severity
 from ckpt_doctor.formats import format_of, open_checkpoint
 from ckpt_doctor.formats._storage import open_source
 from ckpt_doctor.formats.discovery import discover
+from ckpt_doctor.formats.receipt import repaired_layers
 from ckpt_doctor.observation import Observation
 from ckpt_doctor.progress import Listener, Progress, unheard
 from ckpt_doctor.result import (
@@ -215,6 +216,7 @@ def _read(path: str, how: _How, seen: tuple[Damage, ...]) -> CheckpointResult:
         inventory,
         tuple(dict.fromkeys(damages)),
         non_finite,
+        repaired=repaired_layers(checkpoint) if _judges_history(inventory) else frozenset(),
         observed=observed,
         tolerance=how.tolerance,
     )
@@ -257,6 +259,14 @@ def _observed(checkpoint: Checkpoint, inventory: Inventory, how: _How) -> tuple[
 
     request = Request(data=how.data, model=how.model, **how.data_options)
     return observe(with_model(checkpoint, how.model), inventory, request)
+
+
+def _judges_history(inventory: Inventory) -> bool:
+    """Return whether a rule may judge what was done to the statistics before: what a receipt would answer."""
+    return any(
+        layer.slots or layer.copies or (layer.facts is not None and layer.facts.gradient_trains)
+        for layer in inventory.layers
+    )
 
 
 def _unreadable(error: UnreadableCheckpoint, seen: tuple[Damage, ...], selection: Selection) -> CheckpointResult:

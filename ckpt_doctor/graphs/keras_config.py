@@ -21,8 +21,18 @@ BATCH_NORM_CLASSES = frozenset(
 )
 _OTHER_NORMALIZATION = re.compile(r"(Layer|Group|Instance|RMS|Unit|Spectral|Weight)Norm|^Normalization$")
 # Attributes under which wrappers keep the layers they wrap (keras/src/layers/rnn/bidirectional.py and wrapper.py).
-_WRAPPED = {"layer": "layer", "forward_layer": "forward_layer", "backward_layer": "backward_layer"}
+_WRAPPED = {"layer": "layer", "forward_layer": "forward_layer", "backward_layer": "backward_layer", "cell": "cell"}
+# A class of the user's own, derived from Keras' layer.
+_DERIVED = re.compile(r"Batch_?Norm")
 _DEEPEST = 30
+# How a weight's name ends: Keras 2 and 3 write `bn/gamma:0`, Keras 1 `bn_gamma` and `bn_running_std` (a variance).
+_ENDINGS = re.compile(
+    r"^(?:(?P<scope>.*)/)?(?:(?P<layer>.+)_)?(?P<role>gamma|beta|moving_mean|moving_variance|running_mean|running_std)"
+    r"(?P<suffix>(?:_\d+)?(?::\d+)?)$"
+)
+_KERAS_1 = {"running_mean": "moving_mean", "running_std": "moving_variance"}
+# Where TensorFlow 2.12 kept the layers of a model.
+_LAYERS = ("layers", "_layer_checkpoint_dependencies")
 _ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
 
 
@@ -60,7 +70,7 @@ def describe_keras(checkpoint: Checkpoint) -> ModelFacts:
     layers = [
         _facts(checkpoint, item, item.path[-1] if names.count(item.path[-1]) == 1 else "/".join(item.path), steps)
         for item in found
-        if item.class_name in BATCH_NORM_CLASSES
+        if _is_batch_norm(item)
     ]
     return ModelFacts(
         evidence="config",
@@ -68,6 +78,11 @@ def describe_keras(checkpoint: Checkpoint) -> ModelFacts:
         trains=bool(steps),
         other_normalization=frozenset(i.path[-1] for i in found if _OTHER_NORMALIZATION.search(i.class_name)),
     )
+
+
+def _is_batch_norm(found: _Found) -> bool:
+    name = found.class_name.rpartition(">")[2]
+    return name in BATCH_NORM_CLASSES or (_DERIVED.search(name) is not None and "momentum" in found.config)
 
 
 def _snake_case(class_name: str) -> str:
@@ -135,14 +150,18 @@ def _facts(checkpoint: Checkpoint, found: _Found, name: str, steps: int | None) 
         and not (role == "beta" and config.get("center") is False)
     ]
     legacy = checkpoint.format in ("keras-hdf5", "keras-weights-hdf5")
-    names = _legacy_names(checkpoint, found, roles) if legacy else _positions(found, roles)
+    group = _group(checkpoint, found.group)
+    names = _legacy_names(checkpoint, found, roles) if legacy else _positions(group, roles)
     companions: tuple[Companion, ...] = ()
     if config.get("renorm") is True and not legacy:
         extra = ("moving_stddev", "renorm_mean", "renorm_stddev")
         companions = tuple(
-            Companion(f"{found.group}/vars/{len(roles) + number}", role, "layer") for number, role in enumerate(extra)
+            Companion(f"{group}/vars/{len(roles) + number}", role, "layer") for number, role in enumerate(extra)
         )
     trained = None if steps is None else steps > 0 and found.trainable
+    if config.get("mode") in (1, 2):
+        # Keras 1: normalises each sample, or with its batch at inference too; the averages are not read.
+        trained = False
     return LayerFacts(
         name=name,
         gamma=names.get("gamma"),
@@ -159,9 +178,17 @@ def _facts(checkpoint: Checkpoint, found: _Found, name: str, steps: int | None) 
     )
 
 
-def _positions(found: _Found, roles: list[str]) -> dict[str, str]:
+def _group(checkpoint: Checkpoint, group: str) -> str:
+    """Return a layer's group as this file spells it."""
+    new, old = _LAYERS
+    if any(variable.name.startswith(f"{old}/") for variable in checkpoint.variables):
+        return "/".join(old if part == new else part for part in group.split("/"))
+    return group
+
+
+def _positions(group: str, roles: list[str]) -> dict[str, str]:
     """Return the names in a Keras 3 weights file, where a role is a position."""
-    return {role: f"{found.group}/vars/{number}" for number, role in enumerate(roles)}
+    return {role: f"{group}/vars/{number}" for number, role in enumerate(roles)}
 
 
 def _channels(checkpoint: Checkpoint, names: Mapping[str, str]) -> int | None:
@@ -174,27 +201,25 @@ def _channels(checkpoint: Checkpoint, names: Mapping[str, str]) -> int | None:
 
 def _legacy_names(checkpoint: Checkpoint, found: _Found, roles: list[str]) -> dict[str, str]:
     """Return the names in a legacy file: those listed for the layer, and made in their likeness where one is absent."""
-    listed = checkpoint.attributes.get("weight_names", {}).get(found.path[0], ())
+    listed = [str(weight) for weight in checkpoint.attributes.get("weight_names", {}).get(found.path[0], ())]
     root = checkpoint.attributes.get("root", "")
     names: dict[str, str] = {}
-    parent, suffix = None, None
+    likeness: tuple[str, str] | None = None
     for weight in listed:
-        scope, _, last = str(weight).rpartition("/")
-        role, colon, number = last.partition(":")
-        owner = scope.rpartition("/")[2]
-        if role in _ROLES and (owner in (found.path[-1], *found.path[-2:-1]) or not scope):
-            names[role] = str(weight)
-            parent, suffix = scope, colon + number
-    if parent is None:
-        parent = found.path[-1]
-        suffix = (
-            ":0"
-            if any(
-                str(weight).endswith(":0")
-                for group in checkpoint.attributes.get("weight_names", {}).values()
-                for weight in group
-            )
-            else ""
-        )
-    full = {role: names.get(role, f"{parent}/{role}{suffix}") for role in roles}
+        ending = _ENDINGS.match(weight)
+        if ending is None:
+            continue
+        owner = ending["layer"] or (ending["scope"] or "").rpartition("/")[2]
+        if owner in (found.path[-1], *found.path[-2:-1]) or (not ending["scope"] and not ending["layer"]):
+            role = _KERAS_1.get(ending["role"], ending["role"])
+            names[role] = weight
+            likeness = (weight[: ending.start("role")], ending["suffix"])
+    if likeness is None:
+        everywhere = [
+            str(weight) for group in checkpoint.attributes.get("weight_names", {}).values() for weight in group
+        ]
+        colon = any(weight.endswith(":0") for weight in everywhere)
+        likeness = (f"{found.path[-1]}/", ":0" if colon else "")
+    before, suffix = likeness
+    full = {role: names.get(role, f"{before}{role}{suffix}") for role in roles}
     return {role: "/".join(part for part in (root, found.path[0], weight) if part) for role, weight in full.items()}
