@@ -181,10 +181,12 @@ def _bare_names(checkpoint: Checkpoint) -> dict[str, str]:
 def _roles(checkpoint: Checkpoint) -> dict[str, str]:
     """Return variable name to `layer/role`, for the batch-norm layers."""
     inventory = take_inventory(checkpoint, graphs.describe(checkpoint))
+    compared = {variable.name for variable in _once(checkpoint)}
     return {
-        name: f"{layer.name}/{role}"
+        name: f"{layer.name}/{role.removesuffix('/twin')}"
         for layer in inventory.layers
-        for role, name in (*layer.variables.items(), *layer.companions.items())
+        for role, name in (*layer.variables.items(), *layer.companions.items(), *layer.copies.items())
+        if name in compared
     }
 
 

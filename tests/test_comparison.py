@@ -146,3 +146,14 @@ def test_value_statistics_are_float64_and_of_the_finite_values():
     assert value_statistics(np.array([b"x"], dtype=object)) is None
     assert value_statistics(np.complex64([3 + 4j])).max == 5
     assert value_statistics(np.array([True, False])).mean == 0.5
+
+
+@pytest.mark.tensorflow
+def test_an_export_is_equal_to_the_keras_file_that_it_comes_from(tmp_path):
+    keras = pytest.importorskip("keras")
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2), keras.layers.BatchNormalization()])
+    model.save(tmp_path / "model.keras")
+    model.export(tmp_path / "export", verbose=False)
+    found = diff(tmp_path / "model.keras", tmp_path / "export")
+    assert found.equal
+    assert found.compared == 6
