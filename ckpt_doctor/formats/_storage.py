@@ -346,7 +346,7 @@ def _file_system(path: str) -> tuple[Any, str]:
     """Return fsspec's file system for a URL, and the key of the object in it."""
     protocol = path.split("://", 1)[0]
     try:
-        from fsspec.core import url_to_fs  # type: ignore[import-untyped,unused-ignore]
+        from fsspec.core import url_to_fs
     except ImportError:
         raise MissingExtra(f"{path}: reading URLs needs fsspec; pip install fsspec") from None
     try:
