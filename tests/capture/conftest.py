@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ckpt_doctor.batchnorm import take_inventory
 from ckpt_doctor.capture import meta_graph_door
 from ckpt_doctor.capture.engine import Engine
 from ckpt_doctor.capture.samples import from_arrays
 from ckpt_doctor.formats import open_checkpoint
+from ckpt_doctor.graphs import describe
 from ckpt_doctor.graphs.meta_graph import MetaGraph
 from tests.catalogue import BY_NAME, CALIBRATION
 
@@ -25,8 +27,8 @@ def model():
     def model(name, **options):
         checkpoint = open_checkpoint(BY_NAME[name].path)
         meta = MetaGraph.parse(checkpoint.descriptions.meta_graph)
-        names = [layer.name for layer in meta.facts.layers]
-        return meta_graph_door.load(checkpoint, meta, names, **options), names
+        layers = take_inventory(checkpoint, describe(checkpoint)).layers
+        return meta_graph_door.load(checkpoint, meta, layers, **options), [layer.name for layer in layers]
 
     return model
 
