@@ -107,6 +107,8 @@ MAY_IMPORT = {
         "selection",
     },
     "__main__": {"cli"},
+    "pytest_plugin": {"cli", "errors", "reports", "result"},
+    "keras_callback": {"capture", "cli", "finding", "formats", "reports", "result"},
 }
 
 

@@ -38,7 +38,7 @@ def heard(monkeypatch):
     ("text", "message"),
     [
         ("fail_onn = 'note'", "no option is called 'fail_onn'; did you mean fail-on?"),
-        ("[scan]\ndata = 'x'", "no option is called 'data'"),
+        ("[diff]\ndata = 'x'", "no option is called 'data'"),
         ("scan = 3", "scan is a command and needs a table, [scan]"),
         ("quick = 'yes'", "quick must be true or false, not 'yes'"),
         ("jobs = true", "jobs must be a value, not True"),

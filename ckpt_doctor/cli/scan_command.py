@@ -51,22 +51,14 @@ def scan(
     paths: tuple[str, ...],
     report: str,
     output: str | None,
-    select: tuple[str, ...],
-    ignore: tuple[str, ...],
-    severity: tuple[str, ...],
     fail_on: str,
-    quick: bool,
     strict: bool,
-    all_listed: bool,
-    jobs: int | None,
-    meta: str | None,
-    tolerance: float,
     min_severity: str,
     per_path_ignores: tuple[str, ...],
     baseline: str | None,
     write_baseline: str | None,
     reports: tuple[str, ...],
-    **data: Any,
+    **how: Any,
 ) -> int:
     """Say what is wrong with checkpoints, and why.
 
@@ -80,22 +72,7 @@ def scan(
     gate = Gate(min_severity, per_path_ignores, baseline, write_baseline, reports, fail_on)
     gate.check(report, output, paths)
     with terminal.progress() as listener:
-        result = scan_paths(
-            paths,
-            select=select,
-            ignore=ignore,
-            severity=pairs("--severity", severity),  # type: ignore[arg-type] # checked there
-            quick=quick,
-            all_listed=all_listed,
-            jobs=jobs or min(os.cpu_count() or 1, _MOST_JOBS),
-            meta=meta,
-            tolerance=tolerance,
-            data=data.pop("data"),
-            model=data.pop("model"),
-            data_options=tidied(data),
-            progress=listener,
-            **gate.scan_options(report),
-        )
+        result = scan_paths(paths, progress=listener, **audit_options(how), **gate.scan_options(report))
     result = gate.finish(terminal, result, report)
     terminal.report(REPORTS[report](result, gate.style(terminal.style(output))), output)
     for error in result.errors:
@@ -103,6 +80,16 @@ def scan(
     if not result.checkpoints and not result.errors:
         terminal.message(f"{', '.join(paths)}: no checkpoint in it; nothing was scanned")
     return exit_code(result, fail_on=fail_on, strict=strict)
+
+
+def audit_options(how: dict[str, Any]) -> dict[str, Any]:
+    """Return what click gives for the options that say how to scan as what `ckpt_doctor.scan` takes."""
+    names = ("select", "ignore", "severity", "quick", "all_listed", "jobs", "meta", "tolerance", "data", "model")
+    options = {name: how[name] for name in names}
+    options["severity"] = pairs("--severity", how["severity"])
+    options["jobs"] = how["jobs"] or min(os.cpu_count() or 1, _MOST_JOBS)
+    options["data_options"] = tidied({name: value for name, value in how.items() if name not in names})
+    return options
 
 
 def exit_code(result: AuditResult, *, fail_on: str, strict: bool) -> int:
