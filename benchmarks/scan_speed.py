@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -65,13 +66,15 @@ def write_checkpoint(prefix):
 
 
 def seconds(command):
-    """Return how long a command takes from start to end, and refuse one that fails."""
+    """Return wall and processor seconds that a command takes from start to end; refuse one that fails."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     started = time.perf_counter()
     done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
-    taken = time.perf_counter() - started
+    wall = time.perf_counter() - started
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)}: exit status {done.returncode}\n{done.stderr}")
-    return taken
+    return wall, after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
 
 def main():
@@ -98,12 +101,18 @@ def main():
         for _ in range(runs + 1):
             for name, command in commands.items():
                 times[name].append(seconds(command))
-    medians = {name: statistics.median(taken[1:]) for name, taken in times.items()}  # The first run warms up.
-    ours = next(iter(medians.values()))
+    # The first run warms up.
+    wall = {name: [wall for wall, _ in taken[1:]] for name, taken in times.items()}
+    processor = {name: statistics.median(used for _, used in taken[1:]) for name, taken in times.items()}
+    ours = next(iter(commands))
     print(f"{size / 1e6:.0f} MB, {runs} runs, {os.cpu_count()} cores, Python {platform.python_version()}\n")
-    print("| whole process | median, s | fastest, s | times `scan` |\n|---|---|---|---|")
-    for name, median in medians.items():
-        print(f"| {name} | {median:.2f} | {min(times[name][1:]):.2f} | {median / ours:.1f} |")
+    print("| whole process | median, s | fastest, s | processor, s | wall, times `scan` | processor, times `scan` |")
+    print("|---|---|---|---|---|---|")
+    for name in commands:
+        median = statistics.median(wall[name])
+        columns = [f"{median:.2f}", f"{min(wall[name]):.2f}", f"{processor[name]:.2f}"]
+        columns += [f"{median / statistics.median(wall[ours]):.1f}", f"{processor[name] / processor[ours]:.1f}"]
+        print(f"| {name} | {' | '.join(columns)} |")
 
 
 if __name__ == "__main__":
