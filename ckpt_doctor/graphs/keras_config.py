@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -205,6 +205,7 @@ def _legacy_names(checkpoint: Checkpoint, found: _Found, roles: list[str]) -> di
     root = checkpoint.attributes.get("root", "")
     names: dict[str, str] = {}
     likeness: tuple[str, str] | None = None
+    closest = -1
     for weight in listed:
         ending = _ENDINGS.match(weight)
         if ending is None:
@@ -212,6 +213,13 @@ def _legacy_names(checkpoint: Checkpoint, found: _Found, roles: list[str]) -> di
         owner = ending["layer"] or (ending["scope"] or "").rpartition("/")[2]
         if owner in (found.path[-1], *found.path[-2:-1]) or (not ending["scope"] and not ending["layer"]):
             role = _KERAS_1.get(ending["role"], ending["role"])
+            # Layers of one name, in models inside each other, differ by the scope around them.
+            scope = [part for part in (*(ending["scope"] or "").split("/"), ending["layer"]) if part]
+            fit = _alike_at_the_end(scope, found.path[1:])
+            if fit < closest:
+                continue
+            if fit > closest:
+                names, closest = {}, fit
             names[role] = weight
             likeness = (weight[: ending.start("role")], ending["suffix"])
     if likeness is None:
@@ -223,3 +231,13 @@ def _legacy_names(checkpoint: Checkpoint, found: _Found, roles: list[str]) -> di
     before, suffix = likeness
     full = {role: names.get(role, f"{before}{role}{suffix}") for role in roles}
     return {role: "/".join(part for part in (root, found.path[0], weight) if part) for role, weight in full.items()}
+
+
+def _alike_at_the_end(scope: Sequence[str], path: Sequence[str]) -> int:
+    """Return how well a scope fits a path of layers: 0 for nothing, most where both are the same."""
+    same = 0
+    for one, other in zip(reversed(scope), reversed(path), strict=False):
+        if one != other:
+            break
+        same += 1
+    return 2 * same + (len(scope) == len(path) == same)

@@ -98,6 +98,7 @@ def gather(inference: Graph, training: Graph | None, served: Collection[str] | N
 
 def _add(result: Gathering, known: dict[object, Gathered], graph: Graph, found: FoundSite, *, counts: bool) -> None:
     mean, variance = _statistic_variables(graph, found)
+    # Batch renormalisation multiplies gamma, and adds to beta, what is 1 and 0 at inference.
     gamma, beta = _variable(graph, found.site.scale), _variable(graph, found.site.offset)
     keys: list[object] = [name for name in (mean, variance) if name is not None]
     if not counts or not keys:
@@ -124,7 +125,7 @@ def _add(result: Gathering, known: dict[object, Gathered], graph: Graph, found: 
 
 
 def _variable(graph: Graph, tensor: str | None) -> str | None:
-    return graph.variable(tensor) if tensor else None
+    return statistic_variable(graph, tensor) if tensor else None
 
 
 def _statistic_variables(graph: Graph, found: FoundSite) -> tuple[str | None, str | None]:

@@ -312,7 +312,7 @@ def _reduced(graph: Graph, axes: str) -> Statistics:
 
 
 def statistic_variable(graph: Graph, tensor: str) -> str | None:
-    """Return the variable's node that a statistic is read from, also through the arithmetic around it, or None."""
+    """Return the variable's node that a vector is read from, also through the arithmetic around it, or None."""
     level = [tensor]
     for _ in range(_LONGEST_FORMULA):
         following: list[str] = []
@@ -361,6 +361,9 @@ def _found(
     graph: Graph, x: str, node: str, mean: str, variance: str, epsilon: float, scale: str | None, offset: str | None
 ) -> FoundSite:
     kinds = {_statistics(graph, mean), _statistics(graph, variance)}
+    if len(kinds) == 2:
+        # A mean that is measured from a stored shift (`sufficient_statistics`) has something of both; the variance not.
+        kinds.discard("mixed")
     statistics: Statistics = kinds.pop() if len(kinds) == 1 else "unknown"
     return FoundSite(
         Site(x=x, y=f"{node}:0", axis=_channel_axis(graph, mean), epsilon=epsilon, scale=scale, offset=offset),

@@ -116,9 +116,13 @@ def _is_like(layer: BatchNormLayer, other: BatchNormLayer) -> bool:
 def _by_fingerprint(layer: BatchNormLayer, inventory: Inventory) -> Coldness | None:
     """Return the coldness that channels which never vary show: the smallest variance, the same in several places."""
     smallest: list[tuple[float, int, int]] = []
+    # Layers that are copies of each other agree in everything.
+    seen: set[bytes] = set()
     for other in inventory.layers:
         variance = other.values.get("moving_variance")
-        if other.initial == "0/1" and variance is not None and variance.size and untouched(other) is None:
+        fits = other.initial == "0/1" and variance is not None and variance.size > 0 and untouched(other) is None
+        if fits and variance is not None and variance.tobytes() not in seen:
+            seen.add(variance.tobytes())
             low = float(variance.min())
             count = int(np.count_nonzero(variance <= low * (1 + _AGREEMENT)))
             smallest.append((low, count, variance.size))
