@@ -21,6 +21,8 @@ from ckpt_doctor.graphs.updates import assigned_variables
 # (tensorflow/python/keras/layers/normalization.py: `_add_renorm_weight`).
 _ZERO_DEBIAS = ("biased", "local_step")
 _RENORM = ("renorm_mean", "renorm_stddev", "moving_stddev", "renorm_mean_weight", "renorm_stddev_weight")
+# An average that is kept under the name of what it averages: tensorpack's, Sonnet 2's.
+_AVERAGES = ("/EMA", "/average")
 _ANONYMOUS = re.compile(r"(^|/)Variable(_\d+)?$")
 # Scopes that the code of a layer opens around its arithmetic.
 _INNER_SCOPES = re.compile(r"(/(batchnorm|moments|cond|If|then|else|PartitionedCall|StatefulPartitionedCall)(_\d+)?)+$")
@@ -132,10 +134,18 @@ def _statistic_variables(graph: Graph, found: FoundSite) -> tuple[str | None, st
     """Return the variables' nodes of mean and variance: those read, or those that the moments are averaged into."""
     if found.statistics in ("stored", "mixed"):
         return statistic_variable(graph, found.mean), statistic_variable(graph, found.variance)
-    result = []
+    result: list[str | None] = []
     for tensor in (found.mean, found.variance):
-        stored = [name for name in assigned_variables(graph, graph.source(tensor)) if not name.endswith(_ZERO_DEBIAS)]
+        stored = [
+            name
+            for name in assigned_variables(graph, graph.source(tensor))
+            if not name.endswith((*_ZERO_DEBIAS, *_RENORM))
+        ]
         result.append(stored[0] if stored else None)
+    if result[0] is not None and result[1] is None and result[0].endswith("/moving_mean"):
+        # Batch renormalisation averages the standard deviation and squares it.
+        sibling = graph.nodes.get(result[0][: -len("mean")] + "variance")
+        result[1] = sibling.name if sibling is not None and sibling.op in VARIABLE_OPS else None
     # Both moments of the fused op lead to one variable only if something went wrong: then none is believed.
     return (result[0], result[1]) if result[0] != result[1] or result[0] is None else (None, None)
 
@@ -173,6 +183,8 @@ def names_of(layers: list[Gathered]) -> list[str]:
     names = []
     for item in layers:
         anchor = item.moving_mean or item.moving_variance or item.gamma or item.beta
+        if anchor and anchor.endswith(_AVERAGES):
+            anchor = scope_of(anchor)
         scope = scope_of(anchor) if anchor else scope_of(scope_of(item.node)) or scope_of(item.node) or item.node
         if anchor and _ANONYMOUS.search(anchor):
             # Variables without names say nothing of their layer; where it computes may.
