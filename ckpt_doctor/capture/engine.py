@@ -13,7 +13,7 @@ The result pools all values that a layer saw; its variance is the population var
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,8 @@ from ckpt_doctor.progress import Listener, Progress, unheard
 # A layer that feeds itself has settled when no channel moves by more than this, and is left after so many sweeps.
 SETTLED = 1e-5
 MOST_SWEEPS = 20
+
+_ASSIGNED_TOGETHER = 64 * 10**6
 
 # Mean and variance of one layer, each of shape `(channels,)`.
 Pair = tuple[Array, Array]
@@ -84,8 +86,17 @@ class Engine:
         return config
 
     def _set_variables(self) -> None:
+        # A run costs milliseconds, however small the value; all values at once would lie in memory twice.
+        assigns: list[str] = []
+        feeds: dict[str, Array] = {}
         for node, (placeholder, assign) in self.program.cut.variables.items():
-            self.session.run(assign, {placeholder: self.program.values[node]()})
+            assigns.append(assign)
+            feeds[placeholder] = self.program.values[node]()
+            if sum(value.nbytes for value in feeds.values()) > _ASSIGNED_TOGETHER or len(feeds) > 100:
+                self.session.run(assigns, feeds)
+                assigns, feeds = [], {}
+        if assigns:
+            self.session.run(assigns, feeds)
 
     def __enter__(self) -> Engine:
         return self
@@ -106,9 +117,13 @@ class Engine:
             raise BadRequest(f"the model cannot be fed: {error}") from error
         return values
 
-    def _statistics(self, known: Mapping[int, Pair], by_layer: Mapping[str, Pair]) -> dict[str, Array]:
+    def _statistics(
+        self, known: Mapping[int, Pair], by_layer: Mapping[str, Pair], wanted: Collection[int] | None = None
+    ) -> dict[str, Array]:
+        """Return what is fed for the statistics of the wanted sites, or of all."""
         feeds = {}
-        for number, site in enumerate(self.sites):
+        for number in range(len(self.sites)) if wanted is None else wanted:
+            site = self.sites[number]
             pair = known.get(number) or by_layer.get(site.layer) or self.stored.get(site.layer)
             if pair is not None:
                 feeds[site.mean], feeds[site.variance] = (np.asarray(value, np.float32) for value in pair)
@@ -179,7 +194,7 @@ class Engine:
             for chunk in chunks:
                 known: dict[int, Pair] = {}
                 for level in levels:
-                    feeds = self._statistics(known, given)
+                    feeds = self._statistics(known, given, level.normalised)
                     pooled: dict[int, Moments] = {}
                     for batch in chunk:
                         self._run_level(level, batch, samples, live, feeds, tally, pooled)

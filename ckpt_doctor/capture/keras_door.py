@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ckpt_doctor.batchnorm import BatchNormLayer
-from ckpt_doctor.capture.keras_models import load_keras, named
+from ckpt_doctor.capture.keras_inputs import inputs_of
+from ckpt_doctor.capture.keras_models import load_keras
+from ckpt_doctor.capture.keras_names import batch_norms
 from ckpt_doctor.capture.program import ModelInput, Program
 from ckpt_doctor.capture.runtime import tensorflow
 from ckpt_doctor.checkpoint import Array, Checkpoint
@@ -21,6 +23,8 @@ from ckpt_doctor.errors import RepairRefused
 from ckpt_doctor.graphs.cut import CutGraph, CutSite, set_variables
 from ckpt_doctor.graphs.graph import Graph, split_tensor
 from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
+
+_INNER = "it runs inside a loop or a branch of the model, where its input cannot be seen"
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,77 +73,120 @@ class _Trace:
     def __init__(self, model: Any, names: Mapping[int, str]) -> None:
         self.tf = tensorflow()
         self.model = model
-        self.names = names
+        self.names = dict(names)
+        self.inputs = inputs_of(model)
         self.sites: list[CutSite] = []
+        self.outputs: list[str] = []
         self.left: dict[str, str] = {}
         self.graph: Any = None
 
     def program(self) -> KerasProgram:
-        inputs = getattr(self.model, "inputs", None)
-        if not inputs:
-            raise RepairRefused(
-                f"the model {self.model.name} is a class of its own and does not say what its inputs are"
-            )
+        """Return the program; layers that turn out not to be measurable keep their stored statistics in it."""
+        while True:
+            concrete = self._traced()
+            again = self._without_dead_sites(concrete)
+            if not again:
+                break
+            self.left.update((name, _INNER) for name in again - set(self.left))
+            self.names = {key: name for key, name in self.names.items() if name not in again}
+        for layer in batch_norms(self.model):
+            name = self.names.get(id(layer))
+            if name is not None and name not in self.left and name not in {site.layer for site in self.sites}:
+                self.left[name] = (
+                    "the model does not run it on the way to its outputs"
+                    if _framework_class(type(layer)) is type(layer)
+                    else f"its class {type(layer).__name__} normalises by code of its own, or the model does not run it"
+                )
+        return self._finish(concrete)
+
+    def _traced(self) -> Any:
         specs = [
-            self.tf.TensorSpec([None, *tuple(tensor.shape)[1:]], tensor.dtype, name=f"input_{number}")
-            for number, tensor in enumerate(inputs)
+            self.tf.TensorSpec([None, *shape[1:]], dtype, name=f"input_{number}")
+            for number, (shape, dtype) in enumerate(zip(self.inputs.shapes, self.inputs.dtypes, strict=True))
         ]
+        self.sites.clear()
+        self.outputs.clear()
 
         def inference(*tensors: Any) -> Any:
             self.graph = self.tf.compat.v1.get_default_graph()
-            return self.model(tensors[0] if len(tensors) == 1 else list(tensors), training=False)
+            # A layer whose `call` is a function of TensorFlow of its own then runs in this graph as well.
+            eager = self.tf.config.functions_run_eagerly()
+            self.tf.config.run_functions_eagerly(True)
+            try:
+                return self.inputs.call(tensors)
+            finally:
+                self.tf.config.run_functions_eagerly(eager)
 
         with self._cut_open():
-            concrete = self.tf.function(inference, autograph=False).get_concrete_function(*specs)
-        missing = set(self.names.values()) - {site.layer for site in self.sites} - set(self.left)
-        self.left.update(dict.fromkeys(missing, "the model does not run it on the way to its outputs"))
-        return self._finish(concrete, inputs)
+            try:
+                return self.tf.function(inference, autograph=False).get_concrete_function(*specs)
+            # Any layer's code runs here, the user's own included.
+            except Exception as error:
+                first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+                raise RepairRefused(f"the model {self.model.name} cannot be run at inference: {first}") from error
+
+    def _without_dead_sites(self, concrete: Any) -> set[str]:
+        """Drop sites whose output nothing needs, and return layers whose statistics are needed all the same.
+
+        `tf.vectorized_map` traces its function once and then writes other operations in its place: what it traced is no
+        part of the model, and the layer's input cannot be seen.
+        """
+        graph = Graph(pb.GraphDef.FromString(concrete.graph.as_graph_def().SerializeToString()))
+        needed = graph.ancestors(
+            [split_tensor(tensor.name)[0] for tensor in self.tf.nest.flatten(concrete.structured_outputs)],
+            control=False,
+        )
+        alive = [split_tensor(output)[0] in needed for output in self.outputs]
+        hidden = {
+            site.layer
+            for site, lives in zip(self.sites, alive, strict=True)
+            if not lives and split_tensor(site.mean)[0] in needed
+        }
+        self.sites = [site for site, lives in zip(self.sites, alive, strict=True) if lives]
+        # A layer that is seen at one place and hidden at another cannot be measured at all.
+        return hidden | ({site.layer for site in self.sites} & set(self.left))
 
     @contextmanager
     def _cut_open(self) -> Iterator[None]:
-        """Replace `call` of the batch-norm classes while tracing; the classes are left as they were found."""
-        classes = {type(layer) for layer in named(self.model).values() if id(layer) in self.names}
-        owners = {owner for kind in classes for owner in kind.__mro__[:1]}
-        originals = {owner: owner.__dict__.get("call") for owner in owners}
+        """Replace `call` of Keras' own batch-norm classes while tracing; the classes are left as they were found.
+
+        A derived class that calls its base is measured where the base normalises.
+        """
+        live = [layer for layer in batch_norms(self.model) if id(layer) in self.names]
+        originals = {owner: owner.__dict__["call"] for owner in {_framework_class(type(layer)) for layer in live}}
         try:
-            for owner in owners:
-                setattr(owner, "call", self._wrapped(getattr(owner, "call")))  # noqa: B009, B010
+            for owner, original in originals.items():
+                setattr(owner, "call", self._wrapped(original))  # noqa: B010
             yield
         finally:
             for owner, original in originals.items():
-                if original is None:
-                    delattr(owner, "call")
-                else:
-                    setattr(owner, "call", original)  # noqa: B010
+                setattr(owner, "call", original)  # noqa: B010
 
     def _wrapped(self, original: Callable[..., Any]) -> Callable[..., Any]:
         trace = self
 
-        def call(self: Any, inputs: Any, *arguments: Any, **options: Any) -> Any:
+        def call(self: Any, inputs: Any, training: Any = None, mask: Any = None) -> Any:
             name = trace.names.get(id(self))
-            if name is None:
-                return original(self, inputs, *arguments, **options)
-            if trace.tf.compat.v1.get_default_graph() is not trace.graph:
-                trace.left[name] = "it runs inside a loop or a branch of the model, where it cannot be measured"
-                return original(self, inputs, *arguments, **options)
-            return trace.normalise(self, name, inputs)
+            if name is not None and name not in trace.left:
+                if _several(self.axis):
+                    trace.left[name] = "it normalises over several axes"
+                elif trace.tf.compat.v1.get_default_graph() is not trace.graph:
+                    trace.left[name] = _INNER
+                else:
+                    return trace.normalise(self, name, inputs, mask)
+            masked = {} if mask is None else {"mask": mask}
+            return original(self, inputs, training=training, **masked)
 
         return call
 
-    def normalise(self, layer: Any, name: str, x: Any) -> Any:
+    def normalise(self, layer: Any, name: str, x: Any, mask: Any) -> Any:
         """Return the layer's output, computed from placeholders for its statistics."""
         tf = self.tf
         x = tf.convert_to_tensor(x)
-        axis = layer.axis
-        axis = int(axis if isinstance(axis, int) else next(iter(axis))) if not _several(axis) else None
-        if axis is None:
-            self.left[name] = "it normalises over several axes"
-            axis = -1
-        rank = x.shape.rank
+        axis = int(layer.axis if isinstance(layer.axis, int) else next(iter(layer.axis))) % x.shape.rank
         mean = tf.compat.v1.placeholder(tf.float32, [None])
         variance = tf.compat.v1.placeholder(tf.float32, [None])
-        axis %= rank
-        shape = [1] * rank
+        shape = [1] * x.shape.rank
         shape[axis] = -1
         inverse = tf.math.rsqrt(variance + tf.constant(layer.epsilon, tf.float32))
         if layer.gamma is not None:
@@ -148,11 +195,19 @@ class _Trace:
         if layer.beta is not None:
             shift += tf.reshape(tf.cast(tf.convert_to_tensor(layer.beta), tf.float32), [-1])
         y = tf.cast(x, tf.float32) * tf.reshape(inverse, shape) + tf.reshape(shift, shape)
-        if name not in self.left:
-            self.sites.append(CutSite(name, x.name, mean.name, variance.name, axis, float(layer.epsilon)))
+        counted = x
+        # Masked positions do not count in training (keras/src/layers/normalization/batch_normalization.py: `_moments`),
+        # but for the fused kernel of Keras 2, which does not know masks.
+        if mask is not None and not getattr(layer, "fused", False):
+            last = list(range(x.shape.rank))
+            last.append(last.pop(axis))
+            counted = tf.boolean_mask(tf.transpose(x, last), tf.cast(mask, tf.bool))
+            axis = counted.shape.rank - 1
+        self.sites.append(CutSite(name, counted.name, mean.name, variance.name, axis, float(layer.epsilon)))
+        self.outputs.append(y.name)
         return tf.cast(y, layer.compute_dtype)
 
-    def _finish(self, concrete: Any, inputs: Sequence[Any]) -> KerasProgram:
+    def _finish(self, concrete: Any) -> KerasProgram:
         graph = concrete.graph
         outputs = tuple(tensor.name for tensor in self.tf.nest.flatten(concrete.structured_outputs))
         whole = Graph(pb.GraphDef.FromString(graph.as_graph_def().SerializeToString()))
@@ -168,6 +223,11 @@ class _Trace:
                 node.attr["shape"].shape.ParseFromString(variable.shape.as_proto().SerializeToString())
                 node.attr["shared_name"].s = internal.op.name.encode()
                 values[node.name] = variable.numpy
+            elif external.dtype == self.tf.resource:
+                raise RepairRefused(
+                    f"the model {self.model.name} uses {internal.op.name}, a table or a variable that it does not "
+                    "track; give a model without it (say, one that takes what the table gives) with --model"
+                )
             else:
                 node.op = "Const"
                 node.attr["dtype"].type = external.dtype.as_datatype_enum
@@ -189,19 +249,16 @@ class _Trace:
                 kept = [entry for entry in copy.input if not entry.startswith("^")]
                 del copy.input[:]
                 copy.input.extend(kept)
-        tensors = [tensor.name for tensor in concrete.inputs[: len(inputs)]]
+        tensors = [tensor.name for tensor in concrete.inputs[: len(self.inputs.names)]]
         cut = CutGraph(result, tuple(self.sites), (), set_variables(result))
         return KerasProgram(
             Program(
                 cut=cut,
                 inputs=tuple(
-                    ModelInput(
-                        _input_name(self.model, number, tensor),
-                        name,
-                        str(self.tf.as_dtype(tensor.dtype).name),
-                        (None, *tuple(tensor.shape)[1:]),
+                    ModelInput(name, tensor, dtype, shape)
+                    for name, tensor, dtype, shape in zip(
+                        self.inputs.names, tensors, self.inputs.dtypes, self.inputs.shapes, strict=True
                     )
-                    for number, (tensor, name) in enumerate(zip(inputs, tensors, strict=True))
                 ),
                 values={node: values[node] for node in cut.variables},
             ),
@@ -220,9 +277,13 @@ def _several(axis: Any) -> bool:
     return not isinstance(axis, int) and len(list(axis)) != 1
 
 
-def _input_name(model: Any, number: int, tensor: Any) -> str:
-    names = getattr(model, "input_names", None)
-    return str(names[number]) if names and number < len(names) else str(tensor.name).split(":")[0]
+def _framework_class(kind: type) -> type:
+    """Return the class of Keras itself that normalises for a class derived from it."""
+    return next(
+        base
+        for base in kind.__mro__
+        if "call" in base.__dict__ and base.__module__.partition(".")[0] in ("keras", "tf_keras", "tensorflow")
+    )
 
 
 def _output_names(model: Any, outputs: Sequence[str]) -> list[str]:

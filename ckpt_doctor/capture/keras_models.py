@@ -17,13 +17,13 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from ckpt_doctor.batchnorm import BatchNormLayer
+from ckpt_doctor.capture.keras_names import batch_norms, names_in
 from ckpt_doctor.capture.runtime import keras, tensorflow
 from ckpt_doctor.capture.user_code import call, is_reference, load_function
 from ckpt_doctor.checkpoint import Array, Checkpoint
 from ckpt_doctor.errors import BadRequest, RepairRefused
 from ckpt_doctor.formats import format_of
 from ckpt_doctor.formats.interface import Changes
-from ckpt_doctor.graphs.keras_config import BATCH_NORM_CLASSES
 from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
 
 _CODE_CLASSES = ("Lambda", "TFOpLambda", "SlicingOpLambda")
@@ -105,7 +105,7 @@ def load_keras(
             if path.suffix == ".keras":
                 options["safe_mode"] = not allow_code
             built = _loading(checkpoint.path, keras(is_keras_2(checkpoint)).models.load_model, str(path), **options)
-    return KerasModel(built, {id(layer): name for name, layer in named(built).items()})
+    return KerasModel(built, names_in(checkpoint, layers, built))
 
 
 def is_keras_2(checkpoint: Checkpoint) -> bool:
@@ -190,30 +190,6 @@ def completion(checkpoint: Checkpoint, layers: Sequence[BatchNormLayer]) -> dict
     return additions
 
 
-def named(model: Any) -> dict[str, Any]:
-    """Return the batch-norm layers of a model by the names that `graphs.keras_config` gives them."""
-    found: list[tuple[tuple[str, ...], Any]] = []
-    everything: list[str] = []
-
-    def visit(layer: Any, path: tuple[str, ...]) -> None:
-        inner = getattr(layer, "layers", None)
-        if isinstance(inner, list) and type(layer).__name__ not in BATCH_NORM_CLASSES:
-            for child in inner:
-                visit(child, (*path, child.name))
-            return
-        everything.append(path[-1])
-        if any(kind.__name__ in BATCH_NORM_CLASSES for kind in type(layer).__mro__):
-            found.append((path, layer))
-        for attribute in ("layer", "forward_layer", "backward_layer"):
-            child = getattr(layer, attribute, None)
-            if child is not None and hasattr(child, "name"):
-                visit(child, (*path, child.name))
-
-    for layer in model.layers:
-        visit(layer, (layer.name,))
-    return {path[-1] if everything.count(path[-1]) == 1 else "/".join(path): layer for path, layer in found}
-
-
 def _from_saved_model(checkpoint: Checkpoint, layers: Sequence[BatchNormLayer]) -> KerasModel:
     model = _loading(checkpoint.path, keras(legacy=True).models.load_model, checkpoint.path, compile=False)
     return KerasModel(model, _names_by_object(checkpoint, layers, model)[1])
@@ -253,7 +229,7 @@ def _names_by_object(
     if not graph.nodes:
         raise RepairRefused(f"{checkpoint.path}: has no object graph; --model can name the .meta of a TF1 checkpoint")
     by_key = {key: layer.name for layer in layers for key in layer.variables.values()}
-    paths = _paths(tf.train.TrackableView(model), set(map(id, named(model).values())))
+    paths = _paths(tf.train.TrackableView(model), set(map(id, batch_norms(model))))
     starts: list[tuple[str | None, int]] = [(None, 0)]
     starts += [(child.local_name, child.node_id) for child in graph.nodes[0].children]
     best: tuple[str | None, dict[int, str]] = (None, {})

@@ -24,6 +24,7 @@ class Level:
         fetches: Tensors that it gives: those that later runs read, and the inputs of its sites.
         kept: The former of them.
         dropped: Live tensors that no later run reads.
+        normalised: Indices of the sites whose statistics it reads.
     """
 
     inputs: tuple[str, ...]
@@ -32,6 +33,7 @@ class Level:
     fetches: tuple[str, ...]
     kept: tuple[str, ...]
     dropped: tuple[str, ...]
+    normalised: tuple[int, ...] = ()
 
 
 def plan_levels(
@@ -55,7 +57,18 @@ def plan_levels(
     """
     level = _levels_of_nodes(graph, inputs, sites, awaited, pooled=pooled)
     given = [tensor_name(name) for name in inputs]
-    placeholders = {tensor for site in sites for tensor in (site.mean, site.variance)}
+    placeholders = {tensor: number for number, site in enumerate(sites) for tensor in (site.mean, site.variance)}
+    statistics: dict[int, set[int]] = {}
+    by_node = {split_tensor(tensor)[0]: number for tensor, number in placeholders.items()}
+    remembered: dict[str, set[int]] = {}
+
+    def known_statistics(node: str) -> set[int]:
+        """Return the sites whose statistics a node needs that depends on no data: those that are not awaited."""
+        if node not in remembered:
+            before = graph.ancestors([node], control=False)
+            remembered[node] = {by_node[name] for name in before & by_node.keys()}
+        return remembered[node]
+
     needed = graph.ancestors({split_tensor(sites[number].x)[0] for number in measured}, control=False)
     # Tensors that depend on data: the level that makes each, and the levels that read it.
     made: dict[str, int] = {}
@@ -66,6 +79,10 @@ def plan_levels(
             if source in level and tensor not in placeholders:
                 made[tensor] = level[source]
                 read.setdefault(tensor, set()).add(level[name])
+            elif tensor in placeholders:
+                statistics.setdefault(level[name], set()).add(placeholders[tensor])
+            elif source not in level:
+                statistics.setdefault(level[name], set()).update(known_statistics(source))
     site_level = {number: level.get(split_tensor(sites[number].x)[0], 0) for number in measured}
     runs = []
     for number in range(1 + max(site_level.values(), default=0)):
@@ -83,6 +100,7 @@ def plan_levels(
                 fetches=tuple(fetches),
                 kept=tuple(kept),
                 dropped=tuple(tensor for tensor in feeds if max(read[tensor]) == number),
+                normalised=tuple(sorted(statistics.get(number, ()))),
             )
         )
     return runs
@@ -130,10 +148,14 @@ def _levels_of_nodes(
 
 def in_sequence(graph: Graph, sites: Sequence[CutSite], measured: Sequence[int]) -> set[str]:
     """Return the layers that feed themselves: one of their sites lies downstream of another."""
-    found = set()
+    places: dict[str, list[int]] = {}
     for number in measured:
-        before = graph.ancestors([split_tensor(sites[number].x)[0]], control=False)
-        for other in measured:
-            if sites[other].layer == sites[number].layer and split_tensor(sites[other].mean)[0] in before:
-                found.add(sites[number].layer)
+        places.setdefault(sites[number].layer, []).append(number)
+    found = set()
+    for layer, numbers in places.items():
+        outputs = {split_tensor(sites[number].mean)[0] for number in numbers}
+        if len(numbers) > 1 and any(
+            outputs & graph.ancestors([split_tensor(sites[number].x)[0]], control=False) for number in numbers
+        ):
+            found.add(layer)
     return found
