@@ -109,7 +109,7 @@ def test_what_documents_point_at_is_there(document):
     text = document.read_text("utf-8")
     for target in re.findall(r"\]\(([^)#:]+)\)", text):
         assert (document.parent / target).exists(), target
-    for name in re.findall(r"`((?:ckpt_doctor|tests|fixtures|benchmarks|docs)/[\w./-]*)`", text):
+    for name in re.findall(r"`((?:ckpt_doctor|tests|fixtures|benchmarks|docs)/[\w./-]*|[\w.-]+\.ya?ml)`", text):
         assert (ROOT / name).exists(), name
 
 
