@@ -110,7 +110,8 @@ def markdown(explanation: Explanation) -> str:
     for block in explanation.blocks:
         heading = f"**{block.heading}:** " if block.heading and block.heading != said else ""
         said = block.heading
-        parts.append(f"```python\n{block.text}\n```" if block.code else f"{heading}{block.text}")
+        language = "sh" if block.text.startswith("ckpt-doctor ") else "python"
+        parts.append(f"```{language}\n{block.text}\n```" if block.code else f"{heading}{block.text}")
     return "\n\n".join(parts)
 
 

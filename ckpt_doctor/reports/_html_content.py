@@ -171,7 +171,7 @@ def _group(group: Group) -> GroupView:
 
 
 def _layers(key: str, checkpoint: CheckpointResult, plotted: set[str]) -> Table:
-    measured = any(values.measured for values in checkpoint.values.values())
+    measured = any(values.measured and values.stored for values in checkpoint.values.values())
     # Columns that would say nothing, or the same in every row, only take room.
     epsilon = any(layer.epsilon is not None for layer in checkpoint.batch_norm_layers)
     names = ["layer", "status", "known from", "channels", "mean min", "median", "max"]

@@ -1,0 +1,122 @@
+"""The documentation says what is: links lead somewhere, options exist, examples run, the page of rules is current."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ckpt_doctor.cli import main
+from ckpt_doctor.cli.group import ckpt_doctor_group
+from ckpt_doctor.reports import REPORTS
+from ckpt_doctor.reports._explanation import explanations
+from ckpt_doctor.rules import RULES
+from tests.gate.conftest import FIXTURES
+
+DOCS = FIXTURES.parent / "docs"
+PAGES = sorted(DOCS.glob("*.md"))
+
+
+def blocks(page, language):
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def test_the_page_of_rules_is_made_from_the_rules(monkeypatch):
+    monkeypatch.syspath_prepend(str(DOCS))
+    import make_rules
+
+    assert (DOCS / "rules.md").read_text() == make_rules.page(), "run `python docs/make_rules.py`"
+
+
+def test_every_rule_says_what_it_is_and_what_to_do():
+    for rule, found in zip(RULES, explanations(), strict=True):
+        assert rule.documentation.startswith(f"{rule.code}: "), rule.code
+        assert found.summary.endswith("."), rule.code
+        assert "\n" not in found.summary
+        headings = [block.heading for block in found.blocks]
+        for heading in ("", "Usual cause", "Repair", "Source"):
+            assert heading in headings, (rule.code, heading)
+        for block in found.blocks:
+            assert block.text, rule.code
+            prose = re.match(r"[A-Z]?[a-z]+ [a-z]+ [a-z]+", block.text) is not None
+            assert not (block.code and prose), f"{rule.code}: prose in an indented line after a full stop: {block.text}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if link.startswith("http"):
+            continue
+        file, _, anchor = link.partition("#")
+        target = (page.parent / file).resolve() if file else page
+        assert target.exists(), link
+        if anchor:
+            text = target.read_text()
+            headings = {
+                re.sub(r"[^a-z0-9 -]", "", heading.lower()).strip().replace(" ", "-")
+                for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+            }
+            assert anchor in headings | set(re.findall(r'<a id="([^"]+)">', text)), link
+
+
+def test_options_that_are_named_exist():
+    known = {
+        name
+        for command in (ckpt_doctor_group, *ckpt_doctor_group.commands.values())
+        for p in command.params
+        for name in p.opts
+    } | {"--help", "--version"}
+    for page in PAGES:
+        if page.name == "architecture.md":
+            continue
+        assert set(re.findall(r"(?<![\w-])(--[a-z][a-z-]*)", page.read_text())) <= known, page.name
+
+
+def test_every_report_and_every_place_is_described():
+    gate = (DOCS / "gate.md").read_text()
+    for name in REPORTS:
+        assert f"| `{name}` |" in gate
+    formats = (DOCS / "formats.md").read_text()
+    for name in ("tensor-bundle", "tensor-slices-v1", "saved-model", "keras-hdf5", "keras-weights-hdf5", "keras-v3"):
+        assert f"| `{name}` |" in formats
+
+
+def test_the_configuration_that_is_shown_is_taken(tmp_path, monkeypatch, capsys):
+    (table,) = blocks(DOCS / "gate.md", "toml")
+    (tmp_path / "pyproject.toml").write_text(table)
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(FIXTURES / "keras_v3" / "healthy.keras", tmp_path)
+    assert main(["scan", ".", "--write-baseline", "known.json"]) == 0
+    assert main(["scan", "."]) == 0, capsys.readouterr().err
+
+
+@pytest.mark.tensorflow
+def test_the_python_that_is_shown_runs(tmp_path):
+    pytest.importorskip("tensorflow")
+    shutil.copytree(FIXTURES.parent / "ckpt_doctor" / "demo", tmp_path / "ckpt-doctor-demo")
+    environment = {"PYTHONPATH": str(FIXTURES.parent), "PATH": "", "HOME": str(tmp_path)}
+    examples = blocks(DOCS / "python.md", "python")
+    assert len(examples) == 3
+    for example in examples:
+        done = subprocess.run(
+            [sys.executable, "-c", example], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout
+
+
+def test_no_page_is_missing_from_the_index():
+    index = (DOCS / "README.md").read_text()
+    for page in PAGES:
+        assert page.name == "README.md" or f"({page.name})" in index
+
+
+def test_the_version_that_is_named_is_this_one():
+    import ckpt_doctor
+
+    for page in (*PAGES, *Path(DOCS).glob("*.yml")):
+        for version in re.findall(r"(?:@|rev: )v([\d.]+)", page.read_text()):
+            if page.suffix == ".md" or "ckpt-doctor@" in page.read_text():
+                assert version in (ckpt_doctor.__version__, "4"), page.name
