@@ -32,6 +32,8 @@ PASS_THROUGH = frozenset(
 PART = re.compile(r"/part_\d+$")
 VARIABLE_OPS = frozenset("VariableV2 Variable VarHandleOp AutoReloadVariable".split())
 
+ASSIGN_OPS = frozenset("Assign AssignAdd AssignSub AssignVariableOp AssignAddVariableOp AssignSubVariableOp".split())
+
 
 def split_tensor(name: str) -> tuple[str, int]:
     """Return node and output index of a tensor name: `a/b:1` → `("a/b", 1)`, `a/b` → `("a/b", 0)`."""
@@ -112,6 +114,17 @@ class Graph:
         for node in self.proto.node:
             for position, tensor in enumerate(self.inputs(node)):
                 table.setdefault(tensor, []).append((node, position))
+        return table
+
+    @cached_property
+    def assignments(self) -> dict[str, list[pb.NodeDef]]:
+        """Variable's node to the nodes that assign to it, initialisers and restores among them."""
+        table: dict[str, list[pb.NodeDef]] = {}
+        for node in self.of_op(ASSIGN_OPS):
+            inputs = self.inputs(node)
+            variable = self.variable(inputs[0]) if len(inputs) > 1 else None
+            if variable is not None:
+                table.setdefault(variable, []).append(node)
         return table
 
     @cached_property

@@ -145,6 +145,7 @@ class MetaGraph:
         names = {node.name: PART.sub("", _own_name(node)) for node in self.graph.of_op(VARIABLE_OPS)}
         if self.saver is not None:
             names.update({node: name for name, node in self.saver.saved.items()})
+            names.update({node: name for node, (name, _) in self.saver.parts.items()})
         return names
 
     @cached_property
@@ -195,9 +196,7 @@ class MetaGraph:
             mode=mode,
             sites=tuple(item.sites),
             has_update_ops=has_updates,
-            updates_run=self._updates_run(gradients, updates)
-            if gradients and mode != "stored" and statistics
-            else None,
+            updates_run=self._updates_run(updates) if gradients and mode != "stored" and statistics else None,
             trained=None if not gradients or self.serves or self._may_be_unfed(item) else mode in ("switch", "batch"),
             gradient_trains=bool(set(statistics) & self._trained_by_gradient),
             initial=self._initial(item),
@@ -242,8 +241,12 @@ class MetaGraph:
             return "0/0"
         return None if any(value is not None for value in values) else "0/1"
 
-    def _updates_run(self, gradients: set[str], updates: Mapping[str, list[str]]) -> bool:
-        return all(updates.values()) and run_together(self.graph, gradients, updates.values())
+    def _updates_run(self, updates: Mapping[str, list[str]]) -> bool:
+        return all(updates.values()) and run_together(self.graph, self._after_gradients, updates.values())
+
+    @cached_property
+    def _after_gradients(self) -> set[str]:
+        return self.graph.descendants(gradient_updates(self.graph))
 
     def _averaged(self, statistics: Iterable[str]) -> list[str]:
         """Return the statistics, and the zero-debiased averages behind them, which hold the decay."""

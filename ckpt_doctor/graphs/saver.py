@@ -7,8 +7,9 @@ Source: tensorflow/python/training/saver.py, `BulkSaverBuilder`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
 _STRING = 7
 # SaveV2's inputs are prefix, names, slices, then one tensor for each name.
 _FIRST_TENSOR = 3
+_SLICE = re.compile(r"(\d+ )+(?P<places>(-|\d+,\d+)(:(-|\d+,\d+))*)")
 
 
 @dataclass(frozen=True)
@@ -30,12 +32,14 @@ class Saver:
         save_node: The `SaveV2` node that takes further tensors.
         restore_node: A `RestoreV2` node, whose prefix and device further ones take over.
         restore_op: The node that runs all of the restoring.
+        parts: Node of a part of a partitioned variable to its name in the file and its place in the whole.
     """
 
     saved: Mapping[str, str]
     save_node: str
     restore_node: str
     restore_op: str
+    parts: Mapping[str, tuple[str, tuple[slice, ...]]] = field(default_factory=dict)
 
 
 def read_saver(meta: pb.MetaGraphDef, graph: Graph) -> Saver | None:
@@ -50,15 +54,34 @@ def read_saver(meta: pb.MetaGraphDef, graph: Graph) -> Saver | None:
     if not writers or not readers:
         return None
     saved: dict[str, str] = {}
+    parts: dict[str, tuple[str, tuple[slice, ...]]] = {}
     for node in writers:
         inputs = graph.inputs(node)
         names = graph.constant(inputs[1])
         if names is None or names.dtype != object or names.size != len(inputs) - _FIRST_TENSOR:
             return None
-        for name, tensor in zip(names.reshape(-1).tolist(), inputs[_FIRST_TENSOR:], strict=True):
+        slices = graph.constant(inputs[2])
+        texts = [b""] * names.size if slices is None or slices.size != names.size else slices.reshape(-1).tolist()
+        for raw, text, tensor in zip(names.reshape(-1).tolist(), texts, inputs[_FIRST_TENSOR:], strict=True):
+            name = raw.decode("utf-8", "replace")
             variable = graph.variable(tensor) or split_tensor(graph.source(tensor))[0]
-            saved[name.decode("utf-8", "replace")] = variable
-    return Saver(saved, min(node.name for node in writers), min(readers), restore)
+            place = _place(text)
+            if place:
+                parts[variable] = (name, place)
+            saved.setdefault(name, variable)
+    return Saver(saved, min(node.name for node in writers), min(readers), restore, parts)
+
+
+def _place(text: bytes) -> tuple[slice, ...]:
+    """Return where a part lies in its variable, as SaveV2 is told: `8 3 0,4:-` is rows 0 to 3; empty for a whole one.
+
+    Source: tensorflow/python/ops/variables.py, `Variable.SaveSliceInfo.spec`.
+    """
+    found = _SLICE.fullmatch(text.decode("utf-8", "replace"))
+    if found is None:
+        return ()
+    pairs = [entry.split(",") for entry in found["places"].split(":")]
+    return tuple(slice(None) if pair == ["-"] else slice(int(pair[0]), int(pair[0]) + int(pair[1])) for pair in pairs)
 
 
 def extend_saver(meta: pb.MetaGraphDef, additions: Mapping[str, str]) -> pb.MetaGraphDef:

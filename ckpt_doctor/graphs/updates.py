@@ -10,12 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from ckpt_doctor.graphs.graph import PASS_THROUGH, Graph, split_tensor
+from ckpt_doctor.graphs.graph import ASSIGN_OPS, PASS_THROUGH, Graph, split_tensor
 from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
 
 # ApplyAdam, ResourceApplyMomentum, SparseApplyAdagrad, ResourceSparseApplyFtrl …
 _GRADIENT_OP = re.compile(r"^(Resource)?(Sparse)?Apply[A-Z]")
-_ASSIGN_OPS = frozenset("Assign AssignAdd AssignSub AssignVariableOp AssignAddVariableOp AssignSubVariableOp".split())
 # What may stand between a batch's moments and the op that stores them.
 _AVERAGING_OPS = frozenset("Sub Mul Add AddV2 RealDiv Div Neg Merge Switch Select SelectV2 Pack".split()) | PASS_THROUGH
 _RESTORES = frozenset({"RestoreV2", "Restore", "RestoreSlice"})
@@ -37,7 +36,7 @@ def assigned_variables(graph: Graph, tensor: str) -> list[str]:
         following: list[str] = []
         for name in frontier:
             for node, position in graph.consumers.get(name, ()):
-                if node.op in _ASSIGN_OPS:
+                if node.op in ASSIGN_OPS:
                     variable = graph.variable(graph.inputs(node)[0])
                     if position > 0 and variable is not None:
                         found[variable] = None
@@ -53,33 +52,29 @@ def assigned_variables(graph: Graph, tensor: str) -> list[str]:
 
 def update_nodes(graph: Graph, variables: Iterable[str]) -> dict[str, list[str]]:
     """Return, for each named variable, the nodes that update it; initialisers and restores are none."""
-    wanted = set(variables)
-    table: dict[str, list[str]] = {name: [] for name in wanted}
-    for node in graph.of_op(_ASSIGN_OPS):
-        inputs = graph.inputs(node)
-        variable = graph.variable(inputs[0]) if len(inputs) > 1 else None
-        if variable is None or variable not in wanted:
-            continue
-        if node.op in ("Assign", "AssignVariableOp"):
-            origin = graph.ancestors([split_tensor(inputs[1])[0]], control=False)
-            ops = {graph.nodes[name].op for name in origin}
-            # An initialiser depends on constants and random numbers; an update on its own old value or on data.
-            depends = variable in origin or "Mean" in ops or any(op.startswith("FusedBatchNorm") for op in ops)
-            if ops & _RESTORES or not depends:
-                continue
-        table[variable].append(node.name)
+    table: dict[str, list[str]] = {name: [] for name in variables}
+    for variable, names in table.items():
+        for node in graph.assignments.get(variable, ()):
+            if node.op in ("Assign", "AssignVariableOp"):
+                origin = graph.ancestors([split_tensor(graph.inputs(node)[1])[0]], control=False)
+                ops = {graph.nodes[name].op for name in origin}
+                # An initialiser depends on constants and random numbers; an update on its own old value or on data.
+                depends = variable in origin or "Mean" in ops or any(op.startswith("FusedBatchNorm") for op in ops)
+                if ops & _RESTORES or not depends:
+                    continue
+            names.append(node.name)
     return table
 
 
-def run_together(graph: Graph, gradients: set[str], updates: Iterable[Iterable[str]]) -> bool:
+def run_together(graph: Graph, trained: set[str], updates: Iterable[Iterable[str]]) -> bool:
     """Return whether one node waits for a gradient update and for an update of each statistic.
 
     Args:
         graph: The whole training graph.
-        gradients: Names of the nodes that apply gradients.
+        trained: Names of the nodes that wait for a gradient update.
         updates: For each statistic, the names of the nodes that update it.
     """
-    common = graph.descendants(gradients)
+    common = set(trained)
     for nodes in updates:
         common &= graph.descendants(nodes)
     return bool(common)
@@ -126,11 +121,10 @@ def trained_variables(graph: Graph) -> frozenset[str]:
 
 def initial_value(graph: Graph, variable: str) -> float | None:
     """Return the one number that a variable is initialised to, or None where it is none or several."""
-    for node in graph.of_op(("Assign", "AssignVariableOp")):
-        inputs = graph.inputs(node)
-        if len(inputs) < 2 or graph.variable(inputs[0]) != variable:
+    for node in graph.assignments.get(variable, ()):
+        if node.op not in ("Assign", "AssignVariableOp"):
             continue
-        source = graph.source(inputs[1])
+        source = graph.source(graph.inputs(node)[1])
         maker = graph.producer(source)
         if maker is not None and maker.op == "Fill":
             source = graph.inputs(maker)[1]
