@@ -27,6 +27,14 @@ class Group:
         return self.kinds[0][0].cause
 
 
+def cause_of(group: Group, findings: Sequence[Finding]) -> str | None:
+    """Return where what explains a group is to be found among all `findings` that are reported; None for nothing."""
+    if group.cause is None:
+        return None
+    reported = any(finding.rule == group.cause for finding in findings)
+    return f"{group.cause}, below" if reported else f"{group.cause}, which is not reported here"
+
+
 def grouped(findings: Sequence[Finding]) -> list[Group]:
     """Return `findings` in groups, in their order, but what explains a group directly after it."""
     return _causes_near(_groups(findings))

@@ -10,7 +10,7 @@ from ckpt_doctor.finding import SEVERITIES
 from ckpt_doctor.repair_result import RepairedLayer, RepairResult, Spread
 from ckpt_doctor.reports._channel_bytes import fitting
 from ckpt_doctor.reports._explanation import explanations
-from ckpt_doctor.reports._groups import Group, grouped, message_of
+from ckpt_doctor.reports._groups import Group, cause_of, grouped, message_of
 from ckpt_doctor.reports._html_view import Cell, Column, GroupView, Item, Listing, Page, Row, RuleName, Section, Table
 from ckpt_doctor.reports._next_step import next_step
 from ckpt_doctor.reports._page import count, visible
@@ -147,15 +147,15 @@ def _section(key: str, checkpoint: CheckpointResult, plotted: set[str]) -> Secti
         path=visible(checkpoint.path),
         verdict=words,
         verdict_class=badge,
-        facts=facts(checkpoint),
-        groups=tuple(_group(group) for group in grouped(checkpoint.findings)),
+        facts=visible(", ".join(facts(checkpoint))),
+        groups=tuple(_group(group, checkpoint) for group in grouped(checkpoint.findings)),
         step=next_step(checkpoint),
         listings=tuple(listings),
         table=_layers(key, checkpoint, plotted) if checkpoint.batch_norm_layers else None,
     )
 
 
-def _group(group: Group) -> GroupView:
+def _group(group: Group, checkpoint: CheckpointResult) -> GroupView:
     first = group.kinds[0][0]
     whom: list[str] = [] if first.certainty == "proven" else [first.certainty]
     if group.layers:
@@ -166,7 +166,7 @@ def _group(group: Group) -> GroupView:
         whom=", ".join(whom),
         messages=tuple(visible(message_of(kind)) for kind in group.kinds),
         layers=tuple(visible(name) for name in group.layers),
-        cause=group.cause,
+        cause=cause_of(group, checkpoint.findings),
     )
 
 

@@ -37,6 +37,17 @@ class Page:
         for line in wrapped:
             self.line(line, color)
 
+    def items(self, texts: Sequence[str], *, indent: int = 0) -> None:
+        """Add `texts` with commas between, and break lines only there."""
+        line = " " * indent
+        for number, text in enumerate(texts):
+            item = visible(text) + ("," if number < len(texts) - 1 else "")
+            if line.strip() and len(line) + len(item) > self._style.width:
+                self.line(line.rstrip())
+                line = " " * indent
+            line += f"{item} "
+        self.paragraph(line.strip(), indent=indent, hanging=2)
+
     def blank(self) -> None:
         """Add an empty line, unless there is one or the page is empty."""
         if self._lines and self._lines[-1][0]:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from ckpt_doctor.reports._explanation import DOCUMENTATION
-from ckpt_doctor.reports._groups import Group, grouped, message_of
+from ckpt_doctor.reports._groups import Group, cause_of, grouped, message_of
 from ckpt_doctor.reports._next_step import next_step
 from ckpt_doctor.reports._page import count, visible
 from ckpt_doctor.reports.interface import Style
@@ -64,7 +64,7 @@ def _checkpoint(checkpoint: CheckpointResult, style: Style) -> Iterator[str]:
     yield f"### {_code(checkpoint.path)}"
     yield ""
     for group in grouped(checkpoint.findings):
-        yield from _group(group, style)
+        yield from _group(group, style, cause_of(group, checkpoint.findings))
     for place in checkpoint.not_judged[: None if style.detail == "more" else _LAYERS_SHOWN]:
         yield f"- not judged: {_code(place.where)}: {_escape(place.reason)}"
     hidden = len(checkpoint.not_judged) - _LAYERS_SHOWN
@@ -82,7 +82,7 @@ def _checkpoint(checkpoint: CheckpointResult, style: Style) -> Iterator[str]:
             yield ""
 
 
-def _group(group: Group, style: Style) -> Iterator[str]:
+def _group(group: Group, style: Style, cause: str | None) -> Iterator[str]:
     first = group.kinds[0][0]
     rules = ", ".join(
         f"[{kind[0].rule}]({DOCUMENTATION}#{kind[0].rule.lower()}) {kind[0].name}" for kind in group.kinds
@@ -95,8 +95,8 @@ def _group(group: Group, style: Style) -> Iterator[str]:
         listed = group.layers if style.detail == "more" else group.layers[:_LAYERS_SHOWN]
         more = f" and {len(group.layers) - len(listed)} more" if len(listed) < len(group.layers) else ""
         yield f"  <br>{count(len(group.layers), 'layer')}: {', '.join(_code(name) for name in listed)}{more}"
-    if group.cause:
-        yield f"  <br>cause: {group.cause}, below"
+    if cause:
+        yield f"  <br>cause: {cause}"
 
 
 def _code(text: str) -> str:

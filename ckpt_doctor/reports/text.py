@@ -6,7 +6,7 @@ layers, and the exact command that repairs them stands below.
 
 from __future__ import annotations
 
-from ckpt_doctor.reports._groups import Group, grouped, message_of
+from ckpt_doctor.reports._groups import Group, cause_of, grouped, message_of
 from ckpt_doctor.reports._next_step import next_step
 from ckpt_doctor.reports._page import Page, count, names, size
 from ckpt_doctor.reports.interface import Style
@@ -39,10 +39,10 @@ def _checkpoint(page: Page, checkpoint: CheckpointResult, style: Style) -> None:
         page.blank()
     verdict, color = ("ok  ", "green") if healthy else ("", "bold")
     page.paragraph(f"{verdict}{checkpoint.path}", hanging=_INDENT, color=color)
-    page.paragraph(facts(checkpoint), indent=_INDENT, hanging=2)
+    page.items(facts(checkpoint), indent=_INDENT)
     listed: set[tuple[str, ...]] = set()
     for group in grouped(checkpoint.findings):
-        _group(page, group, style, again=group.layers in listed)
+        _group(page, group, style, cause_of(group, checkpoint.findings), again=group.layers in listed)
         listed.add(group.layers)
     if checkpoint.not_judged:
         _not_judged(page, checkpoint, style)
@@ -53,7 +53,7 @@ def _checkpoint(page: Page, checkpoint: CheckpointResult, style: Style) -> None:
         page.blank()
 
 
-def _group(page: Page, group: Group, style: Style, *, again: bool) -> None:
+def _group(page: Page, group: Group, style: Style, cause: str | None, *, again: bool) -> None:
     first = group.kinds[0][0]
     sure = "" if first.certainty == "proven" else f" ({first.certainty})"
     rules = ", ".join(f"{kind[0].rule} {kind[0].name}" for kind in group.kinds)
@@ -62,11 +62,11 @@ def _group(page: Page, group: Group, style: Style, *, again: bool) -> None:
     page.paragraph(f"{first.severity}{sure}  {rules}{whom}", indent=2, hanging=2, color=_COLORS[first.severity])
     for kind in group.kinds:
         page.paragraph(message_of(kind), indent=_INDENT)
-    if group.layers:
+    if len(group.layers) > 1 or (group.layers and group.layers[0] not in first.message):
         listed = "the same" if again else names(group.layers, style)
         page.paragraph(f"layers: {listed}", indent=_INDENT, hanging=2)
-    if group.cause:
-        page.paragraph(f"cause: {group.cause}, below", indent=_INDENT)
+    if cause:
+        page.paragraph(f"cause: {cause}", indent=_INDENT)
 
 
 def _not_judged(page: Page, checkpoint: CheckpointResult, style: Style) -> None:
@@ -82,15 +82,15 @@ def _not_judged(page: Page, checkpoint: CheckpointResult, style: Style) -> None:
         page.paragraph(f"and {count(len(reasons) - len(shown), 'more reason')}; -v shows all", indent=_INDENT)
 
 
-def facts(checkpoint: CheckpointResult) -> str:
-    """Return what kind of checkpoint it is, in one line."""
+def facts(checkpoint: CheckpointResult) -> list[str]:
+    """Return what kind of checkpoint it is, in a few words each."""
     known = [checkpoint.format, *([checkpoint.producer] if checkpoint.producer else [])]
     if not checkpoint.evidence:
-        return ", ".join([*known, size(checkpoint.bytes), "not readable"])
+        return [*known, size(checkpoint.bytes), "not readable"]
     layers = checkpoint.batch_norm_layers
     known += [count(checkpoint.variables, "variable"), size(checkpoint.bytes)]
     known.append(count(len(layers), "batch-norm layer") if layers else "no batch-norm layers")
-    return ", ".join(known)
+    return known
 
 
 def _suppressed(page: Page, checkpoint: CheckpointResult) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from ckpt_doctor.cli import main
-from ckpt_doctor.cli.group import ckpt_doctor_group
 from ckpt_doctor.reports import REPORTS
 from ckpt_doctor.reports._explanation import explanations
 from ckpt_doctor.rules import RULES
@@ -59,19 +58,6 @@ def test_links_lead_somewhere(page):
                 for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE)
             }
             assert anchor in headings | set(re.findall(r'<a id="([^"]+)">', text)), link
-
-
-def test_options_that_are_named_exist():
-    known = {
-        name
-        for command in (ckpt_doctor_group, *ckpt_doctor_group.commands.values())
-        for p in command.params
-        for name in p.opts
-    } | {"--help", "--version"}
-    for page in PAGES:
-        if page.name == "architecture.md":
-            continue
-        assert set(re.findall(r"(?<![\w-])(--[a-z][a-z-]*)", page.read_text())) <= known, page.name
 
 
 def test_every_report_and_every_place_is_described():

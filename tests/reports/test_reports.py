@@ -94,6 +94,14 @@ models/model.ckpt-7
     )
 
 
+def test_a_cause_that_is_not_reported_is_not_said_to_stand_below():
+    alone = checkpoint([one for one in BROKEN.findings if one.rule != "BN301"])
+    for name in ("text", "markdown"):
+        report = REPORTS[name](AuditResult((alone,)), PLAIN)
+        assert "cause: BN301, which is not reported here" in report
+        assert "below" not in report
+
+
 def test_in_detail_every_layer_is_named():
     report = REPORTS["text"](AuditResult((BROKEN,)), Style(detail="more"))
     assert "more" not in report
