@@ -7,6 +7,7 @@ model, the JSON of its config, or a function that builds it. Values are always l
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -40,6 +41,8 @@ _LOADING_ERRORS = (
 )
 # Keras puts the whole config of a model into its messages.
 _LONGEST_REASON = 300
+# How Keras 3 and Keras 2 say that a class is missing.
+_UNKNOWN_CLASS = re.compile(r"(?:Could not locate class|Unknown layer:) '?([\w>]+)'?")
 _WEIGHTS_ONLY = ("keras-weights-hdf5", "keras-weights-v3")
 
 
@@ -82,7 +85,8 @@ def load_keras(
         BadRequest: `--model` names nothing that can be read.
         RepairRefused: The model cannot be loaded, does not fit the values, or carries code.
     """
-    refuse_code(checkpoint.path, checkpoint.descriptions.keras_config, allow_code)
+    if model is None or checkpoint.format in _WEIGHTS_ONLY:
+        refuse_code(checkpoint.path, checkpoint.descriptions.keras_config, allow_code)
     if checkpoint.format == "saved-model":
         return _from_saved_model(checkpoint, layers)
     if checkpoint.format == "tensor-bundle":
@@ -95,17 +99,30 @@ def load_keras(
             completed = Path(folder) / path.name
             format_of(checkpoint).rewrite(checkpoint, completed, Changes(values=additions))
             path = completed
-        if checkpoint.format in _WEIGHTS_ONLY:
-            if model is None:
-                raise RepairRefused(f"{checkpoint.path}: holds weights only; name the model with --model")
+        if model is None and checkpoint.format in _WEIGHTS_ONLY:
+            raise RepairRefused(f"{checkpoint.path}: holds weights only; name the model with --model")
+        if model is not None:
             built = build(model, allow_code=allow_code)
             _loading(checkpoint.path, built.load_weights, str(path))
         else:
             options: dict[str, Any] = {"compile": False}
             if path.suffix == ".keras":
                 options["safe_mode"] = not allow_code
-            built = _loading(checkpoint.path, keras(is_keras_2(checkpoint)).models.load_model, str(path), **options)
+            module = keras(is_keras_2(checkpoint))
+            try:
+                built = _loading(checkpoint.path, module.models.load_model, str(path), **options)
+            except RepairRefused as refusal:
+                raise RepairRefused(f"{refusal}{_age(checkpoint, module)}") from refusal
     return KerasModel(built, names_in(checkpoint, layers, built))
+
+
+def _age(checkpoint: Checkpoint, module: Any) -> str:
+    """Return what to say where a file is of a newer Keras than the one that failed to load it."""
+    written, installed = str(checkpoint.attributes.get("keras_version", "")), str(module.__version__)
+    parts = [[int(part) for part in re.findall(r"\d+", version)[:2]] for version in (written, installed)]
+    if parts[0] <= parts[1]:
+        return ""
+    return f"; it was written by Keras {written}, and {installed} is installed; upgrade with: pip install -U keras"
 
 
 def is_keras_2(checkpoint: Checkpoint) -> bool:
@@ -292,5 +309,11 @@ def _loading(where: str, function: Any, *arguments: Any, **options: Any) -> Any:
     try:
         return function(*arguments, **options)
     except (*_LOADING_ERRORS, tensorflow().errors.OpError) as error:
+        unknown = _UNKNOWN_CLASS.search(str(error))
+        if unknown is not None:
+            raise RepairRefused(
+                f"{where}: its class {unknown[1]!r} is not one of Keras' own; name a function that builds the model "
+                "with --model path.py:FUNCTION"
+            ) from error
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise RepairRefused(f"{where}: the model cannot be loaded: {first[:_LONGEST_REASON]}") from error
+        raise RepairRefused(f"{where}: the model cannot be loaded: {first[:_LONGEST_REASON].rstrip('.')}") from error
