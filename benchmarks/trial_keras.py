@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -204,8 +205,18 @@ def worst(model, found, truth):
     return max(errors), changed
 
 
-def try_model(name: str, case: Case, folder: Path, batches):
-    """Return a line of the table: verdict, layers, error, seconds, remarks."""
+class Outcome(NamedTuple):
+    """A line of the table."""
+
+    verdict: str
+    layers: int
+    error: float
+    seconds: float
+    remarks: str
+
+
+def try_model(name: str, case: Case, folder: Path, batches) -> Outcome:
+    """Save, repair and judge one model, once for each batch size."""
     keras.utils.clear_session()
     keras.utils.set_random_seed(0)
     model = case.build()
@@ -236,10 +247,10 @@ def try_model(name: str, case: Case, folder: Path, batches):
             )
         except CkptDoctorError as refusal:
             verdict = "refused" if not case.repaired and case.reason in str(refusal) else "WRONG"
-            return verdict, 0, 0.0, time.monotonic() - started, str(refusal)
+            return Outcome(verdict, 0, 0.0, time.monotonic() - started, str(refusal))
         written = keras.models.load_model(output, compile=False, safe_mode=False)
         if not case.repaired:
-            return "WRONG", len(result.layers), 0.0, time.monotonic() - started, "was to be refused"
+            return Outcome("WRONG", len(result.layers), 0.0, time.monotonic() - started, "was to be refused")
         if truth is None:
             spent = time.monotonic()
             kept = [number for number, layer in enumerate(batch_norms(written)) if is_untouched(layer)]
@@ -254,19 +265,14 @@ def try_model(name: str, case: Case, folder: Path, batches):
         remarks = "; ".join(sorted(reasons))
         total = len(batch_norms(model))
         if layers != len(result.layers) or layers + len(result.left) != total or len(result.left) != case.left:
-            return (
-                "WRONG",
-                layers,
-                largest,
-                time.monotonic() - started,
-                f"{layers}+{len(result.left)} of {total}: {remarks}",
-            )
+            counts = f"{layers} repaired and {len(result.left)} left of {total}"
+            return Outcome("WRONG", layers, largest, time.monotonic() - started, f"{counts}: {remarks}")
         if case.left and case.reason not in remarks:
-            return "WRONG", layers, largest, time.monotonic() - started, remarks
+            return Outcome("WRONG", layers, largest, time.monotonic() - started, remarks)
     verdict = "repaired" if largest <= bar else "WRONG"
     if bar not in (BAR, HALF_BAR):
         remarks = f"float32 itself is off by {bar / 2:.1e}; {remarks}"
-    return verdict, layers, largest, time.monotonic() - started, remarks
+    return Outcome(verdict, layers, largest, time.monotonic() - started, remarks)
 
 
 def main(argv=None) -> int:

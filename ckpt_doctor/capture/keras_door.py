@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ckpt_doctor.batchnorm import BatchNormLayer
@@ -64,7 +64,9 @@ def load(
     """
     loaded = load_keras(checkpoint, layers, model, allow_code=allow_code)
     chosen = set(wanted)
-    return _Trace(loaded.model, {key: name for key, name in loaded.names.items() if name in chosen}).program()
+    traced = _Trace(loaded.model, {key: name for key, name in loaded.names.items() if name in chosen}).program()
+    unknown = dict.fromkeys(chosen - set(loaded.names.values()), "nothing in the model tells which of its layers it is")
+    return replace(traced, left={**traced.left, **unknown})
 
 
 class _Trace:

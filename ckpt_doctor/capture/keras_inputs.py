@@ -40,13 +40,19 @@ def inputs_of(model: Any) -> KerasInputs:
         return _as_built(model)
     structure = getattr(model, "input", tensors)
     named = isinstance(structure, Mapping) and len(structure) == len(tensors)
+
+    def packed(given: Sequence[Any]) -> Any:
+        if len(given) == 1 and not named:
+            return given[0]
+        return tensorflow().nest.pack_sequence_as(structure, list(given))
+
     names = getattr(model, "input_names", None) or [str(tensor.name).split(":")[0] for tensor in tensors]
     return KerasInputs(
         # Keras flattens a dict in the order of its sorted keys.
         names=tuple(sorted(structure)) if named else tuple(map(str, names)),
         dtypes=tuple(str(tensorflow().as_dtype(tensor.dtype).name) for tensor in tensors),
         shapes=tuple((None, *tuple(tensor.shape)[1:]) for tensor in tensors),
-        call=lambda given: model(tensorflow().nest.pack_sequence_as(structure, list(given)), training=False),
+        call=lambda given: model(packed(given), training=False),
     )
 
 

@@ -39,7 +39,7 @@ def names_in(checkpoint: Checkpoint, layers: Sequence[BatchNormLayer], model: An
         return found
     if checkpoint.format in _POSITIONAL:
         return found | _by_group(model, others, unclaimed)
-    return found | _by_path(others, unclaimed)
+    return found | _by_path(others, unclaimed) | _by_order(checkpoint, model, others, unclaimed)
 
 
 def batch_norms(model: Any) -> list[Any]:
@@ -137,6 +137,32 @@ def _by_path(live: Sequence[Any], stored: Sequence[BatchNormLayer]) -> dict[int,
         if len(fitting) == 1:
             found[id(fitting[0])] = layer.name
     return found
+
+
+def _by_order(
+    checkpoint: Checkpoint, model: Any, live: Sequence[Any], stored: Sequence[BatchNormLayer]
+) -> dict[int, str]:
+    """Match layers by the order of groups and weights, which is how Keras loads legacy files.
+
+    Names that Keras makes up differ from one model of a process to the next; where the numbers of groups and weights
+    do not agree, nothing is matched.
+    """
+    listed: Mapping[str, Sequence[str]] = checkpoint.attributes.get("weight_names", {})
+    groups = [(name, weights) for name, weights in listed.items() if weights]
+    # keras/src/legacy/saving/legacy_h5_format.py, `_legacy_weights`: trainable ones come first.
+    layers = [[*layer.trainable_weights, *layer.non_trainable_weights] for layer in model.layers]
+    layers = [weights for weights in layers if weights]
+    if [len(weights) for _, weights in groups] != [len(weights) for weights in layers]:
+        return {}
+    root = checkpoint.attributes.get("root", "")
+    names = {
+        id(variable): "/".join(part for part in (root, group, weight) if part)
+        for (group, weights), variables in zip(groups, layers, strict=True)
+        for weight, variable in zip(weights, variables, strict=True)
+    }
+    owners = {name: layer.name for layer in stored for name in layer.variables.values()}
+    found = {id(layer): owners.get(names.get(id(layer.moving_mean), "")) for layer in live}
+    return {key: name for key, name in found.items() if name is not None}
 
 
 def _path(variable: Any) -> str:

@@ -193,7 +193,8 @@ def fix(
             full_verify=full_verify,
         )
         after, after_findings = _judged(
-            with_model(written.checkpoint, model, allow_code=allow_code), whole=not in_place or full_verify
+            _described_alike(written.checkpoint, source) if model is not None else written.checkpoint,
+            whole=not in_place or full_verify,
         )
         seen = work.observe(after)
     repaired, within = proven(result.layers, after, seen)
@@ -343,6 +344,23 @@ def _judged(checkpoint: Checkpoint, *, whole: bool = True) -> tuple[Inventory, t
         raise RepairRefused(f"{damages[0].where}: {damages[0].message}; a damaged checkpoint is not repaired")
     inventory = take_inventory(checkpoint, graphs.describe(checkpoint))
     return inventory, audit.judge_subject(Subject(inventory), _ALL_RULES)
+
+
+def _described_alike(written: Checkpoint, source: Checkpoint) -> Checkpoint:
+    """Return what was written with the description that `--model` gave of the source.
+
+    Asking `--model` again would not do: Keras makes up other layer names every time a model is built.
+    """
+    said = source.descriptions
+    return replace(
+        written,
+        descriptions=replace(
+            written.descriptions,
+            keras_config=said.keras_config,
+            meta_graph=said.meta_graph,
+            meta_graph_path=said.meta_graph_path,
+        ),
+    )
 
 
 def _nothing_to_do(source: Checkpoint, targets: Targets, started: float, *, dry_run: bool) -> RepairResult:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from ckpt_doctor.batchnorm import Inventory
 from ckpt_doctor.capture.estimation import residuals
 from ckpt_doctor.observation import Observation
+from ckpt_doctor.repair.targets import ESTIMATES
 from ckpt_doctor.repair_result import RepairedLayer
 from ckpt_doctor.rules import too_little_data
 from ckpt_doctor.rules.interface import Subject
@@ -30,6 +31,8 @@ def proven(
         layer = by_name.get(entry.name)
         if layer is None or entry.name not in seen:
             entries.append(entry)
+            # What was estimated must also be seen afterwards, or nothing is proven.
+            within = within and (entry.method not in ESTIMATES or not seen)
             continue
         residual, good = residuals(
             seen[entry.name], layer.values["moving_mean"], layer.values["moving_variance"], layer.epsilon
