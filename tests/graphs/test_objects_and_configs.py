@@ -1,0 +1,104 @@
+"""Object graphs and Keras configs, where files of the zoo do not reach."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+
+from ckpt_doctor.batchnorm import take_inventory
+from ckpt_doctor.checkpoint import Checkpoint, ModelDescriptions, Variable
+from ckpt_doctor.graphs import describe
+from ckpt_doctor.graphs.object_graph import describe_objects
+from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
+
+KEY = "/.ATTRIBUTES/VARIABLE_VALUE"
+
+
+def objects(**owned: dict[str, str]) -> bytes:
+    """Return an object graph: object to child to the key of its variable."""
+    graph = pb.TrackableObjectGraph()
+    graph.nodes.add()
+    for name, children in owned.items():
+        graph.nodes[0].children.add(node_id=len(graph.nodes), local_name=name)
+        owner = graph.nodes.add()
+        for child, key in children.items():
+            owner.children.add(node_id=len(graph.nodes), local_name=child)
+            graph.nodes.add().attributes.add(name="VARIABLE_VALUE", checkpoint_key=key, full_name=f"net/{name}/{child}")
+    return bytes(graph.SerializeToString())
+
+
+def test_an_object_with_both_statistics_is_a_layer_and_its_children_are_the_roles():
+    data = objects(
+        bn={"gamma": f"optimizer/_trainable_variables/3{KEY}", "moving_mean": f"bn/moving_mean{KEY}",
+            "moving_variance": f"bn/moving_variance{KEY}"},
+        scaler={"mean": f"scaler/mean{KEY}", "variance": f"scaler/variance{KEY}"},
+    )  # fmt: skip
+    (layer,) = describe_objects(data).layers
+    assert (layer.name, layer.gamma, layer.beta) == ("bn", f"optimizer/_trainable_variables/3{KEY}", None)
+
+
+def test_a_number_in_a_list_is_no_name():
+    data = objects(bn={"moving_mean": f"_all_variables/4{KEY}", "moving_variance": f"_all_variables/5{KEY}"})
+    (layer,) = describe_objects(data).layers
+    assert layer.name == "net/bn"
+
+
+def test_a_damaged_object_graph_is_a_problem_and_no_crash():
+    assert describe_objects(b"\xff\xff").problems
+
+
+def keras_file(layers: list[dict[str, object]], **shapes: tuple[int, ...]) -> Checkpoint:
+    variables = tuple(
+        Variable(name, shape, "float32", 4, lambda shape=shape: np.ones(shape, np.float32))  # type: ignore[misc]
+        for name, shape in shapes.items()
+    )
+    config = {"class_name": "Sequential", "config": {"name": "net", "layers": layers}}
+    return Checkpoint(
+        "m.keras", "keras-v3", variables, ("m.keras",), 0,
+        descriptions=ModelDescriptions(keras_config=json.dumps(config)),
+    )  # fmt: skip
+
+
+def bn(name: str, class_name: str = "BatchNormalization", **config: object) -> dict[str, object]:
+    return {"class_name": class_name, "config": {"name": name, "momentum": 0.9, "epsilon": 0.001, **config}}
+
+
+def test_a_layer_without_any_variable_is_known_by_its_config():
+    checkpoint = keras_file(
+        [bn("one"), {"class_name": "Dense", "config": {"name": "out"}}], **{"layers/dense/vars/0": (2, 2)}
+    )
+    (layer,) = take_inventory(checkpoint, describe(checkpoint)).layers
+    assert (layer.name, set(layer.absent), dict(layer.variables)) == ("one", {"moving_mean", "moving_variance"}, {})
+
+
+def test_a_derived_class_is_batch_norm_and_another_norm_is_not():
+    group = "layers/my_batch_norm"
+    checkpoint = keras_file(
+        [bn("mine", "MyBatchNorm"), {"class_name": "LayerNormalization", "config": {"name": "ln"}}],
+        **{f"{group}/vars/{n}": (2,) for n in range(4)},
+        **{f"layers/layer_normalization/vars/{n}": (2,) for n in range(2)},
+    )
+    (layer,) = take_inventory(checkpoint, describe(checkpoint)).layers
+    assert layer.variables["moving_variance"] == f"{group}/vars/3"
+    assert (layer.epsilon, layer.momentum) == (0.001, 0.9)
+
+
+def test_a_config_without_gamma_shifts_the_positions():
+    group = "layers/batch_normalization"
+    checkpoint = keras_file([bn("b", scale=False)], **{f"{group}/vars/{n}": (2,) for n in range(3)})
+    (layer,) = take_inventory(checkpoint, describe(checkpoint)).layers
+    assert dict(layer.variables) == {
+        "beta": f"{group}/vars/0",
+        "moving_mean": f"{group}/vars/1",
+        "moving_variance": f"{group}/vars/2",
+    }
+
+
+def test_a_broken_config_is_said_and_names_still_judge():
+    checkpoint = keras_file([bn("b")], **{f"layers/batch_normalization/vars/{n}": (2,) for n in range(4)})
+    object.__setattr__(checkpoint.descriptions, "keras_config", "{")
+    inventory = take_inventory(checkpoint, describe(checkpoint))
+    assert inventory.model is not None
+    assert inventory.model.problems
+    assert len(inventory.layers) == 1

@@ -1,0 +1,124 @@
+"""What names say, one by one: each implementation's, and the traps beside them."""
+
+from __future__ import annotations
+
+import pytest
+
+from ckpt_doctor.checkpoint import Variable
+from ckpt_doctor.naming import group_variables, looks_like_batch_norm, read_name, with_role
+from ckpt_doctor.naming.reading import undoubled
+
+KEY = "/.ATTRIBUTES/VARIABLE_VALUE"
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "role"),
+    [
+        ("conv1/BatchNorm/beta", "conv1/BatchNorm", "beta"),
+        ("conv1/BatchNorm/moving_variance", "conv1/BatchNorm", "moving_variance"),
+        ("bn/gamma:0", "bn", "gamma"),
+        (f"layer_with_weights-1/moving_mean{KEY}", "layer_with_weights-1", "moving_mean"),
+        ("bn1/mean/EMA", "bn1", "moving_mean"),
+        ("bn1/moving_variance/average", "bn1", "moving_variance"),
+        ("bn2a_branch2a/bn2a_branch2a_running_std:0", "bn2a_branch2a", "moving_variance"),
+        ("batchnormalization_1_gamma", "batchnormalization_1", "gamma"),
+        ("c1/pop_mean_3", "c1/3", "moving_mean"),
+        ("bn/bn/moments/Squeeze/ExponentialMovingAverage", "bn", "moving_mean"),
+        ("a/bn/a/bn/moments/Squeeze_1/ExponentialMovingAverage", "a/bn", "moving_variance"),
+        ("bn/moments/normalize/variance/ExponentialMovingAverage", "bn", "moving_variance"),
+        ("bn/moments/moments_1/mean/ExponentialMovingAverage", "bn", "moving_variance"),
+    ],
+)
+def test_a_role_by_its_name(name, layer, role):
+    said = read_name(name)
+    assert (said.kind, said.layer, said.role) == ("batch-norm", layer, role)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("bn/gamma/Adam_1", "slot"),
+        (f"bn/gamma/.OPTIMIZER_SLOT/optimizer/m{KEY}", "slot"),
+        (f"optimizer/_variables/7{KEY}", "slot"),
+        ("beta1_power", "counter"),
+        ("Adam/beta_1", "counter"),
+        ("global_step", "counter"),
+        ("bn/moving_mean/ExponentialMovingAverage", "shadow"),
+        ("bn/bn/moving_mean/biased", "companion"),
+        ("bn/renorm_stddev", "companion"),
+        ("bn/accu/accu_counter", "companion"),
+        ("bn_conv1/scale", "maybe"),
+        ("bn/gamma/kernel", "other"),
+        ("vq/ema_cluster_size/average", "other"),
+        ("AddN/ExponentialMovingAverage", "shadow"),
+    ],
+)
+def test_what_is_no_role(name, kind):
+    assert read_name(name).kind == kind
+
+
+@pytest.mark.parametrize(
+    "scope",
+    ["bn", "conv1/BatchNorm", "batch_normalization_12", "bn2a_branch2a", "box_net/box-0-bn-3", "init/init_bn",
+     "tpu_batch_normalization", "batchnormalization_1", "conv1_bn", "resnet/conv_0/BatchNorm_2", "block/convBN",
+     "sync_batch_normalization"],
+)  # fmt: skip
+def test_scopes_that_say_batch_norm(scope):
+    assert looks_like_batch_norm(scope)
+
+
+@pytest.mark.parametrize(
+    "scope",
+    ["bneck_1", "bnet", "layer_norm", "LayerNorm", "ln_2", "group_normalization", "InstanceNorm", "subnet", "conv1",
+     "transformer/layer_normalization_3", "norm", "rms_norm", "bn/LayerNorm", "absnorm"],
+)  # fmt: skip
+def test_scopes_that_do_not(scope):
+    assert not looks_like_batch_norm(scope)
+
+
+def test_names_of_other_roles_keep_their_form():
+    assert with_role("bn/gamma:0", "moving_mean") == "bn/moving_mean:0"
+    assert with_role(f"bn/gamma{KEY}", "moving_mean") == f"bn/moving_mean{KEY}"
+    assert with_role("l/bn_gamma", "moving_mean") == "l/bn_moving_mean"
+
+
+def test_a_doubled_scope_is_said_once():
+    assert undoubled("bn/bn") == "bn"
+    assert undoubled("a/bn/a/bn") == "a/bn"
+    assert undoubled("a/b/c") == "a/b/c"
+
+
+def variables(**shapes: tuple[int, ...]) -> list[Variable]:
+    return [
+        Variable(name.replace("__", "/"), shape, "float32", 4, lambda: None)  # type: ignore[arg-type,return-value]
+        for name, shape in shapes.items()
+    ]
+
+
+def grouped(**shapes: tuple[int, ...]):
+    return group_variables(variables(**shapes), model_is_known=False, other_normalization=())
+
+
+def test_a_lone_statistic_is_not_judged():
+    found = grouped(reward__moving_mean=(4,), fc__kernel=(4, 4))
+    assert not found.layers
+    assert set(found.not_judged) == {"reward/moving_mean"}
+
+
+def test_a_pair_beside_a_count_is_a_scaler():
+    assert not grouped(obs__mean=(4,), obs__variance=(4,), obs__count=()).layers
+    assert not grouped(obs__running_mean=(4,), obs__running_var=(4,), obs__count=()).not_judged
+
+
+def test_one_gamma_and_beta_beside_a_convolution_prove_nothing():
+    shapes = {"c1__gamma": (4,), "c1__beta": (4,), "c1__w": (3, 3, 2, 4)}
+    assert not grouped(**shapes).layers
+    twice = shapes | {name.replace("c1", "c2"): shape for name, shape in shapes.items()}
+    assert [group.by_company for group in grouped(**twice).layers] == [True, True]
+
+
+def test_drift_needs_exactly_one_way_to_fit():
+    lost = {"bn_1__gamma": (4,), "bn_1__beta": (4,)}
+    one = {"bn_5__moving_mean": (4,), "bn_5__moving_variance": (4,)}
+    two = {"bn_6__moving_mean": (4,), "bn_6__moving_variance": (4,)}
+    assert len(grouped(**lost, **one, **two).layers) == 3
