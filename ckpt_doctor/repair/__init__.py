@@ -1,7 +1,8 @@
 """From a sick checkpoint to a repaired one, and the proof.
 
-`targets` decides what may be changed and why, `estimation` runs the model, `companions` derives everything that must
-agree with a statistic, `writing` writes and verifies, `process` puts them in order.
+`targets` decides what may be changed and why, `work` runs the model or finds what is in the file already, `companions`
+derives everything that must agree with a statistic, `planning` gives it stored types, `writing` writes and verifies,
+`proof` compares with the data, `process` puts them in order.
 """
 
 from ckpt_doctor.repair.process import fix

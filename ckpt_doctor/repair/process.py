@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -12,31 +12,23 @@ import numpy as np
 
 from ckpt_doctor import audit, graphs
 from ckpt_doctor.batchnorm import Inventory, take_inventory
-from ckpt_doctor.capture.engine import Engine
 from ckpt_doctor.capture.estimation import (
-    DEFAULT_EPSILON,
     Request,
-    load_model,
-    meta_graph_of,
-    read_data,
-    stored_statistics,
     with_model,
 )
 from ckpt_doctor.capture.live import DEFAULT_LIMIT
-from ckpt_doctor.capture.metric import MetricFunction, load_metric, measure_metric
-from ckpt_doctor.capture.samples import Samples
+from ckpt_doctor.capture.metric import load_metric
 from ckpt_doctor.checkpoint import Array, Checkpoint
 from ckpt_doctor.errors import BadRequest, RepairRefused
 from ckpt_doctor.finding import Finding
 from ckpt_doctor.formats import format_of, open_checkpoint
-from ckpt_doctor.observation import Observation
-from ckpt_doctor.progress import Listener, Progress, unheard
+from ckpt_doctor.progress import Listener, unheard
 from ckpt_doctor.repair import writing
 from ckpt_doctor.repair.planning import LayerPlan, changes_of
-from ckpt_doctor.repair.proof import doubts, proven
+from ckpt_doctor.repair.proof import proven
 from ckpt_doctor.repair.targets import ESTIMATES, METHODS, Targets, choose
-from ckpt_doctor.repair.without_data import copied_statistics, debiased_statistics
-from ckpt_doctor.repair_result import FileHash, LeftLayer, Metric, RepairedLayer, RepairResult, Spread, Statistics
+from ckpt_doctor.repair.work import Work
+from ckpt_doctor.repair_result import FileHash, LeftLayer, RepairedLayer, RepairResult, Spread, Statistics
 from ckpt_doctor.result import ChannelValues
 from ckpt_doctor.rules.interface import Subject
 from ckpt_doctor.selection import Selection
@@ -159,7 +151,7 @@ def fix(
             "(a few hundred samples of what the model was trained on)"
         )
     with ExitStack() as kept:
-        work = _Work(source, inventory, request, targets, kept, progress)
+        work = Work(source, inventory, request, targets, kept, progress)
         plans = [*work.without_data(), *work.estimated(whole=method != "training")]
         if not plans:
             raise RepairRefused("; ".join(f"layer {name}: {reason}" for name, reason in work.left[:3]))
@@ -215,121 +207,6 @@ def fix(
         complete=not work.left and within and not still & changed,
         backups=written.backups,
     )
-
-
-class _Work:
-    """One repair on its way: the model is loaded and the data are read when the first step needs them.
-
-    Attributes:
-        left: Layer and reason, of those that were to be repaired and could not be.
-        notes: What the user should know.
-        meta: The TF1 graph, where the model is one.
-        samples: Number of samples used.
-        batches: Number of batches they came in.
-    """
-
-    def __init__(
-        self,
-        source: Checkpoint,
-        inventory: Inventory,
-        request: Request,
-        targets: Targets,
-        kept: ExitStack,
-        progress: Listener,
-    ) -> None:
-        self.source = source
-        self.inventory = inventory
-        self.request = request
-        self.targets = targets
-        self.kept = kept
-        self.progress = progress
-        self.by_name = {layer.name: layer for layer in inventory.layers}
-        self.left = list(targets.left)
-        self.notes: list[str] = []
-        self.meta = meta_graph_of(source)
-        self.samples = self.batches = 0
-        self.engine: Engine | None = None
-        self.feed: Samples | None = None
-
-    def without_data(self) -> Iterator[LayerPlan]:
-        """Yield the plans of the layers that need no data; what cannot be done is left."""
-        for name in (*self.targets.copied, *self.targets.debiased):
-            if name in self.targets.estimated:
-                continue
-            layer = self.by_name[name]
-            try:
-                if name in self.targets.copied:
-                    values, origin = copied_statistics(layer, self.inventory)
-                    self.notes.append(f"{name}: {origin}")
-                    yield LayerPlan(layer, "copy", values)
-                else:
-                    yield LayerPlan(layer, "debias", debiased_statistics(layer, self.inventory))
-            except RepairRefused as refusal:
-                self.left.append((name, str(refusal)))
-        if self.targets.debiased:
-            self.notes.append(
-                "debias takes the initial value out of the averages; what stays is an average over training, not the "
-                "statistics of the final weights; --data gives those"
-            )
-
-    def estimated(self, *, whole: bool) -> Iterator[LayerPlan]:
-        """Yield the plans of the layers whose statistics come from data."""
-        if not self.targets.estimated:
-            return
-        self.progress(Progress("reading the model", 0, None))
-        loaded = load_model(self.source, self.inventory, self.request)
-        self.left += [(name, loaded.left[name]) for name in self.targets.estimated if name in loaded.left]
-        measurable = [name for name in self.targets.estimated if name not in loaded.left]
-        if not measurable:
-            return
-        self.feed = read_data(loaded, self.request, self.kept)
-        self.samples, self.batches = len(self.feed), self.feed.batch_count
-        self.notes += [*loaded.program.notes, *self.feed.notes]
-        self.engine = self.kept.enter_context(
-            Engine(loaded.program, stored_statistics(self.inventory.layers), cache_memory=self.request.cache_memory)
-        )
-        measured, unsettled = self.engine.measure(self.feed, measurable, whole=whole, progress=self.progress)
-        self.left += unsettled.items()
-        self.notes += doubts(self.inventory, measured)
-        for name, seen in measured.items():
-            layer = self.by_name[name]
-            error = seen.largest_error(layer.epsilon or DEFAULT_EPSILON)
-            yield LayerPlan(
-                layer,
-                "layerwise" if whole else "training",
-                {"moving_mean": seen.mean, "moving_variance": seen.variance},
-                error,
-            )
-
-    def observe(self, after: Inventory) -> dict[str, Observation]:
-        """Return what goes into every layer of the repaired checkpoint; empty where no data were used."""
-        if self.engine is None or self.feed is None:
-            return {}
-        self.engine.stored = stored_statistics(after.layers)
-        return self.engine.observe(self.feed, progress=self.progress)
-
-    def compare(self, judge: MetricFunction, metric_data: str | None, plans: Sequence[LayerPlan]) -> Metric:
-        """Return the user's measure before and after, and refuse a repair that makes it worse."""
-        before = stored_statistics(self.inventory.layers)
-        after = before | {
-            plan.layer.name: (plan.values["moving_mean"], plan.values["moving_variance"]) for plan in plans
-        }
-        measured = Metric(
-            *measure_metric(
-                judge,
-                metric_data or next(iter(self.request.data), None),
-                self.source,
-                self.inventory,
-                self.request,
-                (before, after),
-            )
-        )
-        if measured.after < measured.before and not self.request.unproven:
-            raise RepairRefused(
-                f"the metric falls from {measured.before:.6g} to {measured.after:.6g}, so nothing was written; "
-                "look at the layers with --dry-run, or give --unproven to write all the same"
-            )
-        return measured
 
 
 def _judged(checkpoint: Checkpoint, *, whole: bool = True) -> tuple[Inventory, tuple[Finding, ...]]:

@@ -1,0 +1,143 @@
+"""One repair on its way: the steps that need the model and the data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+
+from ckpt_doctor.batchnorm import Inventory
+from ckpt_doctor.capture.engine import Engine
+from ckpt_doctor.capture.estimation import (
+    DEFAULT_EPSILON,
+    Request,
+    load_model,
+    meta_graph_of,
+    read_data,
+    stored_statistics,
+)
+from ckpt_doctor.capture.metric import MetricFunction, measure_metric
+from ckpt_doctor.capture.samples import Samples
+from ckpt_doctor.checkpoint import Checkpoint
+from ckpt_doctor.errors import RepairRefused
+from ckpt_doctor.observation import Observation
+from ckpt_doctor.progress import Listener, Progress
+from ckpt_doctor.repair.planning import LayerPlan
+from ckpt_doctor.repair.proof import doubts
+from ckpt_doctor.repair.targets import Targets
+from ckpt_doctor.repair.without_data import copied_statistics, debiased_statistics
+from ckpt_doctor.repair_result import Metric
+
+
+class Work:
+    """One repair on its way: the model is loaded and the data are read when the first step needs them.
+
+    Attributes:
+        left: Layer and reason, of those that were to be repaired and could not be.
+        notes: What the user should know.
+        meta: The TF1 graph, where the model is one.
+        samples: Number of samples used.
+        batches: Number of batches they came in.
+    """
+
+    def __init__(
+        self,
+        source: Checkpoint,
+        inventory: Inventory,
+        request: Request,
+        targets: Targets,
+        kept: ExitStack,
+        progress: Listener,
+    ) -> None:
+        self.source = source
+        self.inventory = inventory
+        self.request = request
+        self.targets = targets
+        self.kept = kept
+        self.progress = progress
+        self.by_name = {layer.name: layer for layer in inventory.layers}
+        self.left = list(targets.left)
+        self.notes: list[str] = []
+        self.meta = meta_graph_of(source)
+        self.samples = self.batches = 0
+        self.engine: Engine | None = None
+        self.feed: Samples | None = None
+
+    def without_data(self) -> Iterator[LayerPlan]:
+        """Yield the plans of the layers that need no data; what cannot be done is left."""
+        for name in (*self.targets.copied, *self.targets.debiased):
+            if name in self.targets.estimated:
+                continue
+            layer = self.by_name[name]
+            try:
+                if name in self.targets.copied:
+                    values, origin = copied_statistics(layer, self.inventory)
+                    self.notes.append(f"{name}: {origin}")
+                    yield LayerPlan(layer, "copy", values)
+                else:
+                    yield LayerPlan(layer, "debias", debiased_statistics(layer, self.inventory))
+            except RepairRefused as refusal:
+                self.left.append((name, str(refusal)))
+        if self.targets.debiased:
+            self.notes.append(
+                "debias takes the initial value out of the averages; what stays is an average over training, not the "
+                "statistics of the final weights; --data gives those"
+            )
+
+    def estimated(self, *, whole: bool) -> Iterator[LayerPlan]:
+        """Yield the plans of the layers whose statistics come from data."""
+        if not self.targets.estimated:
+            return
+        self.progress(Progress("reading the model", 0, None))
+        loaded = load_model(self.source, self.inventory, self.request)
+        self.left += [(name, loaded.left[name]) for name in self.targets.estimated if name in loaded.left]
+        measurable = [name for name in self.targets.estimated if name not in loaded.left]
+        if not measurable:
+            return
+        self.feed = read_data(loaded, self.request, self.kept)
+        self.samples, self.batches = len(self.feed), self.feed.batch_count
+        self.notes += [*loaded.program.notes, *self.feed.notes]
+        self.engine = self.kept.enter_context(
+            Engine(loaded.program, stored_statistics(self.inventory.layers), cache_memory=self.request.cache_memory)
+        )
+        measured, unsettled = self.engine.measure(self.feed, measurable, whole=whole, progress=self.progress)
+        self.left += unsettled.items()
+        self.notes += doubts(self.inventory, measured)
+        for name, seen in measured.items():
+            layer = self.by_name[name]
+            error = seen.largest_error(layer.epsilon or DEFAULT_EPSILON)
+            yield LayerPlan(
+                layer,
+                "layerwise" if whole else "training",
+                {"moving_mean": seen.mean, "moving_variance": seen.variance},
+                error,
+            )
+
+    def observe(self, after: Inventory) -> dict[str, Observation]:
+        """Return what goes into every layer of the repaired checkpoint; empty where no data were used."""
+        if self.engine is None or self.feed is None:
+            return {}
+        self.engine.stored = stored_statistics(after.layers)
+        return self.engine.observe(self.feed, progress=self.progress)
+
+    def compare(self, judge: MetricFunction, metric_data: str | None, plans: Sequence[LayerPlan]) -> Metric:
+        """Return the user's measure before and after, and refuse a repair that makes it worse."""
+        before = stored_statistics(self.inventory.layers)
+        after = before | {
+            plan.layer.name: (plan.values["moving_mean"], plan.values["moving_variance"]) for plan in plans
+        }
+        measured = Metric(
+            *measure_metric(
+                judge,
+                metric_data or next(iter(self.request.data), None),
+                self.source,
+                self.inventory,
+                self.request,
+                (before, after),
+            )
+        )
+        if measured.after < measured.before and not self.request.unproven:
+            raise RepairRefused(
+                f"the metric falls from {measured.before:.6g} to {measured.after:.6g}, so nothing was written; "
+                "look at the layers with --dry-run, or give --unproven to write all the same"
+            )
+        return measured
