@@ -34,7 +34,7 @@ def next_step(checkpoint: CheckpointResult) -> NextStep | None:
             options.append("--model MODEL")
             remarks.append("MODEL: its .meta, SavedModel or Keras config, or FILE.py:FUNCTION that builds it")
         options.append("--data DATA.npz")
-        remarks.insert(0, "DATA.npz: inputs like those it was trained on, as arrays; no labels needed")
+        remarks.insert(0, "DATA.npz: inputs like those of training, by numpy.savez; no labels needed")
     if all(finding.certainty == "unproven" for finding in repairable):
         options.append("--unproven")
     options.append(f"--output {_quoted(repaired_name(checkpoint))}")

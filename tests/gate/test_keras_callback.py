@@ -3,6 +3,8 @@
 import dataclasses
 import os
 import shutil
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -119,3 +121,34 @@ def test_model_checkpoint_saves_what_it_should(tmp_path, monkeypatch):
         warnings.simplefilter("error", SickCheckpointWarning)
         model.fit(np.random.default_rng(0).random([8, 4]), np.ones([8, 4]), epochs=2, verbose=0, callbacks=callbacks)
     assert len(list((tmp_path / "saves").iterdir())) == 2
+
+
+LEGACY = """
+import warnings
+import numpy
+import tensorflow
+from tensorflow import keras
+from ckpt_doctor.keras_callback import SickCheckpointWarning, check_saves
+
+class TrainableOnly(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        saver = tensorflow.compat.v1.train.Saver(self.model.trainable_variables)
+        saver.save(None, f"saves/model-{epoch}.ckpt", write_meta_graph=False)
+
+model = keras.Sequential([keras.layers.Dense(3, input_shape=(4,)), keras.layers.BatchNormalization(name="bn")])
+model.compile("sgd", "mse")
+data = numpy.ones([8, 4]), numpy.ones([8, 3])
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    model.fit(*data, epochs=2, verbose=0, callbacks=[TrainableOnly(), check_saves("saves")])
+print(keras.__name__, sum(issubclass(one.category, SickCheckpointWarning) for one in caught))
+"""
+
+
+@pytest.mark.tensorflow
+def test_keras_2_gets_a_callback_of_its_own(tmp_path):
+    pytest.importorskip("tf_keras")
+    environment = os.environ | {"PYTHONPATH": str(FIXTURES.parent), "TF_USE_LEGACY_KERAS": "1"}
+    done = subprocess.run([sys.executable, "-c", LEGACY], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.stdout.split()[-1] == "1", done.stderr
+    assert "tf_keras" in done.stdout

@@ -87,7 +87,7 @@ models/model.ckpt-7
     ckpt-doctor fix models/model.ckpt-7 \\
         --data DATA.npz \\
         --output models/model.ckpt-7-repaired
-    DATA.npz: inputs like those it was trained on, as arrays; no labels needed
+    DATA.npz: inputs like those of training, by numpy.savez; no labels needed
 
 1 checkpoint, 1 batch-norm layer: 107 errors
 """
