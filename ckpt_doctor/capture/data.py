@@ -29,6 +29,7 @@ _ARGUMENT = re.compile(r"^(?P<path>.*?)(?:\[(?P<key>[^\[\]]+)\])?$", re.DOTALL)
 _ARRAY_FILES = (".npz", ".npy", ".h5", ".hdf5")
 # Values looked at for the warnings on ranges: enough to see a scale, cheap for any size.
 _LOOKED_AT = 64
+_NOT_FINITE = "holds NaN or infinite values; statistics of them would be useless"
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,8 @@ def _checked(
         fitted = {}
         for tensor, array in table.items():
             fits(f"--data {argument}: a batch for {entries[tensor].name}", array, entries[tensor])
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise BadRequest(f"--data {argument}: a batch {_NOT_FINITE}")
             notes.extend(remarks("the data", array, entries[tensor]))
             fitted[tensor] = array.astype(numpy_dtype(entries[tensor].dtype), copy=False)
         if len({len(array) for array in fitted.values()}) > 1:
@@ -177,7 +180,7 @@ class _Typed:
             value = np.empty((len(chosen), *self.array.shape[1:]), self.array.dtype)
             value[ascending] = self.array[np.sort(chosen)]
         if value.dtype.kind == "f" and not np.isfinite(value).all():
-            raise BadRequest(f"{self.where} holds NaN or infinite values; statistics of them would be useless")
+            raise BadRequest(f"{self.where} {_NOT_FINITE}")
         return value.astype(self.dtype, copy=False)
 
 
@@ -218,6 +221,9 @@ def _match(
     found: Mapping[str, tuple[str, Any]], inputs: Sequence[ModelInput], renamed: Mapping[str, str]
 ) -> Iterator[tuple[str, ModelInput]]:
     """Yield the name in the data for every input of the model."""
+    if len(renamed) == 1 and list(found) == [""]:
+        # `--data FILE.npz[x] --input x=TENSOR`: the only array there is, whatever it is called.
+        renamed = {"": next(iter(renamed.values()))}
     targets = {target: name for name, target in renamed.items()}
     for name, target in renamed.items():
         if name not in found:

@@ -21,7 +21,7 @@ import numpy as np
 from ckpt_doctor.capture.levels import Level, in_sequence, plan_levels
 from ckpt_doctor.capture.live import DEFAULT_LIMIT, LiveTensors
 from ckpt_doctor.capture.program import Program
-from ckpt_doctor.capture.runtime import tensorflow
+from ckpt_doctor.capture.runtime import reason, tensorflow
 from ckpt_doctor.capture.samples import Samples
 from ckpt_doctor.checkpoint import Array
 from ckpt_doctor.errors import BadRequest, RepairRefused
@@ -110,9 +110,7 @@ class Engine:
         except self.tf.errors.OpError as error:
             node = getattr(error, "node_def", None)
             where = f"{node.op} {node.name}: " if node is not None else ""
-            raise RepairRefused(
-                f"TensorFlow cannot run the model: {where}{str(error.message).splitlines()[0]}"
-            ) from error
+            raise RepairRefused(f"TensorFlow cannot run the model: {where}{reason(error)}") from error
         except (TypeError, ValueError) as error:
             raise BadRequest(f"the model cannot be fed: {error}") from error
         return values
@@ -193,9 +191,10 @@ class Engine:
         with LiveTensors(self.cache_memory) as live:
             for chunk in chunks:
                 known: dict[int, Pair] = {}
+                # A layer may stand at several levels, and all of them together are its statistics.
+                pooled: dict[int, Moments] = {}
                 for level in levels:
                     feeds = self._statistics(known, given, level.normalised)
-                    pooled: dict[int, Moments] = {}
                     for batch in chunk:
                         self._run_level(level, batch, samples, live, feeds, tally, pooled)
                     known |= self._known(pooled, whole)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ckpt_doctor.capture.program import ModelInput
-from ckpt_doctor.capture.runtime import tensorflow
+from ckpt_doctor.capture.runtime import reason, tensorflow
 from ckpt_doctor.capture.samples import Samples, permutation
 from ckpt_doctor.checkpoint import Array, numpy_dtype
 from ckpt_doctor.errors import BadRequest
@@ -58,8 +58,7 @@ def image_samples(
         try:
             image = tf.io.decode_image(path.read_bytes(), channels=channels, expand_animations=False)
         except (tf.errors.InvalidArgumentError, OSError) as error:
-            first = str(getattr(error, "message", error)).splitlines()[0]
-            raise BadRequest(f"{path}: cannot be decoded as an image: {first}") from error
+            raise BadRequest(f"{path}: cannot be decoded as an image: {reason(error)}") from error
         image = tf.cast(image, tf.float32)
         if height is not None and tuple(image.shape[:2]) != (height, width):
             image = tf.image.resize(image, (height, width))

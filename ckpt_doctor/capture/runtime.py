@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,3 +70,10 @@ def keras(legacy: bool) -> Any:
             "set KERAS_BACKEND=tensorflow"
         )
     return module
+
+
+def reason(error: Exception) -> str:
+    """Return what an error of TensorFlow says, in a line and without the names that its runtime adds."""
+    text = str(getattr(error, "message", error)).strip() or type(error).__name__
+    plain = re.sub(r"\{\{[^}]*\}\}\s*", "", text.splitlines()[0])
+    return re.sub(r"\s*\[Op:\w+\].*$", "", plain)

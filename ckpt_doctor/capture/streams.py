@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ckpt_doctor.capture.program import ModelInput
-from ckpt_doctor.capture.runtime import tensorflow
+from ckpt_doctor.capture.runtime import reason, tensorflow
 from ckpt_doctor.capture.user_code import call, load_function
 from ckpt_doctor.checkpoint import Array
 from ckpt_doctor.errors import BadRequest
@@ -58,7 +58,7 @@ def record_batches(argument: str, parse: str | None, batch_size: int) -> Iterato
         except StopIteration:
             return
         except tf.errors.OpError as error:
-            raise BadRequest(f"--data {argument}: {str(error.message).splitlines()[0]}") from error
+            raise BadRequest(f"--data {argument}: {reason(error)}") from error
         yield batch
 
 

@@ -151,7 +151,7 @@ def _needed(
         if tensor in sites:
             site = sites[tensor]
             stack.extend(name for name in (site.x, site.scale, site.offset) if name)
-        elif tensor in fed or node.op in _SOURCES:
+        elif (tensor in fed or node.op in _SOURCES) and node.op not in _PLACEHOLDERS:
             sources[tensor] = None
         elif node.name not in kept:
             kept.add(node.name)
