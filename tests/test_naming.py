@@ -26,6 +26,7 @@ KEY = "/.ATTRIBUTES/VARIABLE_VALUE"
         ("bn/bn/moments/Squeeze/ExponentialMovingAverage", "bn", "moving_mean"),
         ("a/bn/a/bn/moments/Squeeze_1/ExponentialMovingAverage", "a/bn", "moving_variance"),
         ("bn/moments/normalize/variance/ExponentialMovingAverage", "bn", "moving_variance"),
+        ("d_bn1/d_bn1_1/moments/Squeeze/ExponentialMovingAverage", "d_bn1", "moving_mean"),
         ("bn/moments/moments_1/mean/ExponentialMovingAverage", "bn", "moving_variance"),
     ],
 )
@@ -85,7 +86,11 @@ def test_names_of_other_roles_keep_their_form():
 def test_a_doubled_scope_is_said_once():
     assert undoubled("bn/bn") == "bn"
     assert undoubled("a/bn/a/bn") == "a/bn"
+    assert undoubled("bn/bn/bn") == "bn"
+    assert undoubled("d_bn1/d_bn1_1") == "d_bn1"
+    assert undoubled("discriminator/d_bn1/discriminator_1/d_bn1") == "discriminator/d_bn1"
     assert undoubled("a/b/c") == "a/b/c"
+    assert undoubled("conv1/conv10") == "conv1/conv10"
 
 
 def variables(**shapes: tuple[int, ...]) -> list[Variable]:

@@ -70,6 +70,7 @@ class LayerFacts:
         mode: How it normalises in this graph.
         sites: Where it does so.
         has_update_ops: Whether the graph holds ops that update its statistics.
+        updates: How often one training step updates its statistics: once, or once a device or call.
         updates_run: Whether one training op runs them together with all gradient updates; None where the model does
             not say.
         trained: Whether a training step of this model would have changed its statistics, had it been wired right; None
@@ -91,6 +92,7 @@ class LayerFacts:
     mode: Mode = "unknown"
     sites: tuple[Site, ...] = ()
     has_update_ops: bool = False
+    updates: int = 1
     updates_run: bool | None = None
     trained: bool | None = None
     gradient_trains: bool = False

@@ -20,6 +20,8 @@ from ckpt_doctor.graphs.updates import assigned_variables
 # (tensorflow/python/training/moving_averages.py: `_zero_debias`), and to a layer with batch renormalisation
 # (tensorflow/python/keras/layers/normalization.py: `_add_renorm_weight`).
 _ZERO_DEBIAS = ("biased", "local_step")
+# tensorflow/python/training/moving_averages.py: `ExponentialMovingAverage.apply`.
+_SHADOW = "ExponentialMovingAverage"
 _RENORM = ("renorm_mean", "renorm_stddev", "moving_stddev", "renorm_mean_weight", "renorm_stddev_weight")
 # An average that is kept under the name of what it averages: tensorpack's, Sonnet 2's.
 _AVERAGES = ("/EMA", "/average")
@@ -171,6 +173,8 @@ def companions_of(graph: Graph, saved: Mapping[str, str], item: Gathered) -> Ite
             base, _, last = node.rpartition("/")
             if last in _ZERO_DEBIAS and belongs(base, statistic):
                 yield Companion(name, last, role)
+            elif last == _SHADOW and base == statistic:
+                yield Companion(name, "shadow", role)
     scope = scope_of(item.moving_mean or item.moving_variance or "")
     for node, name in saved.items():
         base, _, last = node.rpartition("/")

@@ -196,6 +196,7 @@ class MetaGraph:
             mode=mode,
             sites=tuple(item.sites),
             has_update_ops=has_updates,
+            updates=max((len(nodes) for nodes in updates.values()), default=1) or 1,
             updates_run=self._updates_run(updates) if gradients and mode != "stored" and statistics else None,
             trained=None if not gradients or self.serves or self._may_be_unfed(item) else mode in ("switch", "batch"),
             gradient_trains=bool(set(statistics) & self._trained_by_gradient),

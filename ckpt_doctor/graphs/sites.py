@@ -181,6 +181,14 @@ def _affine(graph: Graph, inverse: str, scale: str | None, variance: str, epsilo
         if node.op == "Mul" and (other := _other(graph, node, position)) is not None
     ]
     for mean_term, mean in products:
+        negated = graph.producer(graph.source(mean))
+        if negated is not None and negated.op == "Neg":
+            # Without beta it is `x * inverse + (-mean) * inverse`.
+            inner = graph.inputs(negated)[0]
+            for x_term, x in products:
+                y = _sum_of(graph, x_term, mean_term) if x_term.name != mean_term.name else None
+                if y is not None:
+                    yield _found(graph, x, y, inner, variance, epsilon, scale, None)
         for shift, position in _readers(graph, f"{mean_term.name}:0"):
             offset: str | None
             if shift.op == "Sub" and position == 1:

@@ -99,7 +99,7 @@ class _Values:
             value = self.graph.constant(tensor)
             return bool(value.reshape(-1)[0]) if value is not None and value.size == 1 and value.dtype == bool else None
         inputs = self.graph.inputs(node)
-        if node.op in ("Identity", "ReadVariableOp", "Reshape", "Squeeze", *_SWITCHES) and inputs:
+        if node.op in ("Identity", "ReadVariableOp", "Reshape", "Squeeze", "Enter", *_SWITCHES) and inputs:
             return self.of(inputs[0], depth - 1)
         if node.op == "LogicalNot" and inputs:
             inner = self.of(inputs[0], depth - 1)

@@ -211,13 +211,25 @@ def _start(word: str) -> str | None:
 
 
 def undoubled(scope: str) -> str:
-    """Return a scope that was entered twice (`a/bn/a/bn`, `bn/bn`) once."""
+    """Return a scope that was entered twice (`a/bn/a/bn`, `bn/bn`, `d_bn1/d_bn1_1`) once.
+
+    A variable that takes the name of an operation stands in the scope of both: its own, and that of the operation, which
+    gets a number when it is entered again.
+    """
     parts = scope.split("/")
-    for size in range(1, len(parts)):
+    size = 1
+    while size < len(parts):
         head, tail = parts[:size], parts[size:]
-        if tail[: len(head)] == head:
-            return "/".join(tail)
-    return scope
+        if len(tail) >= size and all(map(_is_again, head, tail)):
+            # The first is the scope of the variables; what follows the repetition belongs to both.
+            parts, size = head + tail[size:], 1
+        else:
+            size += 1
+    return "/".join(parts)
+
+
+def _is_again(first: str, second: str) -> bool:
+    return second == first or (second.startswith(f"{first}_") and second[len(first) + 1 :].isdigit())
 
 
 def with_role(name: str, role: str) -> str:

@@ -96,14 +96,17 @@ def _fits(mean: Array, variance: Array, share: float) -> bool:
 def _by_counter(layer: BatchNormLayer, inventory: Inventory) -> Coldness | None:
     if layer.momentum is None or not inventory.steps or not 0 < layer.momentum < 1:
         return None
-    values = [other.values["moving_variance"] for other in inventory.layers if _is_like(layer, other)]
-    share = layer.momentum**inventory.steps
+    # Several devices, or calls of one layer, update it several times in a step.
+    steps = inventory.steps * (layer.facts.updates if layer.facts is not None else 1)
+    share = layer.momentum**steps
+    others = [other.values["moving_variance"] for other in inventory.layers if _is_like(layer, other)]
     # Statistics elsewhere that were not averaged from the start make it a fine-tuned model: few channels are chance.
-    if layer.values["moving_variance"].size < _MANY_CHANNELS and any(value.min() < share * 0.99 for value in values):
+    contradicted = any(variance.min() < share * 0.99 for variance in others)
+    if contradicted and layer.values["moving_variance"].size < _MANY_CHANNELS:
         return None
     # An optimizer's counter in a Keras file says nothing of statistics that were loaded before it started.
-    certainty: Certainty = "proven" if layer.initial == "0/1" and layer.evidence == "graph" else "likely"
-    return Coldness(share, inventory.steps, layer.momentum, certainty)
+    sure = layer.initial == "0/1" and layer.evidence == "graph" and not contradicted
+    return Coldness(share, steps, layer.momentum, "proven" if sure else "likely")
 
 
 def _is_like(layer: BatchNormLayer, other: BatchNormLayer) -> bool:
