@@ -1,0 +1,141 @@
+"""Which variables of a checkpoint form which batch-norm layer.
+
+Takes a checkpoint's variables and what its model says (`graphs`), gives an `Inventory`. Evidence ranks graph > config >
+object graph > names. Everything is accounted for: variables of layers + other variables + not judged = all variables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ckpt_doctor.batchnorm.layer import ROLES, STATISTICS, BatchNormLayer, Inventory
+from ckpt_doctor.batchnorm.relatives import find_twins, with_averages, with_drifted, with_relatives, with_twins
+from ckpt_doctor.batchnorm.values import training_steps, with_values
+from ckpt_doctor.checkpoint import Checkpoint
+from ckpt_doctor.graphs.facts import Evidence, LayerFacts, ModelFacts
+from ckpt_doctor.naming import Group, Grouped, group_variables, read_name
+
+__all__ = ["ROLES", "STATISTICS", "BatchNormLayer", "Inventory", "take_inventory"]
+
+
+def take_inventory(checkpoint: Checkpoint, facts: ModelFacts | None) -> Inventory:
+    """Return every variable of the checkpoint in its place.
+
+    Args:
+        checkpoint: The checkpoint; the values of its batch-norm layers are read.
+        facts: What its model says, or None.
+    """
+    layers: list[BatchNormLayer] = []
+    unmatched: list[BatchNormLayer] = []
+    claimed: set[str] = set()
+    for described in facts.layers if facts is not None else ():
+        layer = _described(checkpoint, facts.evidence if facts is not None else "names", described)
+        if claimed & set(layer.variables.values()):
+            continue
+        claimed |= {*layer.variables.values(), *layer.companions.values()}
+        if _is_here(checkpoint, layer, described):
+            layers.append(layer)
+        elif layer.absent:
+            unmatched.append(layer)
+    twins = find_twins(checkpoint, claimed)
+    grouped = _by_name(checkpoint, claimed | set(twins), facts)
+    layers, grouped = with_drifted(checkpoint, layers, unmatched, grouped)
+    layers = with_relatives(layers, grouped, checkpoint)
+    layers += [_named(checkpoint, group) for group in grouped.layers]
+    layers = [with_twins(layer, twins) for layer in layers]
+    others = grouped.others | dict.fromkeys(twins, "twin")
+    for layer in layers:
+        for name in (*layer.variables.values(), *layer.companions.values()):
+            others.pop(name, None)
+    evidence: list[Evidence] = [facts.evidence] if facts is not None and not facts.problems else []
+    return Inventory(
+        layers=tuple(with_values(checkpoint, layer) for layer in with_averages(checkpoint, layers, others)),
+        others=others,
+        not_judged=grouped.not_judged,
+        evidence=("names", *evidence),
+        model=facts,
+        steps=training_steps(checkpoint),
+    )
+
+
+def _described(checkpoint: Checkpoint, evidence: Evidence, facts: LayerFacts) -> BatchNormLayer:
+    """Return the layer that the model describes, with what of it is in the file."""
+    names = {role: name for role in ROLES if (name := getattr(facts, role)) is not None}
+    present = {role: name for role, name in names.items() if checkpoint.variable(name) is not None}
+    absent = {role: name for role, name in names.items() if role in STATISTICS and role not in present}
+    companions: dict[str, str] = {}
+    lacking: dict[str, str] = {}
+    for companion in facts.companions:
+        here = checkpoint.variable(companion.name) is not None
+        (companions if here else lacking)[f"{companion.of}/{companion.role}"] = companion.name
+    return BatchNormLayer(
+        name=facts.name,
+        variables=present,
+        absent=absent,
+        companions=companions,
+        evidence=facts.evidence or evidence,
+        channels=facts.channels,
+        epsilon=facts.epsilon,
+        momentum=facts.momentum,
+        facts=facts,
+        absent_companions=lacking,
+        initial=facts.initial,
+    )
+
+
+def _is_here(checkpoint: Checkpoint, layer: BatchNormLayer, facts: LayerFacts) -> bool:
+    """Return whether the file is meant to hold a layer: a file may hold a part of a graph only.
+
+    A layer without gamma and beta leaves no trace of its own; there the part of the model that it belongs to tells. A
+    config describes the very file that it lies in.
+    """
+    if layer.variables or any(key.partition("/")[0] in STATISTICS for key in layer.companions):
+        return True
+    if not layer.absent:
+        return False
+    if layer.evidence == "config":
+        return any(read_name(variable.name).kind in ("other", "batch-norm") for variable in checkpoint.variables)
+    return facts.gamma is None and facts.beta is None and _scope_is_stored(checkpoint, layer.absent)
+
+
+def _scope_is_stored(checkpoint: Checkpoint, absent: Mapping[str, str]) -> bool:
+    """Return whether the file holds anything of the part of the model that the absent variables belong to."""
+    tops = {name.split("/")[0] for name in absent.values() if "/" in name}
+    scopes = {name.rpartition("/")[0].rpartition("/")[0] for name in absent.values()} - {""}
+    return any(
+        variable.name.startswith(tuple(f"{scope}/" for scope in (scopes or tops))) for variable in checkpoint.variables
+    ) or (not scopes and bool(checkpoint.variables))
+
+
+def _by_name(checkpoint: Checkpoint, claimed: set[str], facts: ModelFacts | None) -> Grouped:
+    """Return what the names of the variables say that no description has claimed."""
+    whole = facts is not None and facts.evidence in ("graph", "config") and not facts.problems
+    return group_variables(
+        [variable for variable in checkpoint.variables if variable.name not in claimed],
+        model_is_known=whole,
+        other_normalization=facts.other_normalization if facts is not None else (),
+        positional=checkpoint.format in ("keras-v3", "keras-weights-v3"),
+        numbered=checkpoint.attributes.get("era") == "0.3",
+    )
+
+
+def _named(checkpoint: Checkpoint, group: Group) -> BatchNormLayer:
+    return BatchNormLayer(
+        name=_spoken(checkpoint, group),
+        variables=group.roles,
+        absent=group.absent,
+        companions=group.companions,
+        copies=group.copies,
+        slots=tuple(group.slots),
+        initial=group.initial,
+        by_company=group.by_company,
+    )
+
+
+def _spoken(checkpoint: Checkpoint, group: Group) -> str:
+    """Return a layer's name for people: Keras' HDF5 repeats it (`bn/bn`), its later formats keep it as a label."""
+    if checkpoint.format in ("keras-hdf5", "keras-weights-hdf5"):
+        name = group.name.removeprefix("model_weights/")
+        first, _, rest = name.partition("/")
+        return rest if rest == first or rest.startswith(f"{first}/") or rest.endswith(f"/{first}") else name
+    return group.name

@@ -1,0 +1,165 @@
+"""What belongs to layers besides their four vectors: twins, shadows, slots, averages, statistics of drifted names.
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from ckpt_doctor.batchnorm.layer import STATISTICS, BatchNormLayer
+from ckpt_doctor.batchnorm.values import read
+from ckpt_doctor.checkpoint import Checkpoint, Variable
+from ckpt_doctor.naming import Group, Grouped, Named, drifted, read_name
+
+# Lists that a TensorFlow 2 export keeps its variables in.
+_LISTED = re.compile(r"^(?P<list>_?[a-z_]*variables)/\d+/\.ATTRIBUTES/VARIABLE_VALUE$")
+
+
+def find_twins(checkpoint: Checkpoint, claimed: set[str]) -> dict[str, str]:
+    """Return the variables that are further copies of others, each with the one that it copies.
+
+    `export` of Keras 3 lists every variable in `variables` and in `_all_variables`; only the name for people tells.
+    """
+    by_label: dict[str, dict[str, str]] = {}
+    for variable in checkpoint.variables:
+        listed = _LISTED.match(variable.name)
+        if listed is not None and variable.label:
+            by_label.setdefault(variable.label, {}).setdefault(listed["list"], variable.name)
+    found: dict[str, str] = {}
+    for names in by_label.values():
+        first = next((name for name in names.values() if name in claimed), None) or names[max(names)]
+        shape = _shape(checkpoint, first)
+        found |= {name: first for name in names.values() if name != first and _shape(checkpoint, name) == shape}
+    return {name: first for name, first in found.items() if name not in claimed}
+
+
+def _shape(checkpoint: Checkpoint, name: str) -> tuple[int, ...] | None:
+    variable = checkpoint.variable(name)
+    return None if variable is None else variable.shape
+
+
+def with_twins(layer: BatchNormLayer, twins: Mapping[str, str]) -> BatchNormLayer:
+    """Return a layer with the further copies of its variables."""
+    companions, copies = dict(layer.companions), dict(layer.copies)
+    for name, first in twins.items():
+        for role, own in layer.variables.items():
+            if own == first:
+                (companions if role in STATISTICS else copies)[f"{role}/twin"] = name
+    return replace(layer, companions=companions, copies=copies)
+
+
+def with_relatives(layers: Sequence[BatchNormLayer], grouped: Grouped, checkpoint: Checkpoint) -> list[BatchNormLayer]:
+    """Return described layers with the shadows and slots of their variables, which no model description lists.
+
+    Groups by name that consist of nothing else end here.
+    """
+    found: dict[str, list[tuple[str, Named]]] = {}
+    for variable in checkpoint.variables:
+        said = read_name(variable.name)
+        if said.kind in ("shadow", "slot") and said.of:
+            found.setdefault(said.of, []).append((variable.name, said))
+    result = []
+    attached: set[str] = set()
+    for layer in layers:
+        companions, copies, slots = dict(layer.companions), dict(layer.copies), list(layer.slots)
+        for role, stored in (*layer.absent.items(), *layer.variables.items()):
+            for name, said in found.get(stored, ()):
+                if name in companions.values():
+                    continue
+                if said.kind == "shadow":
+                    (companions if role in STATISTICS else copies)[f"{role}/shadow"] = name
+                elif role in STATISTICS:
+                    slots.append(name)
+                elif said.last == "average":
+                    copies[f"{role}/average"] = name
+        attached |= set(companions.values())
+        result.append(replace(layer, companions=companions, copies=copies, slots=tuple(slots)))
+    grouped.layers = [
+        group for group in grouped.layers if group.roles or not set(group.companions.values()) <= attached
+    ]
+    return result
+
+
+def with_averages(
+    checkpoint: Checkpoint, layers: Sequence[BatchNormLayer], others: Mapping[str, str]
+) -> list[BatchNormLayer]:
+    """Return the layers with an optimizer's variable that equals their gamma or beta bit for bit: the average.
+
+    Optimizers that average weights write the averages over them; in files that number an optimizer's variables nothing
+    but the value says so.
+    """
+    candidates: dict[tuple[tuple[int, ...], str], list[Variable]] = {}
+    for name, kind in others.items():
+        variable = checkpoint.variable(name)
+        if kind == "optimizer slot" and variable is not None and len(variable.shape) == 1:
+            said = read_name(name)
+            # A slot that is named after its variable says what it is. Lookahead's slow weights equal the fast ones
+            # after every synchronisation, and are no average.
+            if not said.of and said.last != "slow" and not (variable.label or "").endswith("slow"):
+                candidates.setdefault((variable.shape, variable.dtype), []).append(variable)
+    known: dict[tuple[tuple[int, ...], str], dict[bytes, str]] = {}
+    result = []
+    for layer in layers:
+        copies = dict(layer.copies)
+        for role in ("gamma", "beta"):
+            own = checkpoint.variable(layer.variables.get(role, ""))
+            kind_of = None if own is None else (own.shape, own.dtype)
+            if kind_of not in candidates or any(key.startswith(f"{role}/") for key in copies):
+                continue
+            if kind_of not in known:
+                values = ((variable.name, read(variable)) for variable in candidates[kind_of])
+                known[kind_of] = {value.tobytes(): name for name, value in values if value is not None}
+            value = None if own is None else read(own)
+            if (
+                value is not None
+                and value.size
+                and np.any(value != value.flat[0])
+                and value.tobytes() in known[kind_of]
+            ):
+                copies[f"{role}/average"] = known[kind_of][value.tobytes()]
+        result.append(replace(layer, copies=copies))
+    return result
+
+
+def with_drifted(
+    checkpoint: Checkpoint, layers: list[BatchNormLayer], unmatched: list[BatchNormLayer], grouped: Grouped
+) -> tuple[list[BatchNormLayer], Grouped]:
+    """Attach statistics that belong to no layer to layers that have none, where exactly one way fits."""
+    described = [layer for layer in layers if set(layer.absent) == set(STATISTICS)]
+    expected = [Group(layer.name, dict(layer.variables), dict(layer.absent)) for layer in (described or unmatched)]
+    named = [group for group in grouped.layers if set(group.absent) == set(STATISTICS) and group.roles]
+    if not expected:
+        expected = named
+
+    def length(group: Group) -> int | None:
+        found = [variable for name in group.roles.values() if (variable := checkpoint.variable(name)) is not None]
+        known = {int(np.prod(variable.shape, dtype=np.int64)) for variable in found}
+        known |= {layer.channels for layer in (*layers, *unmatched) if layer.name == group.name and layer.channels}
+        return known.pop() if len(known) == 1 else None
+
+    whole = bool(unmatched) and not described
+    orphans = [
+        group
+        for group in grouped.layers
+        if len(group.statistics) == len(STATISTICS) and (whole or set(group.roles) == set(STATISTICS))
+    ]
+    found = drifted(expected, orphans, length)
+    if not found:
+        return layers, grouped
+    for number, group in found.items():
+        moved = {f"{role}/drifted": group.roles[role] for role in STATISTICS}
+        if expected is named:
+            expected[number].companions.update(moved)
+        elif described:
+            layer = described[number]
+            layers[layers.index(layer)] = replace(layer, companions={**layer.companions, **moved})
+        else:
+            copies = {f"{role}/drifted": name for role, name in group.roles.items() if role not in STATISTICS}
+            layers.append(replace(unmatched[number], companions=moved, copies=copies))
+        grouped.others.update({name: role for role, name in group.roles.items() if role not in STATISTICS})
+        grouped.others.update({name: key.rpartition("/")[2] for key, name in group.companions.items()})
+    gone = {id(group) for group in found.values()}
+    grouped.layers = [group for group in grouped.layers if id(group) not in gone]
+    return layers, grouped
