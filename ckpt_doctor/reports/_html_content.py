@@ -174,9 +174,10 @@ def _layers(key: str, checkpoint: CheckpointResult, plotted: set[str]) -> Table:
     measured = any(values.measured and values.stored for values in checkpoint.values.values())
     # Columns that would say nothing, or the same in every row, only take room.
     epsilon = any(layer.epsilon is not None for layer in checkpoint.batch_norm_layers)
-    names = ["layer", "status", "known from", "channels", "mean min", "median", "max"]
+    names = ["layer", "status", "known from", "channels", *(["mean off", "variance off"] if measured else [])]
+    names += ["mean min", "median", "max"]
     names += ["variance min", "median", "max"]
-    names += [*(["epsilon"] if epsilon else []), *(["off in mean", "in variance"] if measured else [])]
+    names += ["epsilon"] if epsilon else []
     rows = []
     for number, layer in enumerate(checkpoint.batch_norm_layers):
         values = checkpoint.values.get(layer.name)
@@ -186,10 +187,10 @@ def _layers(key: str, checkpoint: CheckpointResult, plotted: set[str]) -> Table:
             Cell(layer.status, badge=_status_class(checkpoint, layer)),
             Cell(layer.evidence),
             _number(layer.channels),
+            *(_distance(values, layer.epsilon or 0.0) if measured else ()),
             *_spread(stored.mean if stored else None),
             *_spread(stored.variance if stored else None),
             *([_number(layer.epsilon)] if epsilon else []),
-            *(_distance(values, layer.epsilon or 0.0) if measured else ()),
         ]
         plot = f"{key}l{number}"
         rows.append(Row(tuple(cells), layer.status, plot if plot in plotted else ""))

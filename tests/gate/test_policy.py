@@ -282,3 +282,16 @@ def test_the_folder_may_have_any_name(tmp_path, monkeypatch, run, text):
     assert run("scan", "m", "--write-baseline", "k.json")[0] == 0
     assert run("scan", "m", "--baseline", "k.json")[0] == 0
     assert subprocess.run(["ls"], capture_output=True, text=True, check=True).stdout.split() == ["k.json", "m"]
+
+
+def test_strict_fails_where_batch_norm_could_not_be_judged(tmp_path, monkeypatch, run):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(FIXTURES / "formats" / "keras" / "keras3.weights.h5", tmp_path)
+    code, out, _ = run("scan", "keras3.weights.h5")
+    assert (code, "1 place not judged" in out) == (0, True)
+    assert run("scan", "keras3.weights.h5", "--strict")[0] == 1
+    (tmp_path / ".ckpt-doctor.toml").write_text("strict = true")
+    for name in ("text", "json", "sarif", "junit", "markdown", "html"):
+        code, out, _ = run("scan", "keras3.weights.h5", "--format", name)
+        assert code == 1
+        assert "gamma or beta: the file says its position only" in " ".join(out.split()).replace("\\_", "_"), name
