@@ -1,4 +1,4 @@
-"""What belongs to layers besides their four vectors: twins, shadows, slots, averages, statistics of drifted names.
+"""What belongs to layers besides their four vectors: twins, shadows, slots, averages, statistics of drifted names."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def with_relatives(layers: Sequence[BatchNormLayer], grouped: Grouped, checkpoin
 def with_averages(
     checkpoint: Checkpoint, layers: Sequence[BatchNormLayer], others: Mapping[str, str]
 ) -> list[BatchNormLayer]:
-    """Return the layers with an optimizer's variable that equals their gamma or beta bit for bit: the average.
+    """Return the layers with an optimizer's variable that equals their gamma or beta bit for bit: an average of it.
 
     Optimizers that average weights write the averages over them; in files that number an optimizer's variables nothing
     but the value says so.

@@ -213,8 +213,8 @@ def _start(word: str) -> str | None:
 def undoubled(scope: str) -> str:
     """Return a scope that was entered twice (`a/bn/a/bn`, `bn/bn`, `d_bn1/d_bn1_1`) once.
 
-    A variable that takes the name of an operation stands in two scopes: its own, and that of the operation, which gets a
-    number when it is entered again.
+    A variable that takes the name of an operation stands in two scopes: its own, and that of the operation, which gets
+    a number when it is entered again.
     """
     parts = scope.split("/")
     size = 1
