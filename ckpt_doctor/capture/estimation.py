@@ -105,7 +105,7 @@ def load_model(checkpoint: Checkpoint, inventory: Inventory, request: Request, o
             if isinstance(meta, ServedGraph)
             else "the graph beside the checkpoint does not show where it normalises"
         )
-        left = {layer.name: reason for layer in layers if layer.name not in sited}
+        left = {layer.name: reason for layer in layers if layer.name not in sited} | dict(program.left)
         return Loaded(program, meta, left, meta.signature.outputs if isinstance(meta, ServedGraph) else {})
     if keras_models.is_keras(checkpoint, request.model):
         traced = keras_door.load(

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
 from ckpt_doctor.batchnorm import BatchNormLayer
 from ckpt_doctor.capture.program import ModelInput, Program
-from ckpt_doctor.checkpoint import Array, Checkpoint, numpy_dtype
+from ckpt_doctor.checkpoint import Array, Checkpoint, Variable, numpy_dtype
 from ckpt_doctor.errors import BadRequest, RepairRefused
 from ckpt_doctor.graphs.cut import CutGraph, cut
 from ckpt_doctor.graphs.dropout import random_nodes
-from ckpt_doctor.graphs.graph import DTYPES, Graph, plain_dtype, split_tensor, tensor_name
+from ckpt_doctor.graphs.facts import Site
+from ckpt_doctor.graphs.graph import DTYPES, Graph, plain_dtype, split_tensor
+from ckpt_doctor.graphs.loops import nodes_in_loops
 from ckpt_doctor.graphs.meta_graph import MetaGraph
 from ckpt_doctor.graphs.saved_model import ServedGraph
 from ckpt_doctor.graphs.specialise import resolve_tensor
@@ -21,7 +24,7 @@ from ckpt_doctor.graphs.specialise import resolve_tensor
 def load(
     checkpoint: Checkpoint,
     meta: MetaGraph,
-    layers: Iterable[BatchNormLayer],
+    layers: Sequence[BatchNormLayer],
     *,
     inputs: Sequence[str] = (),
     feeds: Mapping[str, str] | None = None,
@@ -52,7 +55,15 @@ def load(
         names = meta.signature.inputs
         sites = [(name, site) for name, site in sites if split_tensor(site.y)[0] in meta.signature.nodes]
     resolved = [resolve_tensor(meta.graph, meta.switches, tensor) for tensor in outputs]
-    opened = cut(meta.inference, sites, resolved, [*inputs, *(feeds or {})])
+    left = _in_loops(meta, sites) | _of_several_axes(meta, layers)
+    # What is fed by name may be another tensor once the training switch is turned: a `cond` between two queues.
+    fed = {resolve_tensor(meta.graph, meta.switches, tensor): tensor for tensor in (*inputs, *(feeds or {}))}
+    names = dict(names) | {tensor: given.removesuffix(":0") for tensor, given in fed.items()}
+    opened = cut(meta.inference, [pair for pair in sites if pair[0] not in left], resolved, fed)
+    behind = _behind_absent(checkpoint, meta, opened)
+    if behind:
+        left |= behind
+        opened = cut(meta.inference, [pair for pair in sites if pair[0] not in left], resolved, fed)
     opened_graph = Graph(opened.proto)
     random = random_nodes(opened_graph, [*(site.x for site in opened.sites), *resolved])
     if random and not unproven:
@@ -61,7 +72,7 @@ def load(
             f"{f' and {len(random) - 1} more' if len(random) > 1 else ''}), and they are no dropout that could be "
             "taken out; if the noise belongs there at inference, allow it with --unproven"
         )
-    fixed = _fixed(opened, feeds or {})
+    fixed = _fixed(opened, {tensor: (given, feeds[given]) for tensor, given in fed.items() if feeds and given in feeds})
     notes = []
     if meta.bypassed_dropout:
         notes.append(f"dropout was taken out of the graph at {len(meta.bypassed_dropout)} places")
@@ -77,15 +88,61 @@ def load(
         values=_values(checkpoint, meta, opened),
         feeds=fixed,
         notes=tuple(notes),
+        left=left,
     )
 
 
-def _fixed(opened: CutGraph, feeds: Mapping[str, str]) -> dict[str, Array]:
-    """Return the constant feeds: tensor of the cut graph to value."""
+def _in_loops(meta: MetaGraph, sites: Sequence[tuple[str, Site]]) -> dict[str, str]:
+    """Return the layers that normalise inside a loop, with the reason why they cannot be measured."""
+    inside = nodes_in_loops(meta.inference)
+    reason = (
+        "it normalises inside a loop (tf.while_loop, dynamic_rnn), and what goes into it there cannot be taken out; "
+        "unroll the loop, or keep statistics for each step in layers of their own"
+    )
+    return {layer: reason for layer, site in sites if split_tensor(site.x)[0] in inside}
+
+
+def _of_several_axes(meta: MetaGraph, layers: Sequence[BatchNormLayer]) -> dict[str, str]:
+    """Return the layers with statistics for more than each channel, with the reason why they cannot be measured."""
+    nodes = {name: node for node, name in meta.saved_names.items()}
+    found = {}
+    for layer in layers:
+        mean = nodes.get(layer.facts.moving_mean or "") if layer.facts is not None else None
+        sizes = [] if mean is None else [dim.size for dim in meta.graph.nodes[mean].attr["shape"].shape.dim]
+        if sum(size != 1 for size in sizes) > 1:
+            found[layer.name] = (
+                f"it keeps statistics of the shape {sizes}, for several axes at once; only layers with one axis, the "
+                "channels, can be measured"
+            )
+    return found
+
+
+def _behind_absent(checkpoint: Checkpoint, meta: MetaGraph, opened: CutGraph) -> dict[str, str]:
+    """Return the layers whose input depends on a variable that the checkpoint lacks, with the reason."""
+    absent = [node for node in opened.variables if checkpoint.variable(meta.saved_names[node]) is None]
+    if not absent:
+        return {}
+    graph = Graph(opened.proto)
+    hidden = graph.descendants(absent)
+    names = sorted(meta.saved_names[node] for node in absent)
+    reason = (
+        f"what goes into it is computed with variables that the checkpoint lacks ({', '.join(names[:3])}"
+        f"{f' and {len(names) - 3} more' if len(names) > 3 else ''})"
+    )
+    return {site.layer: reason for site in opened.sites if split_tensor(site.x)[0] in hidden}
+
+
+def _fixed(opened: CutGraph, feeds: Mapping[str, tuple[str, str]]) -> dict[str, Array]:
+    """Return the constant feeds: tensor of the cut graph to value.
+
+    Args:
+        opened: The cut graph.
+        feeds: Tensor to what the user calls it, and to the text of its value.
+    """
     by_name = {entry.original: entry for entry in opened.inputs}
     fixed: dict[str, Array] = {}
-    for tensor, text in feeds.items():
-        entry = by_name.get(tensor_name(tensor))
+    for tensor, (given, text) in feeds.items():
+        entry = by_name.get(tensor)
         if entry is None:
             # Nothing that is measured depends on it.
             continue
@@ -94,8 +151,12 @@ def _fixed(opened: CutGraph, feeds: Mapping[str, str]) -> dict[str, Array]:
             value = np.array(words[text.lower()] if text.lower() in words else float(text))
             fixed[entry.tensor] = value.astype(numpy_dtype(entry.dtype))
         except ValueError:
-            raise BadRequest(f"--feed {tensor}={text}: {text!r} is no number and neither true nor false") from None
+            raise BadRequest(f"--feed {given}={text}: {text!r} is no number and neither true nor false") from None
     return fixed
+
+
+def _part(variable: Variable, place: tuple[slice, ...]) -> Array:
+    return variable.read()[place]
 
 
 def _values(checkpoint: Checkpoint, meta: MetaGraph, opened: CutGraph) -> dict[str, Callable[[], Array]]:
@@ -112,7 +173,16 @@ def _values(checkpoint: Checkpoint, meta: MetaGraph, opened: CutGraph) -> dict[s
             raise RepairRefused(
                 f"{name}: the checkpoint holds {variable.dtype}, the graph beside it expects {expected}"
             )
-        values[node] = variable.read
+        part = meta.saver.parts.get(node) if meta.saver is not None else None
+        shape = meta.graph.nodes[node].attr["shape"].shape
+        sizes = tuple(dim.size for dim in shape.dim)
+        open_ended = shape.unknown_rank or any(size < 0 for size in sizes)
+        if part is None and not open_ended and sizes != variable.shape:
+            raise RepairRefused(
+                f"{name}: the checkpoint holds the shape {list(variable.shape)}, the graph beside it expects "
+                f"{list(sizes)}; they are not of the same model"
+            )
+        values[node] = variable.read if part is None else partial(_part, variable, part[1])
     if absent:
         raise RepairRefused(
             f"the graph reads {len(absent)} variables that the checkpoint lacks ({', '.join(sorted(absent)[:3])}"

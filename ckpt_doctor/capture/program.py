@@ -36,6 +36,7 @@ class Program:
         values: Variable node to a function that reads its value.
         feeds: Tensor to a value that is fed in every run.
         notes: What was done to the graph, in words.
+        left: Layer to the reason why it is not cut open.
     """
 
     cut: CutGraph
@@ -43,3 +44,4 @@ class Program:
     values: Mapping[str, Callable[[], Array]]
     feeds: Mapping[str, Array] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    left: Mapping[str, str] = field(default_factory=dict)

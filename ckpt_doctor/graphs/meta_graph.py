@@ -144,6 +144,8 @@ class MetaGraph:
         """Variable node to its name in the file: the saver's, else the variable's own."""
         names = {node.name: PART.sub("", _own_name(node)) for node in self.graph.of_op(VARIABLE_OPS)}
         if self.saver is not None:
+            prefix = self.saver.prefix
+            names = {node: f"{prefix}{name}" for node, name in names.items()}
             names.update({node: name for name, node in self.saver.saved.items()})
             names.update({node: name for node, (name, _) in self.saver.parts.items()})
         return names

@@ -41,6 +41,12 @@ class Saver:
     restore_op: str
     parts: Mapping[str, tuple[str, tuple[slice, ...]]] = field(default_factory=dict)
 
+    @property
+    def prefix(self) -> str:
+        """What the saver puts before the names of all its variables (`Saver({"model/" + v.op.name: v …})`)."""
+        added = {name.removesuffix(node) for name, node in self.saved.items() if node not in self.parts}
+        return added.pop() if len(added) == 1 and all(name.endswith(node) for name, node in self.saved.items()) else ""
+
 
 def read_saver(meta: pb.MetaGraphDef, graph: Graph) -> Saver | None:
     """Return the saver that the meta graph names, or None where there is none that writes V2 checkpoints."""

@@ -18,6 +18,12 @@ _MISSING = ("BN101", "BN102")
 _TRAINED_ON_STORED = "BN304"
 _SWAPPED = "BN206"
 _COLD = "BN202"
+_ROLES = ("moving_mean", "moving_variance")
+_FROZEN = (
+    "it was trained with its stored statistics (BN304), which this file lacks: in a network that was trained afresh "
+    "they are still 0 and 1, in a fine-tuned one those of the checkpoint that it started from; estimating others would "
+    "break the model; --force overrides this"
+)
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,7 @@ def choose(
     names = [layer.name for layer in inventory.layers if _has_statistics(layer)]
     inert = {name for finding in findings if finding.rule == _TRAINED_ON_STORED for name in finding.layers}
     chosen = _matching(names, patterns) if patterns else names
+    frozen = {layer.name for layer in inventory.layers if _lost_and_frozen(layer)}
     refused = [name for name in chosen if name in inert]
     if patterns and refused and not force:
         raise RepairRefused(
@@ -83,6 +90,9 @@ def choose(
             f for f in found if unproven or f.rule in _MISSING or (f.certainty != "unproven" and f.rule != _SWAPPED)
         ]
         asked = bool(patterns) or (name in inert and force)
+        if name in frozen and not force and method in ("auto", *ESTIMATES):
+            left.append((name, _FROZEN))
+            continue
         if method in ("auto", "copy") and any(finding.repair == "copy" for finding in sure):
             copied.append(name)
         cold = [finding for finding in sure if finding.rule == _COLD]
@@ -96,6 +106,18 @@ def choose(
         elif found and name not in (*copied, *debiased):
             left.append((name, _why_left(found, sure, method)))
     return Targets(tuple(estimated), tuple(copied), tuple(debiased), tuple(left))
+
+
+def _lost_and_frozen(layer: BatchNormLayer) -> bool:
+    """Return whether a layer was trained with stored statistics that are not in the file."""
+    facts = layer.facts
+    return (
+        facts is not None
+        and layer.evidence == "graph"
+        and facts.mode == "stored"
+        and facts.trained is False
+        and any(role in layer.absent for role in _ROLES)
+    )
 
 
 def _why_left(found: Sequence[Finding], sure: Sequence[Finding], method: str) -> str:
