@@ -245,7 +245,15 @@ class MetaGraph:
         return None if any(value is not None for value in values) else "0/1"
 
     def _updates_run(self, updates: Mapping[str, list[str]]) -> bool:
-        return all(updates.values()) and run_together(self.graph, self._after_gradients, updates.values())
+        nodes = [[self._calling(name) for name in names] for names in updates.values()]
+        return all(nodes) and run_together(self.graph, self._after_gradients, nodes)
+
+    def _calling(self, name: str) -> str:
+        """Return a node of a specialised graph as it is in the whole one: inside a branch, the `If` that runs it."""
+        scope = name
+        while scope and scope not in self.graph.nodes:
+            scope = scope_of(scope)
+        return scope or name
 
     @cached_property
     def _after_gradients(self) -> set[str]:
