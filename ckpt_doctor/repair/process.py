@@ -187,6 +187,8 @@ def fix(
         after, after_findings = _judged(
             _described_alike(written.checkpoint, source) if model is not None else written.checkpoint,
             whole=not in_place or full_verify,
+            # Rules that judge history cannot see in the values that these are new.
+            repaired=frozenset(plan.layer.name for plan in plans if plan.method != "copy"),
         )
         seen = work.observe(after)
     repaired, within = proven(result.layers, after, seen)
@@ -209,18 +211,21 @@ def fix(
     )
 
 
-def _judged(checkpoint: Checkpoint, *, whole: bool = True) -> tuple[Inventory, tuple[Finding, ...]]:
+def _judged(
+    checkpoint: Checkpoint, *, whole: bool = True, repaired: frozenset[str] = frozenset()
+) -> tuple[Inventory, tuple[Finding, ...]]:
     """Return the inventory and the findings of a checkpoint; damage stops a repair.
 
     Args:
         checkpoint: The checkpoint.
         whole: Whether every byte is checked; a file that was only added to was checked before.
+        repaired: Names of the layers whose statistics are new.
     """
     damages = [*checkpoint.damages, *(format_of(checkpoint).verify(checkpoint) if whole else ())]
     if damages:
         raise RepairRefused(f"{damages[0].where}: {damages[0].message}; a damaged checkpoint is not repaired")
     inventory = take_inventory(checkpoint, graphs.describe(checkpoint))
-    return inventory, audit.judge_subject(Subject(inventory), _ALL_RULES)
+    return inventory, audit.judge_subject(Subject(inventory, repaired=repaired), _ALL_RULES)
 
 
 def _described_alike(written: Checkpoint, source: Checkpoint) -> Checkpoint:
