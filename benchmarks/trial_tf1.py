@@ -4,7 +4,8 @@
 `Saver(tf.trainable_variables())` and by `Saver()`, each with a float64 oracle. Here every checkpoint is repaired by
 both methods, and `fixtures/judge_tf1_trials.py` lets TensorFlow 1.15 judge what was written: all statistics within
 1e-5 of the oracle in every channel, restored by the checkpoint's own saver, right logits at inference, training goes
-on. A graph that cannot be repaired must be refused, or its layer left, with the words that the trial expects.
+on. A graph that cannot be repaired must be refused, or its layer left, with the words that the trial expects. Some are
+also repaired in place, through hard links and symlinks: then no other file may change.
 
 Run: `python benchmarks/trial_tf1.py PYTHON_OF_TENSORFLOW_1.15 [--trials FOLDER] [--only NAME ...]`. With `--trials` an
 existing folder of trials is taken, or a new one kept.
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -26,6 +28,9 @@ from ckpt_doctor.errors import CkptDoctorError
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 METHODS = ("training", "layerwise")
+# These are also repaired in place, with their files laid out in each of these ways.
+IN_PLACE = ("always_true", "contrib_zero_debias", "layers_renorm", "partitioned", "saver_renamed", "saver_sharded")
+PLACES = ("copied", "hard-linked", "symlinked")
 # As it was before TensorFlow 2 set its TF2_BEHAVIOR, and without the way to this interpreter's packages.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
 
@@ -76,6 +81,36 @@ def attempt(trial, folder, names):
                 yield row | {"what": f"{len(outcome.layers)} layers", "good": True}, case
 
 
+def lay_out(prefix, place, folder):
+    """Lay a checkpoint out as in a cache that others use; return its new prefix, and the files to leave alone."""
+    cache, here = folder / "cache", folder / "here"
+    cache.mkdir(parents=True)
+    here.mkdir()
+    for path in prefix.parent.glob(f"{prefix.name}.*"):
+        shutil.copy(path, cache / path.name)
+        link = {"copied": shutil.copy, "hard-linked": os.link, "symlinked": os.symlink}[place]
+        link(cache / path.name, here / path.name)
+    return here / prefix.name, sorted(cache.iterdir())
+
+
+def attempt_in_place(trial, folder, names):
+    """Yield rows for repairs in place of one checkpoint whose files are copied, hard-linked or symlinked."""
+    home = names[trial["name"]].parent
+    for place in PLACES:
+        for kind, prefix in trial["checkpoints"].items():
+            there, others = lay_out(home / prefix, place, folder / f"{trial['name']}-{kind}-{place}")
+            before = [path.read_bytes() for path in others]
+            started = time.monotonic()
+            result = ckpt_doctor.fix(
+                there, data=f"{home / trial['data']}", in_place=True, layers=["*"] if kind == "full" else []
+            )
+            untouched = before == [path.read_bytes() for path in others]
+            row = {"name": trial["name"], "kind": kind, "method": place, "seconds": time.monotonic() - started}
+            words = "in place" if untouched else "another file changed"
+            case = {"trial": str(names[trial["name"]]), "prefix": str(there), "method": "layerwise"}
+            yield row | {"what": words, "good": untouched and result.complete}, case
+
+
 class Judge:
     """A process of TensorFlow 1.15 that judges one case after another."""
 
@@ -108,7 +143,7 @@ def show(row, verdict):
         words = "; ".join(verdict["problems"]) or words
         error = "" if verdict.get("error") is None else f"{verdict['error']:.1e}"
     print(
-        f"{row['name']:30} {row['kind']:9} {row['method']:9} {row['seconds']:5.1f} s  {error:>7}  "
+        f"{row['name']:30} {row['kind']:9} {row['method']:11} {row['seconds']:5.1f} s  {error:>7}  "
         f"{'ok' if good else 'WRONG'}  {words[:300]}",
         flush=True,
     )
@@ -135,6 +170,12 @@ def main():
             for trial in found
             if not arguments.only or trial["name"] in arguments.only
             for row, case in attempt(trial, Path(temporary), names)
+        ]
+        good += [
+            show(row, judge(case))
+            for trial in found
+            if trial["name"] in IN_PLACE and (not arguments.only or trial["name"] in arguments.only)
+            for row, case in attempt_in_place(trial, Path(temporary), names)
         ]
         judge.close()
     print(f"{sum(good)} of {len(good)} as they must be, {len(names)} graphs")
