@@ -69,8 +69,11 @@ def discover(paths: Iterable[str | os.PathLike[str]], all_listed: bool = False) 
             search.argument(tidy(os.fspath(path)))
         except CkptDoctorError as error:  # noqa: PERF203 - one bad argument stops no other
             search.errors.append((os.fspath(path), str(error)))
+    found = tuple(search.found.values())
+    # The bundle inside a SavedModel that is named as well is a part of it.
+    parts = {join(join(path, "variables"), "variables") for path in found}
     return Discovery(
-        tuple(search.found.values()),
+        tuple(path for path in found if path not in parts),
         {path: tuple(damages) for path, damages in search.damages.items()},
         tuple(search.unopened),
         tuple(search.errors),
@@ -117,7 +120,11 @@ class _Search:
                 self._walk(match)
             elif recognise(match) is not None:
                 self._add(_name_of(match))
-            taken += len(self.found) - before or any(known == _name_of(match) for known in self.found.values())
+            # What an earlier argument took is no reason to complain.
+            names = (_name_of(match), f"{match.rstrip('/')}/")
+            taken += len(self.found) - before or any(
+                known == names[0] or known.startswith(names[1]) for known in self.found.values()
+            )
         if not taken:
             what = f"the {len(matches)} paths that match are no checkpoints" if matches else "nothing matches"
             self.errors.append((pattern, f"{pattern}: {what}"))

@@ -209,3 +209,18 @@ def test_a_data_file_in_hdf5_is_passed_over_in_a_folder(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "data.h5", "w") as file:
         file["images"] = np.zeros((3, 2))
     assert discover([str(tmp_path)]).checkpoints == ()
+
+
+def test_a_glob_over_what_was_walked_already_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    make_bundle(tmp_path / "inner", {"w": np.zeros(2, np.float32)})
+    found = discover([str(tmp_path), str(tmp_path / "*")])
+    assert len(found.checkpoints) == 1
+    assert found.errors == ()
+
+
+def test_the_files_of_a_saved_model_are_one_checkpoint() -> None:
+    folder = SAMPLES / "saved_model_keras3" / "sample"
+    files = [folder / "saved_model.pb", folder / "variables" / "variables.index"]
+    assert discover(list(map(str, files))).checkpoints == (str(folder),)
+    assert discover([str(files[1])]).checkpoints == (str(files[1])[: -len(".index")],)
