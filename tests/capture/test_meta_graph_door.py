@@ -1,0 +1,229 @@
+"""Small TF1 graphs with something special in them, repaired end to end and held against NumPy in float64."""
+
+import numpy as np
+import pytest
+
+import ckpt_doctor
+from ckpt_doctor.errors import RepairRefused
+from tests.independent import read_file, saver_names
+
+pytestmark = pytest.mark.tensorflow
+
+EPSILON = 1e-3
+IMAGES = (np.random.default_rng(0).normal(1.0, 2.0, (96, 6))).astype("f4")
+
+
+@pytest.fixture
+def v1(tf):
+    """TensorFlow's old interface, with the old control flow: Switch and Merge, Enter and Exit."""
+    tf.compat.v1.disable_control_flow_v2()
+    with tf.Graph().as_default():
+        yield tf.compat.v1
+    tf.compat.v1.enable_control_flow_v2()
+
+
+class Model:
+    """Builds into the graph of a test, saves its trainable variables, and repairs what was saved."""
+
+    def __init__(self, v1, folder):
+        self.v1 = v1
+        self.folder = folder
+        self.prefix = folder / "model.ckpt"
+        np.savez(folder / "data.npz", x=IMAGES)
+
+    def images(self):
+        return self.v1.placeholder("float32", [None, 6], name="x")
+
+    def weights(self, name, shape):
+        start = np.random.default_rng(len(name)).normal(0, 0.6, shape).astype("f4")
+        return self.v1.get_variable(name, initializer=self.v1.constant(start))
+
+    def norm(self, x, name, shape=None):
+        v1 = self.v1
+        shape = shape or [int(x.shape[-1])]
+        with v1.variable_scope(name, reuse=v1.AUTO_REUSE):
+            mean = v1.get_variable("moving_mean", shape, initializer=v1.zeros_initializer(), trainable=False)
+            variance = v1.get_variable("moving_variance", shape, initializer=v1.ones_initializer(), trainable=False)
+            beta = v1.get_variable("beta", shape, initializer=v1.zeros_initializer())
+            return v1.nn.batch_normalization(x, mean, variance, beta, None, EPSILON)
+
+    def save(self, variables=None):
+        with self.v1.Session() as session:
+            session.run(self.v1.global_variables_initializer())
+            saver = self.v1.train.Saver(variables or self.v1.trainable_variables())
+            saver.save(session, str(self.prefix), latest_filename="state")
+
+    def fix(self, **options):
+        output = self.folder / "repaired.ckpt"
+        result = ckpt_doctor.fix(self.prefix, data=str(self.folder / "data.npz"), output=output, **options)
+        return result, read_file(output).values
+
+
+@pytest.fixture
+def model(v1, tmp_path):
+    return Model(v1, tmp_path)
+
+
+def moments(values):
+    values = np.asarray(values, np.float64)
+    mean = values.mean(0)
+    return mean, np.square(values - mean).mean(0)
+
+
+def normal(values, statistics):
+    return (values - statistics[0]) / np.sqrt(statistics[1] + EPSILON)
+
+
+def relu(values):
+    return np.maximum(values, 0)
+
+
+def assert_close(stored, name, statistics):
+    mean, variance = statistics
+    np.testing.assert_allclose(stored[f"{name}/moving_mean"], mean, atol=1e-5 * np.sqrt(variance + EPSILON).min())
+    np.testing.assert_allclose(stored[f"{name}/moving_variance"], variance, rtol=1e-5)
+
+
+def product(stored, name, values=IMAGES):
+    return values.astype("f8") @ stored[name].astype("f8")
+
+
+def test_a_layer_in_a_loop_and_what_lies_behind_it_are_left(model, v1):
+    before = model.norm(v1.matmul(model.images(), model.weights("w", [6, 4])), "before")
+    weights = model.weights("loop/w", [4, 4])
+    _, turned = v1.while_loop(
+        lambda i, _: i < 3, lambda i, a: (i + 1, model.norm(v1.matmul(a, weights), "inside")), [0, before]
+    )
+    model.norm(v1.matmul(turned, model.weights("w2", [4, 3])), "behind")
+    model.save()
+    result, stored = model.fix()
+    assert not result.complete
+    reasons = {entry.name: entry.reason for entry in result.left}
+    assert reasons.keys() == {"inside", "behind"}
+    assert "inside a loop (tf.while_loop, dynamic_rnn)" in reasons["inside"]
+    assert "computed with variables that the checkpoint lacks (inside/moving_mean, " in reasons["behind"]
+    assert_close(stored, "before", moments(product(stored, "w")))
+    assert "inside/moving_mean" not in stored
+
+
+def test_a_layer_behind_a_loop_without_layers_is_repaired(model, v1):
+    x = v1.matmul(model.images(), model.weights("w", [6, 4]))
+    _, turned = v1.while_loop(lambda i, _: i < 2, lambda i, a: (i + 1, a * 2.0), [0, x])
+    model.norm(turned, "behind")
+    model.save()
+    result, stored = model.fix()
+    assert result.complete
+    assert_close(stored, "behind", moments(4 * product(stored, "w")))
+
+
+def test_statistics_of_several_axes_are_left(model, v1):
+    model.norm(v1.reshape(model.images(), [-1, 2, 3]), "wide", shape=[1, 2, 3])
+    model.save()
+    with pytest.raises(RepairRefused, match=r"layer wide: it keeps statistics of the shape \[1, 2, 3\], for several"):
+        model.fix()
+
+
+def test_parts_of_partitioned_weights_are_read_from_the_whole(model, v1):
+    with v1.variable_scope("", partitioner=v1.fixed_size_partitioner(3, axis=0)):
+        weights = v1.get_variable("w", [6, 4], initializer=v1.random_normal_initializer(seed=1))
+    model.norm(v1.matmul(model.images(), weights), "bn")
+    model.save()
+    result, stored = model.fix()
+    assert result.complete
+    assert stored["w"].shape == (6, 4)
+    assert_close(stored, "bn", moments(product(stored, "w")))
+
+
+def test_weights_of_another_shape_are_refused(model, v1, tf, tmp_path):
+    model.norm(v1.matmul(model.images(), model.weights("w", [6, 4])), "bn")
+    model.save()
+    with tf.Graph().as_default():
+        other = Model(v1, tmp_path)
+        other.norm(v1.matmul(other.images(), other.weights("w", [6, 5])), "bn")
+        other.prefix = tmp_path / "other.ckpt"
+        other.save()
+    (tmp_path / "other.ckpt.meta").write_bytes((tmp_path / "model.ckpt.meta").read_bytes())
+    with pytest.raises(RepairRefused, match=r"holds the shape \[6, 5\], the graph beside it expects \[6, 4\]"):
+        other.fix()
+
+
+def test_what_comes_out_of_a_cond_can_be_fed(model, v1):
+    flag = v1.placeholder("bool", [], name="is_training")
+    queues = [v1.FIFOQueue(8, ["float32"], [[6]], name=name) for name in ("training", "testing")]
+    chosen = v1.cond(flag, lambda: queues[0].dequeue_many(8), lambda: queues[1].dequeue_many(8))
+    model.norm(v1.matmul(chosen, model.weights("w", [6, 4])), "bn")
+    model.save()
+    result, stored = model.fix(inputs={"x": chosen.name})
+    assert result.complete
+    assert_close(stored, "bn", moments(product(stored, "w")))
+
+
+def test_a_fed_number_reaches_the_graph_through_a_cond(model, v1):
+    flag = v1.placeholder("bool", [], name="is_training")
+    factor = v1.placeholder("float32", [], name="factor")
+    scaled = v1.cond(flag, lambda: factor * 7.0, lambda: v1.identity(factor))
+    model.norm(v1.matmul(model.images(), model.weights("w", [6, 4])) * scaled, "bn")
+    model.save()
+    result, stored = model.fix(feeds={"factor:0": "3"})
+    assert result.complete
+    assert_close(stored, "bn", moments(3 * product(stored, "w")))
+
+
+def test_new_variables_get_the_prefix_that_the_saver_gives_all(model, v1):
+    model.norm(v1.matmul(model.images(), model.weights("w", [6, 4])), "bn")
+    model.save({f"model/{variable.op.name}": variable for variable in v1.trainable_variables()})
+    _, stored = model.fix()
+    names = {"model/w", "model/bn/beta", "model/bn/moving_mean", "model/bn/moving_variance"}
+    assert stored.keys() == names
+    assert saver_names(model.folder / "repaired.ckpt") == (names, names)
+
+
+def test_a_layer_between_the_places_of_another_sees_all_of_them(model, v1):
+    """As in a GAN: the discriminator stands at the data, and behind the generator's layers."""
+    x = model.images()
+    fake = v1.nn.relu(model.norm(v1.matmul(x, model.weights("generator/w", [6, 6])), "generator"))
+    weights = model.weights("d/w", [6, 5])
+    for picture in (x, fake):
+        v1.nn.relu(model.norm(v1.matmul(v1.nn.relu(model.norm(picture, "d1")), weights), "d2"))
+    model.save()
+    result, stored = model.fix()
+    assert result.complete
+    generated = product(stored, "generator/w")
+    pictures = np.concatenate([IMAGES.astype("f8"), relu(normal(generated, moments(generated)))])
+    assert_close(stored, "generator", moments(generated))
+    assert_close(stored, "d1", moments(pictures))
+    assert_close(stored, "d2", moments(product(stored, "d/w", relu(normal(pictures, moments(pictures))))))
+
+
+def test_shadows_of_new_statistics_are_written_and_restored(model, v1):
+    model.norm(v1.matmul(model.images(), model.weights("w", [6, 4])), "bn")
+    v1.train.ExponentialMovingAverage(0.99).apply(v1.global_variables())
+    model.save()
+    _, stored = model.fix()
+    written, restored = saver_names(model.folder / "repaired.ckpt")
+    for role in ("moving_mean", "moving_variance"):
+        shadow = f"bn/{role}/ExponentialMovingAverage"
+        np.testing.assert_array_equal(stored[shadow], stored[f"bn/{role}"])
+        assert {shadow} <= written & restored
+
+
+def test_lost_statistics_that_training_read_are_estimated_by_force_only(model, v1):
+    y = model.norm(v1.matmul(model.images(), model.weights("w", [6, 4])), "bn")
+    v1.train.GradientDescentOptimizer(0.1).minimize(v1.reduce_mean(v1.square(y - 1.0)))
+    model.save()
+    with pytest.raises(RepairRefused, match=r"trained with its stored statistics \(BN304\), which this file lacks"):
+        model.fix()
+    result, stored = model.fix(force=True)
+    assert result.complete
+    assert_close(stored, "bn", moments(product(stored, "w")))
+
+
+def test_a_layer_without_gamma_and_beta_is_found(model, v1):
+    x = v1.matmul(model.images(), model.weights("w", [6, 4]))
+    mean = v1.get_variable("bn/moving_mean", [4], initializer=v1.zeros_initializer(), trainable=False)
+    variance = v1.get_variable("bn/moving_variance", [4], initializer=v1.ones_initializer(), trainable=False)
+    v1.nn.batch_normalization(x, mean, variance, None, None, EPSILON)
+    model.save()
+    result, stored = model.fix()
+    assert [layer.name for layer in result.layers] == ["bn"]
+    assert_close(stored, "bn", moments(product(stored, "w")))

@@ -1,0 +1,50 @@
+"""What stands inside loops, on graphs made of names only."""
+
+from ckpt_doctor.graphs.graph import Graph
+from ckpt_doctor.graphs.loops import nodes_in_loops
+from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
+
+
+def graph(*lines):
+    """Make a graph of lines like `name op input input`."""
+    proto = pb.GraphDef()
+    for line in lines:
+        name, op, *inputs = line.split()
+        proto.node.add(name=name, op=op, input=inputs)
+    return Graph(proto)
+
+
+LOOP = (
+    "x Placeholder",
+    "enter Enter x",
+    "merge Merge enter next",
+    "switch Switch merge condition",
+    "condition LoopCond merge",
+    "body Mul switch:1",
+    "next NextIteration body",
+    "exit Exit switch",
+    "after Mul exit",
+)
+
+
+def test_between_enter_and_exit():
+    assert nodes_in_loops(graph(*LOOP)) == {"enter", "merge", "switch", "condition", "body", "next"}
+
+
+def test_a_constant_that_waits_for_the_loop_is_inside():
+    assert "step" in nodes_in_loops(graph(*LOOP, "step Const ^switch"))
+
+
+def test_leaving_an_inner_loop_is_not_leaving_the_outer_one():
+    inner = ("in_enter Enter switch:1", "in_body Mul in_enter", "in_exit Exit in_body", "between Mul in_exit")
+    found = nodes_in_loops(graph(*LOOP, *inner))
+    assert {"in_enter", "in_body", "in_exit", "between"} <= found
+    assert not {"exit", "after", "x"} & found
+
+
+def test_a_graph_without_loops_has_nothing_inside():
+    assert nodes_in_loops(graph("x Placeholder", "y Mul x")) == frozenset()
+
+
+def test_a_damaged_loop_that_never_leaves_ends():
+    assert nodes_in_loops(graph("a Enter b", "b Enter a")) == {"a", "b"}
