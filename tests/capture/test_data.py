@@ -51,7 +51,7 @@ def test_one_array_feeds_one_input(arrays, argument):
     np.testing.assert_array_equal(joined(batches, "image:0"), arrays)
 
 
-@pytest.mark.parametrize("argument", ["one.npz", "image.npy", "a.npz[image]"])
+@pytest.mark.parametrize("argument", ["image.npy", "a.npz[image]"])
 def test_an_array_without_a_name_is_what_the_only_input_option_names(arrays, argument):
     batches, _ = read([argument], [IMAGE], renamed={"x": "image:0"}, seed=None)
     np.testing.assert_array_equal(joined(batches, "image:0"), arrays)
