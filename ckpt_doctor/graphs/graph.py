@@ -34,6 +34,40 @@ VARIABLE_OPS = frozenset("VariableV2 Variable VarHandleOp AutoReloadVariable".sp
 
 ASSIGN_OPS = frozenset("Assign AssignAdd AssignSub AssignVariableOp AssignAddVariableOp AssignSubVariableOp".split())
 
+# The fewest inputs with which an operation makes sense (tensorflow/core/ops/*.cc); a damaged graph may hold fewer.
+_FEWEST_INPUTS = {
+    name: number
+    for number, names in {
+        1: "Rsqrt Sqrt Square Neg Identity RefIdentity Cast Relu Abs Reciprocal Inv Floor StopGradient Squeeze Enter "
+        "RefEnter ReadVariableOp PlaceholderWithDefault If StatelessIf LogicalNot RandomUniform Merge RefMerge Pack",
+        2: "Mul Sub Add AddV2 BiasAdd RealDiv Div DivNoNan Maximum Minimum SquaredDifference Pow Mean Sum Reshape "
+        "ExpandDims Fill Switch RefSwitch Assign AssignAdd AssignSub AssignVariableOp AssignAddVariableOp "
+        "AssignSubVariableOp Equal NotEqual Greater GreaterEqual Less LessEqual LogicalAnd LogicalOr ConcatV2 GatherV2",
+        3: "Select SelectV2 SaveV2 RestoreV2 Range",
+        5: "FusedBatchNorm FusedBatchNormV2 FusedBatchNormV3",
+    }.items()
+    for name in names.split()
+}
+
+
+def sound(proto: pb.GraphDef) -> pb.GraphDef:
+    """Return a graph in which every operation has the inputs that it needs; one that lacks some does nothing."""
+    broken = {
+        node.name
+        for node in proto.node
+        if node.op in _FEWEST_INPUTS
+        and sum(not entry.startswith("^") for entry in node.input) < _FEWEST_INPUTS[node.op]
+    }
+    if not broken:
+        return proto
+    result = pb.GraphDef()
+    result.CopyFrom(proto)
+    for node in result.node:
+        if node.name in broken:
+            node.op = "NoOp"
+            del node.input[:]
+    return result
+
 
 def split_tensor(name: str) -> tuple[str, int]:
     """Return node and output index of a tensor name: `a/b:1` → `("a/b", 1)`, `a/b` → `("a/b", 0)`."""
@@ -180,7 +214,7 @@ class Graph:
             return value
         if node.op in _ARITHMETIC and len(inputs) == 2:
             left, right = (self.constant(name, depth - 1) for name in inputs)
-            if left is None or right is None:
+            if left is None or right is None or "O" in (left.dtype.kind, right.dtype.kind):
                 return None
             return np.asarray(_ARITHMETIC[node.op](left, right))
         return None

@@ -172,7 +172,8 @@ def _facts(checkpoint: Checkpoint, found: _Found, name: str, steps: int | None) 
         channels=_channels(checkpoint, names),
         epsilon=float(config["epsilon"]) if isinstance(config.get("epsilon"), (int, float)) else None,
         momentum=float(config["momentum"]) if isinstance(config.get("momentum"), (int, float)) else None,
-        mode="switch",
+        # Keras runs a frozen layer with its stored statistics, in training too.
+        mode="stored" if steps and not found.trainable else "switch",
         has_update_ops=found.trainable,
         trained=trained,
     )

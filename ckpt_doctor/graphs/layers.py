@@ -178,7 +178,13 @@ def companions_of(graph: Graph, saved: Mapping[str, str], item: Gathered) -> Ite
     scope = scope_of(item.moving_mean or item.moving_variance or "")
     for node, name in saved.items():
         base, _, last = node.rpartition("/")
-        if scope and base == scope and last in _RENORM and graph.nodes[node].op in VARIABLE_OPS:
+        if (
+            scope
+            and base == scope
+            and last in _RENORM
+            and (found := graph.nodes.get(node)) is not None
+            and found.op in VARIABLE_OPS
+        ):
             yield Companion(name, last, "layer")
 
 

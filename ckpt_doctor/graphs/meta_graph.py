@@ -11,7 +11,7 @@ from functools import cached_property
 
 from ckpt_doctor.graphs.dropout import bypass_dropout
 from ckpt_doctor.graphs.facts import LayerFacts, ModelFacts
-from ckpt_doctor.graphs.graph import DTYPES, PART, VARIABLE_OPS, Graph, plain_dtype, split_tensor, tensor_name
+from ckpt_doctor.graphs.graph import DTYPES, PART, VARIABLE_OPS, Graph, plain_dtype, sound, split_tensor, tensor_name
 from ckpt_doctor.graphs.inline import inline
 from ckpt_doctor.graphs.layers import Gathered, belongs, companions_of, gather, names_of, scope_of
 from ckpt_doctor.graphs.saver import Saver, read_saver
@@ -42,7 +42,7 @@ class MetaGraph:
     def __init__(self, proto: pb.MetaGraphDef, *, serves: bool = False) -> None:
         self.proto = proto
         graph, self._written = inline(proto.graph_def)
-        self.graph = Graph(graph)
+        self.graph = Graph(sound(graph))
         self.serves = serves and bool(self._outputs)
         self.switches = self._inference_values()
 

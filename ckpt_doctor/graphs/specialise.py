@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ckpt_doctor.graphs.graph import DTYPES, VARIABLE_OPS, Graph, split_tensor, tensor_name
+from ckpt_doctor.graphs.graph import DTYPES, VARIABLE_OPS, Graph, sound, split_tensor, tensor_name
 from ckpt_doctor.graphs.inline import inline
 from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
 
@@ -227,7 +227,7 @@ def _with_branches(graph: Graph, switches: Mapping[str, bool]) -> tuple[Graph, d
         if not written:
             break
         alias = {old: written.get(new, new) for old, new in alias.items()} | written
-        graph = Graph(proto)
+        graph = Graph(sound(proto))
     return graph, alias
 
 
