@@ -173,10 +173,20 @@ def _facts(checkpoint: Checkpoint, found: _Found, name: str, steps: int | None) 
         epsilon=float(config["epsilon"]) if isinstance(config.get("epsilon"), (int, float)) else None,
         momentum=float(config["momentum"]) if isinstance(config.get("momentum"), (int, float)) else None,
         # Keras runs a frozen layer with its stored statistics, in training too.
-        mode="stored" if steps and not found.trainable else "switch",
+        mode="stored" if steps and not found.trainable and _freezes_to_inference(checkpoint) else "switch",
         has_update_ops=found.trainable,
         trained=trained,
     )
+
+
+def _freezes_to_inference(checkpoint: Checkpoint) -> bool:
+    """Return whether a frozen layer of this Keras trains in inference mode.
+
+    So it is since TensorFlow 2.0; Keras 2.1.3 to 2.3.1 used the statistics of the batch, and the version of tf.keras in
+    TensorFlow 1.15 and 2.0 is the same, `2.2.4-tf` (keras-team/keras issue 13892).
+    """
+    version = re.match(r"(\d+)\.(\d+)", str(checkpoint.attributes.get("keras_version") or ""))
+    return version is not None and (int(version[1]), int(version[2])) >= (2, 4)
 
 
 def _group(checkpoint: Checkpoint, group: str) -> str:
