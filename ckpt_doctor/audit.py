@@ -38,6 +38,7 @@ from ckpt_doctor.result import (
     PathError,
 )
 from ckpt_doctor.rules import EXPLAINS, RULES
+from ckpt_doctor.rules.cold_average import coldness
 from ckpt_doctor.rules.interface import Subject
 from ckpt_doctor.selection import Selection
 from ckpt_doctor.suppression import at_least, path_ignores, suppress
@@ -264,7 +265,10 @@ def _observed(checkpoint: Checkpoint, inventory: Inventory, how: _How) -> tuple[
 def _judges_history(inventory: Inventory) -> bool:
     """Return whether a rule may judge what was done to the statistics before: what a receipt would answer."""
     return any(
-        layer.slots or layer.copies or (layer.facts is not None and layer.facts.gradient_trains)
+        layer.slots
+        or layer.copies
+        or (layer.facts is not None and layer.facts.gradient_trains)
+        or coldness(layer, inventory) is not None
         for layer in inventory.layers
     )
 

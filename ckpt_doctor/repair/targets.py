@@ -121,8 +121,10 @@ def _lost_and_frozen(layer: BatchNormLayer) -> bool:
 
 
 def _why_left(found: Sequence[Finding], sure: Sequence[Finding], method: str) -> str:
-    if not sure:
-        return f"{found[0].rule} is not proven for it; if you know that it is so, give --unproven"
+    doubtful = [finding for finding in found if finding not in sure]
+    wanted = next((finding for finding in doubtful if finding.repair == method), doubtful[0] if not sure else None)
+    if wanted is not None:
+        return f"{wanted.rule} is not proven for it; if you know that it is so, give --unproven"
     return f"--method {method} does not repair {sure[0].rule}, which takes {sure[0].repair}"
 
 

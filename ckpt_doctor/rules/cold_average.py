@@ -13,7 +13,8 @@ Usual cause: a decay for long training in a short one, or an evaluation after th
     tf.layers.batch_normalization(x, momentum=0.9, training=is_training)     # 0.99 is the default, slim's is 0.999
 
 Repair: estimated from data by `ckpt-doctor fix`. Without data, `--method debias` takes the initial value out exactly;
-what is left is an average over training, not the statistics of the final weights.
+what is left is an average over training, not the statistics of the final weights. A receipt of such a repair beside the
+file turns this into a note.
 Source: tensorflow/tensorflow issue 1122, keras-team/keras issue 7177, tensorflow/models issue 4367.
 """
 
@@ -152,11 +153,18 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
             else "channels that never vary have exactly this variance"
         )
         start = "0 and 1" if layer.initial == "0/1" else "0"
+        repaired = layer.name in subject.repaired
+        advice = (
+            "a receipt says that they were estimated anew"
+            if repaired
+            else "train longer, lower the decay, or estimate them from data"
+        )
         yield rule.finding(
-            f"layer {layer.name}: {cold.share:.0%} of the statistics of its {layer.channels} channels is still their "
-            f"initial value {start} ({how}); train longer, lower the decay, or estimate them from data",
+            f"layer {layer.name}: {cold.share:.0%} of the statistics of its {layer.channels} channels is "
+            f"{'by its counter' if repaired else 'still'} their initial value {start} ({how}); {advice}",
             layer=layer,
             variables=tuple(layer.variables[role] for role in ("moving_mean", "moving_variance")),
+            severity="note" if repaired else None,
             certainty=cold.certainty,
         )
 
@@ -196,5 +204,6 @@ RULE = Rule(
         lambda: _after(100, moving_variance=[1.7, 0.9, 4.0]),
         lambda: _after(290, moving_variance=[1.7, 0.9, 4.0]),
         lambda: _dead_channels(0.145),
+        lambda: replace(_after(100, moving_variance=[1.7, 0.9, 4.0]), repaired=frozenset({"bn"})),
     ),
 )

@@ -1,10 +1,11 @@
 """BN304: the layer was trained with its stored statistics, and they are right.
 
-The training graph normalises with the stored 0 and 1 and never with the moments of a batch, so the layer was a fixed
+Training normalised with the stored 0 and 1 and never with the moments of a batch, so the layer was a fixed
 scale and shift all along, and its weights expect exactly these values. Estimating statistics from data would break a
 working model.
 
-Usual cause: `tf.layers.batch_normalization` called without `training=`, whose default is False.
+Usual cause: `tf.layers.batch_normalization` called without `training=`, whose default is False; in Keras a layer, or a
+    model around it, that is frozen (`trainable = False`) while the rest is trained.
     x = tf.layers.batch_normalization(x, training=is_training)
 Repair: none; `ckpt-doctor fix` refuses without --force. To get batch norm, mend the call and train again.
 Source: Belval/CRNN issue 67, dmzou/RSRAE issue 2, lindawangg/COVID-Net issue 163.
@@ -27,7 +28,7 @@ def trained_on_stored(layer: BatchNormLayer) -> bool:
     facts = layer.facts
     return (
         facts is not None
-        and layer.evidence == "graph"
+        and layer.evidence in ("graph", "config")
         and facts.mode == "stored"
         and facts.trained is False
         and untouched(layer) is not None
