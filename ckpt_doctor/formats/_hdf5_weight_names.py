@@ -103,7 +103,9 @@ def _default_order(names: tuple[str, ...], added: list[str], config: object, whe
     )
     if not certain:
         raise RepairRefused(
-            f"{where}: holds several layers; the order of its weights must be given to add {added[0]!r}"
+            f"{where}: holds several layers, some of which may be frozen; in which order Keras expects their weights "
+            f"then depends on the code that loads the file, so {added[0]!r} cannot be added; load the file in Keras, "
+            "save the model as .keras and repair that"
         )
     return (*names, *sorted(added, key=lambda name: (scopes.index(_scope(name)), _rank(name))))
 
