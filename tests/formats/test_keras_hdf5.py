@@ -245,7 +245,7 @@ def test_statistics_of_a_nested_model_follow_its_weights(tmp_path: Path) -> None
 
 def test_without_a_config_the_order_of_a_nested_model_must_be_given(tmp_path: Path) -> None:
     whole, broken, changes = nested(tmp_path, name="keras22_weights.h5")
-    with pytest.raises(RepairRefused, match="inner: holds several layers; some of which may be frozen"):
+    with pytest.raises(RepairRefused, match="inner: holds several layers, some of which may be frozen"):
         format_of(broken).rewrite(broken, tmp_path / "fixed.h5", changes)
     names = whole.attributes["weight_names"]
     for wrong in (names["inner"][1:], (*names["inner"], "x")):
