@@ -8,6 +8,7 @@ import pytest
 import ckpt_doctor
 from ckpt_doctor.cli import main
 from ckpt_doctor.errors import BadRequest, RepairRefused
+from tests.catalogue import BY_NAME
 from tests.independent import read_file, write_bundle
 
 pytestmark = pytest.mark.tensorflow
@@ -95,8 +96,7 @@ def test_a_drifted_name_is_put_back(tf, tmp_path, monkeypatch):
     values = {f"batch_normalization/{role}": value for role, value in trained(random, statistics=False).items()}
     values |= {f"batch_normalization_1/{role}": value for role, value in trained(random).items() if "moving" in role}
     write_bundle(tmp_path / "model", values)
-    if "BN106" not in codes():
-        pytest.skip("statistics without gamma and beta are not taken for a drifted layer here")
+    assert "BN106" in codes()
     result, after = repaired()
     assert [layer.method for layer in result.layers] == ["copy"]
     for role in ("moving_mean", "moving_variance"):
@@ -214,3 +214,42 @@ def test_estimation_without_data_says_what_to_give(write, random):
     write({"bn": trained(random, statistics=False)})
     with pytest.raises(BadRequest, match=r"only data can give; name some with --data"):
         repaired()
+
+
+HANDWRITTEN = BY_NAME["tf1_handwritten/full/model.ckpt-400"]
+
+
+def test_companions_that_are_missing_are_computed(tmp_path, monkeypatch):
+    """Without `biased` and `local_step` the graph's saver cannot restore, or the first step would undo it all."""
+    monkeypatch.chdir(tmp_path)
+    whole = read_file(HANDWRITTEN.path).values
+    gone = {name for name in whole if name.endswith(("/biased", "/local_step"))}
+    assert gone
+    write_bundle(tmp_path / "model", {name: whole[name] for name in whole.keys() - gone}, meta_of=HANDWRITTEN.path)
+    assert "BN104" in codes()
+    result, after = repaired()
+    assert {layer.method for layer in result.layers} == {"copy"}
+    assert result.complete
+    assert after.keys() == whole.keys()
+    for layer in HANDWRITTEN.layers:
+        for role in ("moving_mean", "moving_variance"):
+            of = [name for name in gone if name in layer["companions"] and f"/{role}/" in name]
+            [biased], [step] = ([after[name] for name in of if name.endswith(end)] for end in ("biased", "local_step"))
+            share = 1 - layer["momentum"] ** float(step)
+            np.testing.assert_allclose(biased / share, whole[layer[role]], rtol=1e-6)
+            np.testing.assert_array_equal(after[layer[role]], whole[layer[role]])
+
+
+def test_a_tower_that_was_trained_stands_in_for_one_that_was_not(write, random):
+    """Two copies of a network, one of which never ran its updates."""
+    layers = {}
+    for number in range(2):
+        good = trained(random)
+        bad = dict(good, moving_mean=np.zeros(CHANNELS, np.float32), moving_variance=np.ones(CHANNELS, np.float32))
+        layers[f"tower_0/bn{number}"], layers[f"tower_1/bn{number}"] = bad, good
+    before = write(layers)
+    assert "BN105" in codes()
+    _, after = repaired(method="copy")
+    for number in range(2):
+        for role in ("moving_mean", "moving_variance"):
+            np.testing.assert_array_equal(after[f"tower_0/bn{number}/{role}"], before[f"tower_1/bn{number}/{role}"])
