@@ -66,7 +66,7 @@ class Engine:
             definition = self.tf.compat.v1.GraphDef.FromString(program.cut.proto.SerializeToString())
             try:
                 self.tf.import_graph_def(definition, name="")
-            except ValueError as error:
+            except (ValueError, self.tf.errors.OpError) as error:
                 raise RepairRefused(
                     f"TensorFlow {self.tf.__version__} cannot import the model's graph: {error}"
                 ) from error

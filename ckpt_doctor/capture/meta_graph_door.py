@@ -15,7 +15,7 @@ from ckpt_doctor.graphs.cut import CutGraph, cut
 from ckpt_doctor.graphs.dropout import random_nodes
 from ckpt_doctor.graphs.facts import Site
 from ckpt_doctor.graphs.graph import DTYPES, Graph, plain_dtype, split_tensor
-from ckpt_doctor.graphs.loops import nodes_in_loops
+from ckpt_doctor.graphs.loops import nodes_in_branches, nodes_in_loops
 from ckpt_doctor.graphs.meta_graph import MetaGraph
 from ckpt_doctor.graphs.saved_model import ServedGraph
 from ckpt_doctor.graphs.specialise import resolve_tensor
@@ -55,7 +55,7 @@ def load(
         names = meta.signature.inputs
         sites = [(name, site) for name, site in sites if split_tensor(site.y)[0] in meta.signature.nodes]
     resolved = [resolve_tensor(meta.graph, meta.switches, tensor) for tensor in outputs]
-    left = _in_loops(meta, sites) | _of_several_axes(meta, layers)
+    left = _out_of_reach(meta, layers, sites) | _of_several_axes(meta, layers)
     # What is fed by name may be another tensor once the training switch is turned: a `cond` between two queues.
     fed = {resolve_tensor(meta.graph, meta.switches, tensor): tensor for tensor in (*inputs, *(feeds or {}))}
     names = dict(names) | {tensor: given.removesuffix(":0") for tensor, given in fed.items()}
@@ -92,14 +92,35 @@ def load(
     )
 
 
-def _in_loops(meta: MetaGraph, sites: Sequence[tuple[str, Site]]) -> dict[str, str]:
-    """Return the layers that normalise inside a loop, with the reason why they cannot be measured."""
-    inside = nodes_in_loops(meta.inference)
-    reason = (
-        "it normalises inside a loop (tf.while_loop, dynamic_rnn), and what goes into it there cannot be taken out; "
-        "unroll the loop, or keep statistics for each step in layers of their own"
-    )
-    return {layer: reason for layer, site in sites if split_tensor(site.x)[0] in inside}
+_IN_LOOP = (
+    "it normalises inside a loop (tf.while_loop, dynamic_rnn), and what goes into it there cannot be taken out; "
+    "unroll the loop, or keep statistics for each step in layers of their own"
+)
+_IN_BRANCH = (
+    "it normalises inside a branch that the data decide (tf.cond), and what goes into it there cannot be taken out; "
+    "give the branch's condition a fixed value in the graph"
+)
+_IN_FUNCTION = (
+    "it normalises inside a loop or a branch that the data decide, and what goes into it there cannot be taken out"
+)
+
+
+def _out_of_reach(
+    meta: MetaGraph, layers: Sequence[BatchNormLayer], sites: Sequence[tuple[str, Site]]
+) -> dict[str, str]:
+    """Return the layers that normalise inside loops and branches, with the reason why they cannot be measured."""
+    hidden = {meta.saved_names[item.moving_mean] for item in meta.hidden if item.moving_mean}
+    loops, branches = nodes_in_loops(meta.inference), nodes_in_branches(meta.inference)
+    found = {
+        layer.name: _IN_FUNCTION
+        for layer in layers
+        if layer.facts is not None and not layer.facts.sites and layer.facts.moving_mean in hidden
+    }
+    for layer, site in sites:
+        node = split_tensor(site.x)[0]
+        if node in loops or node in branches:
+            found[layer] = _IN_LOOP if node in loops else _IN_BRANCH
+    return found
 
 
 def _of_several_axes(meta: MetaGraph, layers: Sequence[BatchNormLayer]) -> dict[str, str]:

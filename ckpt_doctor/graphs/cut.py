@@ -110,7 +110,7 @@ def cut(
     replaced: dict[str, str] = {entry.original: entry.tensor for entry in inputs if entry.original != entry.tensor}
     cut_sites = []
     for number, (layer, site) in enumerate(sites):
-        if split_tensor(site.x)[0] in kept or site.x in sources:
+        if site.x in reached:
             builder = _Normalisation(result, f"{_PREFIX}/site_{number}", site)
             if site.y in reached:
                 replaced[site.y] = builder.write(graph)

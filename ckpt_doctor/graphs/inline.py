@@ -16,6 +16,7 @@ from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
 
 _CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
 _BRANCHES = frozenset({"If", "StatelessIf"})
+_LOOPS = frozenset({"While", "StatelessWhile"})
 # Functions that call each other are not what TensorFlow writes; a damaged file may hold anything.
 _DEEPEST = 50
 _MOST_NODES = 2_000_000
@@ -64,7 +65,9 @@ def undecided(node: pb.NodeDef) -> bool | None:
     return None
 
 
-def inline(graph: pb.GraphDef, decide: Decide = undecided) -> tuple[pb.GraphDef, dict[str, str]]:
+def inline(
+    graph: pb.GraphDef, decide: Decide = undecided, *, loops: bool = False
+) -> tuple[pb.GraphDef, dict[str, str]]:
     """Return the graph with its calls written out, and what their outputs are called now.
 
     Calls of functions that the library lacks, and branches that are not decided, stay as they are. Node names of a
@@ -73,11 +76,13 @@ def inline(graph: pb.GraphDef, decide: Decide = undecided) -> tuple[pb.GraphDef,
     Args:
         graph: The graph; not changed.
         decide: Which way an `If` goes: true, false, or None where that is not known.
+        loops: Whether the body of a `While` is written out once, to be looked at; such a graph does not compute what
+            the loop does.
     """
     library = {function.signature.name: function for function in graph.library.function}
-    if not any(node.op in _CALLS or node.op in _BRANCHES or node.op in library for node in graph.node):
+    if not any(node.op in _CALLS | _BRANCHES | _LOOPS or node.op in library for node in graph.node):
         return graph, {}
-    writer = _Writer(library, decide)
+    writer = _Writer(library, decide, loops=loops)
     writer.write(graph.node, prefix="", rename={}, depth=0, attributes={})
     if not writer.alias and not writer.ended:
         return graph, {}
@@ -103,9 +108,10 @@ def _short(tensor: str) -> str:
 class _Writer:
     """Collects nodes; inputs are resolved at the end, since a call's outputs are known only when it is written."""
 
-    def __init__(self, library: Mapping[str, pb.FunctionDef], decide: Decide) -> None:
+    def __init__(self, library: Mapping[str, pb.FunctionDef], decide: Decide, *, loops: bool) -> None:
         self.library = library
         self.decide = decide
+        self.loops = loops
         self.nodes: list[pb.NodeDef] = []
         # A call's output to the tensor that it is, and a call to the nodes that end it.
         self.alias: dict[str, str] = {}
@@ -191,6 +197,8 @@ class _Writer:
                 return None
             branch = node.attr["then_branch" if way else "else_branch"].func
             name, attributes, inputs = branch.name, branch.attr, inputs[1:]
+        elif node.op in _LOOPS and self.loops:
+            name, attributes = node.attr["body"].func.name, node.attr["body"].func.attr
         elif node.op in self.library:
             name, attributes = node.op, node.attr
         else:

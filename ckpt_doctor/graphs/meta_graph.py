@@ -7,13 +7,15 @@ variables a layer reads; training says which it updates and with which decay; bo
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import cached_property
 
 from ckpt_doctor.graphs.dropout import bypass_dropout
 from ckpt_doctor.graphs.facts import LayerFacts, ModelFacts
 from ckpt_doctor.graphs.graph import DTYPES, PART, VARIABLE_OPS, Graph, plain_dtype, sound, split_tensor, tensor_name
+from ckpt_doctor.graphs.hidden import opened_graphs, undecided, with_bodies
 from ckpt_doctor.graphs.inline import inline
-from ckpt_doctor.graphs.layers import Gathered, belongs, companions_of, gather, names_of, scope_of
+from ckpt_doctor.graphs.layers import Gathered, Gathering, belongs, companions_of, gather, names_of, scope_of
 from ckpt_doctor.graphs.saver import Saver, read_saver
 from ckpt_doctor.graphs.sites import find_sites
 from ckpt_doctor.graphs.specialise import resolve_tensor, specialise, training_switches
@@ -61,7 +63,7 @@ class MetaGraph:
         Nearly all code calls the switch `is_training`, so false is tried first; `is_test` and its like are found by
         what they do.
         """
-        values = dict.fromkeys(training_switches(self.graph), False)
+        values = dict.fromkeys(training_switches(self._opened), False)
         fixed = self._defaults(values) if self.serves else {}
         values |= fixed
         stored, batch = self._count(values)
@@ -112,8 +114,33 @@ class MetaGraph:
 
     def _count(self, switches: Mapping[str, bool]) -> tuple[int, int]:
         """Return how many sites read stored statistics, and how many take those of their batch."""
-        kinds = [found.statistics for found in find_sites(specialise(self.graph, switches))]
+        kinds = [found.statistics for found in find_sites(specialise(self._opened, switches))]
         return kinds.count("stored"), kinds.count("batch")
+
+    @cached_property
+    def _opened(self) -> Graph:
+        """The whole graph with the bodies of its loops written out: for looking only."""
+        return with_bodies(self.graph)
+
+    @cached_property
+    def hidden(self) -> list[Gathered]:
+        """The layers that stand only where they cannot be measured: in functions of loops, in branches of the data."""
+        if self.serves or (self._opened is self.graph and not undecided(self.inference)):
+            return []
+        known = {name for item in self._gathering.layers for name in _variables(item)}
+        found: list[Gathered] = []
+        training = {name: not value for name, value in self.switches.items()}
+        for inference, trained in opened_graphs(self._opened, self.switches, training):
+            for item in gather(inference, trained).layers:
+                names = _variables(item)
+                if names and not names & known:
+                    known |= names
+                    found.append(item)
+        return found
+
+    @cached_property
+    def _gathering(self) -> Gathering:
+        return gather(self.inference, None if self.serves else self.training, self._served)
 
     @cached_property
     def _without_dropout(self) -> tuple[Graph, tuple[str, ...]]:
@@ -161,14 +188,16 @@ class MetaGraph:
     @cached_property
     def facts(self) -> ModelFacts:
         """What the graph says about batch norm."""
-        found = gather(self.inference, None if self.serves else self.training, self._served)
+        found = self._gathering
         gradients = gradient_updates(self.graph)
+        items = [*found.layers, *self.hidden]
+        layers = [self._layer(item, name, gradients) for item, name in zip(items, names_of(items), strict=True)]
+        shown = len(found.layers)
+        # Whether their updates run is as hidden as they are.
+        layers[shown:] = [replace(layer, sites=(), updates_run=None) for layer in layers[shown:]]
         return ModelFacts(
             evidence="graph",
-            layers=tuple(
-                self._layer(item, name, gradients)
-                for item, name in zip(found.layers, names_of(found.layers), strict=True)
-            ),
+            layers=tuple(layers),
             saved=None if self.saver is None else frozenset(self.saver.saved),
             trains=bool(gradients) and not self.serves,
             other_normalization=frozenset(found.other),
@@ -283,6 +312,10 @@ class MetaGraph:
         found = self.graph.nodes[node]
         shape = tuple(dim.size for dim in found.attr["shape"].shape.dim)
         return DTYPES[plain_dtype(found.attr["dtype"].type)], shape
+
+
+def _variables(item: Gathered) -> set[str]:
+    return {name for name in (item.moving_mean, item.moving_variance, item.gamma, item.beta) if name}
 
 
 def _own_name(node: pb.NodeDef) -> str:

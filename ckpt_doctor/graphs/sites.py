@@ -154,6 +154,11 @@ def _written_out(graph: Graph) -> Iterator[FoundSite]:
                 if node.op in ("Reciprocal", "Inv")
                 or (node.op in ("RealDiv", "Div") and position == 1 and graph.scalar(graph.inputs(node)[0]) == 1)
             ]
+            for node, position in _readers(graph, f"{root.name}:0"):
+                gamma = graph.inputs(node)[0]
+                if node.op in ("RealDiv", "Div") and position == 1 and graph.variable(gamma) is not None:
+                    # gamma / sqrt(…) is used like gamma * rsqrt(…).
+                    yield from _affine(graph, f"{node.name}:0", gamma, variance, epsilon)
         else:
             inverses = [f"{root.name}:0"]
         for inverse in inverses:

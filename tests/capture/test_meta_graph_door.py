@@ -227,3 +227,68 @@ def test_a_layer_without_gamma_and_beta_is_found(model, v1):
     result, stored = model.fix()
     assert [layer.name for layer in result.layers] == ["bn"]
     assert_close(stored, "bn", moments(product(stored, "w")))
+
+
+def test_gamma_divided_by_the_deviation_is_a_scale(model, v1):
+    x = v1.matmul(model.images(), model.weights("w", [6, 4]))
+    mean = v1.get_variable("bn/moving_mean", [4], initializer=v1.zeros_initializer(), trainable=False)
+    variance = v1.get_variable("bn/moving_variance", [4], initializer=v1.ones_initializer(), trainable=False)
+    beta, gamma = model.weights("bn/beta", [4]), model.weights("bn/gamma", [4])
+    scale = gamma / v1.sqrt(variance + EPSILON)
+    y = x * scale + (beta - mean * scale)
+    model.norm(v1.matmul(y, model.weights("w2", [4, 3])), "next")
+    model.save()
+    result, stored = model.fix()
+    assert result.complete
+    statistics = moments(product(stored, "w"))
+    assert_close(stored, "bn", statistics)
+    out = normal(product(stored, "w"), statistics) * stored["bn/gamma"] + stored["bn/beta"]
+    assert_close(stored, "next", moments(product(stored, "w2", out)))
+
+
+def test_one_layer_may_feed_the_next_directly(model, v1):
+    model.norm(model.norm(model.norm(model.images(), "first"), "second"), "third")
+    model.save()
+    result, stored = model.fix()
+    assert result.complete
+    values = IMAGES.astype("f8")
+    for name in ("first", "second", "third"):
+        assert_close(stored, name, moments(values))
+        values = normal(values, moments(values))
+
+
+def test_a_layer_in_a_branch_that_the_data_decide_is_left(model, v1):
+    x = v1.matmul(model.images(), model.weights("w", [6, 4]))
+    x = model.norm(x, "before")
+    v1.cond(v1.reduce_mean(x) > 0.0, lambda: model.norm(x * 2.0, "inside"), lambda: x)
+    model.save()
+    result, stored = model.fix()
+    [left] = result.left
+    assert left.name == "inside"
+    assert "a branch that the data decide" in left.reason
+    assert_close(stored, "before", moments(product(stored, "w")))
+
+
+def test_a_layer_in_the_function_of_a_loop_is_left(model, v1):
+    v1.enable_control_flow_v2()
+    x = model.norm(v1.matmul(model.images(), model.weights("w", [6, 4])), "before")
+    with v1.variable_scope("", use_resource=True):
+        v1.while_loop(lambda i, _: i < 3, lambda i, a: (i + 1, model.norm(a * 0.5, "inside")), [0, x])
+    model.save()
+    result, _ = model.fix()
+    [left] = result.left
+    assert left.name == "inside"
+    assert "inside a loop" in left.reason
+
+
+def test_an_operation_of_a_library_that_is_not_here_is_named(model, v1, tf):
+    model.norm(v1.identity(model.images(), name="theirs"), "bn")
+    model.save()
+    path = model.folder / "model.ckpt.meta"
+    meta = v1.MetaGraphDef.FromString(path.read_bytes())
+    for node in meta.graph_def.node:
+        if node.name == "theirs":
+            node.op = "TheirOwnOperation"
+    path.write_bytes(meta.SerializeToString())
+    with pytest.raises(RepairRefused, match=r"cannot import the model's graph: .*TheirOwnOperation"):
+        model.fix()

@@ -1,7 +1,7 @@
 """What stands inside loops, on graphs made of names only."""
 
 from ckpt_doctor.graphs.graph import Graph
-from ckpt_doctor.graphs.loops import nodes_in_loops
+from ckpt_doctor.graphs.loops import nodes_in_branches, nodes_in_loops
 from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
 
 
@@ -48,3 +48,31 @@ def test_a_graph_without_loops_has_nothing_inside():
 
 def test_a_damaged_loop_that_never_leaves_ends():
     assert nodes_in_loops(graph("a Enter b", "b Enter a")) == {"a", "b"}
+
+
+COND = (
+    "data Placeholder",
+    "less Less data",
+    "branch Switch data less",
+    "no Mul branch",
+    "yes Mul branch:1",
+    "whole Merge no yes",
+    "behind Mul whole",
+)
+
+
+def test_between_switch_and_merge():
+    assert nodes_in_branches(graph(*COND)) == {"branch", "no", "yes"}
+
+
+def test_a_loop_is_no_branch():
+    assert nodes_in_branches(graph(*LOOP)) == frozenset()
+    in_branch = [line.replace("x Placeholder", "x Mul branch") for line in LOOP]
+    assert {"body", "merge", "after"} <= nodes_in_branches(graph(*COND, *in_branch))
+
+
+def test_a_branch_in_a_branch_does_not_end_it():
+    inner = ("deeper Switch yes less", "left Mul deeper", "right Mul deeper:1", "joined Merge left right")
+    found = nodes_in_branches(graph(*COND[:-2], *inner, "whole Merge no joined", "behind Mul whole"))
+    assert {"deeper", "left", "right", "joined"} <= found
+    assert not {"whole", "behind"} & found
