@@ -67,7 +67,7 @@ def attempt(trial, folder, names):
             home = names[trial["name"]].parent
             outcome, seconds = repair(trial, kind, home / prefix, f"{home / trial['data']}", method, output)
             row = {"name": trial["name"], "kind": kind, "method": method, "seconds": seconds}
-            expected = trial["expected"]
+            expected = trial["expected"][kind]
             if isinstance(outcome, str):
                 good = expected != "repaired" and expected in outcome
                 yield row | {"what": f"refused: {outcome}", "good": good}, None
