@@ -32,7 +32,9 @@ from ckpt_doctor.observation import Observation
 from ckpt_doctor.progress import Listener, Progress, unheard
 
 # A layer that feeds itself has settled when no channel moves by more than this, and is left after so many sweeps.
+# What still moves is further from its end than its last step, so it goes on until that is small, or mere rounding.
 SETTLED = 1e-5
+_AT_REST = 1e-6
 MOST_SWEEPS = 20
 
 _ASSIGNED_TOGETHER = 64 * 10**6
@@ -163,13 +165,17 @@ class Engine:
         given = {layer: (first[layer].mean, first[layer].variance) for layer in sequences}
         found: dict[str, Observation] = {}
         residual: dict[str, float] = {}
+        worst = float("inf")
         for _ in range(MOST_SWEEPS):
             found = self._sweep(samples, measured, whole=True, given=given, progress=progress)
             epsilon = {site.layer: site.epsilon for site in self.sites}
             residual = {layer: distance(found[layer], *given[layer], epsilon[layer]) for layer in sequences}
-            if max(residual.values()) <= SETTLED:
+            before, worst = worst, max(residual.values())
+            if worst <= SETTLED and (worst <= _AT_REST or worst > before / 2):
                 return found, {}
             given = {layer: (found[layer].mean, found[layer].variance) for layer in sequences}
+        if worst <= SETTLED:
+            return found, {}
         left = {
             layer: f"it is applied several times in a row, and after {MOST_SWEEPS} sweeps its statistics still move by "
             f"{value:.1g}; estimate it with --method training"

@@ -90,6 +90,11 @@ def test_neither_batch_size_nor_order_matters(trial, name, tmp_path):
     assert outcome.verdict == "repaired", outcome
 
 
+def test_sweeps_go_on_until_little_is_left_to_move(trial, tmp_path):
+    outcome = trial.try_model("shared in sequence", trial.CASES["shared in sequence"], tmp_path, [33])
+    assert outcome.error < 5e-6
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_the_classes_of_keras_are_left_as_they_were(trial, tmp_path, monkeypatch, fails):
     import keras
