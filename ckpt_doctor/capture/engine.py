@@ -39,6 +39,11 @@ MOST_SWEEPS = 20
 
 _ASSIGNED_TOGETHER = 64 * 10**6
 
+# Bytes of inputs in a batch, where the engine chooses the batch: activations are some hundred times as large. Below
+# eight samples a processor's threads have too little to share.
+_SMALL_BATCH = 4 * 10**6
+_FEWEST_SAMPLES = 8
+
 # Mean and variance of one layer, each of shape `(channels,)`.
 Pair = tuple[Array, Array]
 
@@ -189,6 +194,8 @@ class Engine:
     ) -> dict[str, Observation]:
         """Measure the sites once; layers in `given` normalise with these statistics instead of their own moments."""
         awaited = [number for number in measured if self.sites[number].layer not in given]
+        if whole:
+            samples = self._in_small_batches(samples)
         inputs = [entry.tensor for entry in self.program.inputs]
         levels = plan_levels(self.graph, inputs, self.sites, measured, awaited, pooled=whole)
         batches = range(samples.batch_count)
@@ -242,8 +249,21 @@ class Engine:
                 shared |= dict.fromkeys(alike, total)
         return {site: _pair(moments) for site, moments in shared.items()}
 
+    def _in_small_batches(self, samples: Samples) -> Samples:
+        """Return the samples in batches small enough for little memory, where batches do not matter.
+
+        What a run holds grows with its batch: at 224 pixels the inputs of all layers of a ResNet-50 are 44 MB an image.
+        A model whose inputs have a fixed number of samples keeps the batches that it was given.
+        """
+        open_ended = all(entry.shape is not None and entry.shape[0] is None for entry in self.program.inputs)
+        first = samples.read(0)
+        size = sum(array.nbytes for array in first.values()) / max(samples.lengths[0], 1)
+        largest = max(_FEWEST_SAMPLES, int(_SMALL_BATCH / max(size, 1)))
+        return samples.split(largest) if open_ended and largest < max(samples.lengths) else samples
+
     def observe(self, samples: Samples, *, progress: Listener = unheard) -> dict[str, Observation]:
         """Return the moments of every layer in one plain inference pass with the stored statistics."""
+        samples = self._in_small_batches(samples)
         feeds = self._statistics({}, {})
         tally = _Tally(self.sites, progress, samples.batch_count, len(samples))
         inputs = [site.x for site in self.sites]

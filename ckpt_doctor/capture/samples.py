@@ -40,6 +40,23 @@ class Samples:
     def __iter__(self) -> Iterator[dict[str, Array]]:
         return (self.read(number) for number in range(self.batch_count))
 
+    def split(self, largest: int) -> Samples:
+        """Return the same samples in the same order, in batches of at most `largest`."""
+        places = [
+            (number, start, min(start + largest, length))
+            for number, length in enumerate(self.lengths)
+            for start in range(0, length, largest)
+        ]
+        last: list[tuple[int, dict[str, Array]]] = []
+
+        def read(piece: int) -> dict[str, Array]:
+            number, start, end = places[piece]
+            if not last or last[0][0] != number:
+                last[:] = [(number, self.read(number))]
+            return {tensor: array[start:end] for tensor, array in last[0][1].items()}
+
+        return Samples(tuple(end - start for _, start, end in places), read, self.notes)
+
 
 def permutation(count: int, seed: int | None) -> Array:
     """Return the numbers below `count` in the order that the seed decides; rising for None."""
