@@ -131,6 +131,8 @@ def is_keras_2(checkpoint: Checkpoint) -> bool:
     tf.keras and tf_keras write TensorFlow's version there, also beyond 3; only Keras 3 leaves `:0` off its names.
     """
     version = str(checkpoint.attributes.get("keras_version", ""))
+    if checkpoint.format == "keras-v3":
+        return version.startswith("2.")
     return checkpoint.format == "keras-hdf5" and (
         version.startswith(("1.", "2.")) or any(variable.name.endswith(":0") for variable in checkpoint.variables)
     )

@@ -1,0 +1,26 @@
+"""Files that Keras 2 wrote in Keras 3's form."""
+
+import numpy as np
+import pytest
+
+import ckpt_doctor
+
+pytestmark = pytest.mark.tensorflow
+
+
+def test_a_keras_archive_of_keras_2_is_loaded_by_keras_2(tmp_path):
+    tf_keras = pytest.importorskip("tf_keras")
+    inputs = tf_keras.Input((4,))
+    hidden = tf_keras.layers.Dense(3)(inputs)
+    model = tf_keras.Model(inputs, tf_keras.layers.BatchNormalization(name="bn")(hidden))
+    model.save(tmp_path / "model.keras")
+    data = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
+    np.save(tmp_path / "x.npy", data)
+    result = ckpt_doctor.fix(
+        tmp_path / "model.keras", data=str(tmp_path / "x.npy"), output=tmp_path / "fixed.keras", layers=["*"]
+    )
+    assert result.complete
+    values = np.asarray(tf_keras.Model(inputs, hidden)(data), np.float64)
+    fixed = tf_keras.models.load_model(tmp_path / "fixed.keras").get_layer("bn")
+    assert fixed.moving_mean.numpy() == pytest.approx(values.mean(axis=0), abs=1e-6)
+    assert fixed.moving_variance.numpy() == pytest.approx(values.var(axis=0), rel=1e-5)
