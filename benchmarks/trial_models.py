@@ -451,8 +451,6 @@ MADE = {
     "TimeDistributed any length": Case(
         functional(lambda x: L.TimeDistributed(L.BatchNormalization())(L.BatchNormalization()(x)), (None, 5)),
         numbers(6, 5),
-        left=1,
-        reason="loop",
     ),
     "RNNs between": Case(functional(with_rnn, (6, 5)), numbers(6, 5)),
     "RNN cell with batch norm": Case(functional(rnn_of_cells, (6, 5)), numbers(6, 5), left=1, reason="loop"),

@@ -84,16 +84,36 @@ def read_samples(
     return samples
 
 
+def fixed_shapes(
+    arguments: Sequence[str], inputs: Sequence[ModelInput], options: DataOptions
+) -> tuple[tuple[int, ...], ...] | None:
+    """Return the dimensions of the arrays that feed the inputs; None for data whose batches may differ in shape.
+
+    Raises:
+        BadRequest: As `read_samples` does.
+    """
+    if not arguments or any(_is_single_source(argument) for argument in arguments):
+        return None
+    with ExitStack() as kept:
+        first = _from_array_files(arguments, inputs, options, kept).read(0)
+        return tuple(first[entry.tensor].shape for entry in inputs)
+
+
+def _is_single_source(argument: str) -> bool:
+    """Return whether an argument is a folder of images, TFRecord files or a function, and no file of arrays."""
+    path = Path(argument)
+    return ".tfrecord" in path.name or path.is_dir() or (is_reference(argument) and not path.exists())
+
+
 def _single_source(
     arguments: Sequence[str], inputs: Sequence[ModelInput], options: DataOptions, kept: ExitStack
 ) -> Samples | None:
     """Return the samples of a folder, of records or of a function; None where the arguments are array files."""
     for argument in arguments:
+        if not _is_single_source(argument):
+            continue
         records = ".tfrecord" in Path(argument).name
         folder = Path(argument).is_dir()
-        function = is_reference(argument) and not Path(argument).exists()
-        if not (records or folder or function):
-            continue
         if len(arguments) > 1:
             raise BadRequest(f"--data {argument}: feeds the whole model and cannot stand beside other --data")
         if folder:

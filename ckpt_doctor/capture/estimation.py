@@ -12,10 +12,10 @@ from google.protobuf.message import DecodeError
 
 from ckpt_doctor.batchnorm import BatchNormLayer, Inventory
 from ckpt_doctor.capture import keras_door, keras_models, meta_graph_door
-from ckpt_doctor.capture.data import DataOptions, read_samples
+from ckpt_doctor.capture.data import DataOptions, fixed_shapes, read_samples
 from ckpt_doctor.capture.engine import Engine, distance
 from ckpt_doctor.capture.live import DEFAULT_LIMIT
-from ckpt_doctor.capture.program import Program
+from ckpt_doctor.capture.program import ModelInput, Program
 from ckpt_doctor.capture.samples import Samples
 from ckpt_doctor.checkpoint import Array, Checkpoint
 from ckpt_doctor.errors import BadRequest, RepairRefused
@@ -114,6 +114,7 @@ def load_model(checkpoint: Checkpoint, inventory: Inventory, request: Request, o
             [layer.name for layer in layers],
             model=request.model,
             allow_code=request.allow_code,
+            shapes=lambda entries: fixed_shapes(request.data, entries, data_options(request, entries)),
         )
         return Loaded(traced.program, None, traced.left, traced.outputs)
     raise RepairRefused(
@@ -151,25 +152,26 @@ def with_model(checkpoint: Checkpoint, model: str | None, *, allow_code: bool = 
 
 def read_data(loaded: Loaded, request: Request, kept: ExitStack) -> Samples:
     """Return the data, matched to the inputs of the model; `kept` frees what they hold."""
+    inputs = loaded.program.inputs
+    return read_samples(request.data, inputs, data_options(request, inputs), kept)
+
+
+def data_options(request: Request, inputs: Sequence[ModelInput]) -> DataOptions:
+    """Return how the data are read for these inputs."""
     by_tensor = {tensor_name(target): name for name, target in request.inputs.items()}
     renamed = {}
-    for entry in loaded.program.inputs:
+    for entry in inputs:
         for target, name in by_tensor.items():
             if target in (tensor_name(entry.name), entry.tensor):
                 renamed[name] = entry.tensor
-    return read_samples(
-        request.data,
-        loaded.program.inputs,
-        DataOptions(
-            renamed=renamed,
-            batch_size=request.batch_size,
-            limit=request.samples,
-            seed=request.seed,
-            parse=request.parse,
-            image_size=request.image_size,
-            image_scale=request.image_scale,
-        ),
-        kept,
+    return DataOptions(
+        renamed=renamed,
+        batch_size=request.batch_size,
+        limit=request.samples,
+        seed=request.seed,
+        parse=request.parse,
+        image_size=request.image_size,
+        image_scale=request.image_scale,
     )
 
 

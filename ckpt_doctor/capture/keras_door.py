@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ckpt_doctor.batchnorm import BatchNormLayer
-from ckpt_doctor.capture.keras_inputs import inputs_of
+from ckpt_doctor.capture.keras_inputs import KerasInputs, inputs_of
 from ckpt_doctor.capture.keras_models import load_keras
 from ckpt_doctor.capture.keras_names import batch_norms
 from ckpt_doctor.capture.program import ModelInput, Program
@@ -25,6 +25,10 @@ from ckpt_doctor.graphs.graph import Graph, split_tensor
 from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
 
 _INNER = "it runs inside a loop or a branch of the model, where its input cannot be seen"
+
+
+# Gives the dimensions of the data for each input; None where they differ from batch to batch.
+ShapesOfData = Callable[[Sequence[ModelInput]], tuple[tuple[int, ...], ...] | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +53,7 @@ def load(
     *,
     model: str | None = None,
     allow_code: bool = False,
+    shapes: ShapesOfData | None = None,
 ) -> KerasProgram:
     """Return the program that measures the wanted layers.
 
@@ -58,25 +63,48 @@ def load(
         wanted: Names of the layers that are cut open.
         model: What `--model` names.
         allow_code: Whether Python that the file carries (Lambda layers) may run.
+        shapes: Gives the dimensions of the data for the inputs, asked where a layer cannot be measured and the model
+            leaves dimensions open: `TimeDistributed` over an open axis is a loop, over a known one it is not.
 
     Raises:
         RepairRefused: Keras cannot load or run the model, or it carries code.
     """
     loaded = load_keras(checkpoint, layers, model, allow_code=allow_code)
     chosen = set(wanted)
-    traced = _Trace(loaded.model, {key: name for key, name in loaded.names.items() if name in chosen}).program()
+    names = {key: name for key, name in loaded.names.items() if name in chosen}
+    inputs = inputs_of(loaded.model)
+    traced = _Trace(loaded.model, names, inputs).program()
+    closed = _closed(inputs, shapes) if traced.left else inputs
+    if closed is not inputs:
+        again = _Trace(loaded.model, names, closed).program()
+        traced = again if len(again.left) < len(traced.left) else traced
     unknown = dict.fromkeys(chosen - set(loaded.names.values()), "nothing in the model tells which of its layers it is")
     return replace(traced, left={**traced.left, **unknown})
+
+
+def _closed(inputs: KerasInputs, shapes: ShapesOfData | None) -> KerasInputs:
+    """Return the inputs with their open dimensions taken from the data."""
+    if shapes is None or not any(None in shape[1:] for shape in inputs.shapes):
+        return inputs
+    found = shapes(
+        [
+            ModelInput(name, name, dtype, shape)
+            for name, dtype, shape in zip(inputs.names, inputs.dtypes, inputs.shapes, strict=True)
+        ]
+    )
+    if found is None:
+        return inputs
+    return replace(inputs, shapes=tuple((None, *shape[1:]) for shape in found))
 
 
 class _Trace:
     """Traces a model at inference with the wanted layers cut open."""
 
-    def __init__(self, model: Any, names: Mapping[int, str]) -> None:
+    def __init__(self, model: Any, names: Mapping[int, str], inputs: KerasInputs) -> None:
         self.tf = tensorflow()
         self.model = model
         self.names = dict(names)
-        self.inputs = inputs_of(model)
+        self.inputs = inputs
         self.sites: list[CutSite] = []
         self.outputs: list[str] = []
         self.left: dict[str, str] = {}
