@@ -103,11 +103,6 @@ class Table:
                 last = key
                 yield key, value
 
-    def first_block(self) -> Iterator[tuple[bytes, bytes]]:
-        """Yield the entries of the first data block."""
-        if self.blocks:
-            yield from _entries(self._block(self.blocks[0]), self.blocks[0].offset)
-
     def get(self, key: bytes) -> bytes | None:
         """Return the value of a key, None where there is none.
 

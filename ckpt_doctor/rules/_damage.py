@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ckpt_doctor.batchnorm import BatchNormLayer, Inventory
+from ckpt_doctor.checkpoint import Damage
 from ckpt_doctor.finding import Finding
 from ckpt_doctor.rules.interface import Rule, Subject
 
@@ -31,3 +33,8 @@ def report(rule: Rule, subject: Subject) -> Iterator[Finding]:
     if len(places) > _PLACES_NAMED:
         message += f"; and {len(places) - _PLACES_NAMED} more places"
     yield rule.finding(message, layers=layers, variables=variables)
+
+
+def damaged(*damages: Damage) -> Subject:
+    """Return a checkpoint of one layer with these defects: an example of the rules."""
+    return Subject(Inventory(layers=(BatchNormLayer("bn", {"gamma": "w"}),)), damages=damages)

@@ -14,30 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ckpt_doctor.batchnorm import BatchNormLayer, Inventory
 from ckpt_doctor.checkpoint import Damage
 from ckpt_doctor.finding import Finding
-from ckpt_doctor.rules._damage import report
+from ckpt_doctor.rules._damage import damaged, report
 from ckpt_doctor.rules.interface import Rule, Subject
 
 
 def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
     yield from report(rule, subject)
-
-
-def _sound() -> Subject:
-    return Subject(Inventory(layers=()))
-
-
-def _another_damage() -> Subject:
-    return Subject(Inventory(layers=()), damages=(Damage("truncated", "model.ckpt-7.index", "something else"),))
-
-
-def _damaged() -> Subject:
-    damage = Damage(
-        "missing-shard", "model.ckpt-7.data-00001-of-00002", "not there, and the index puts 12 tensors in it", ("w",)
-    )
-    return Subject(Inventory(layers=(BatchNormLayer("bn", {"gamma": "w"}),)), damages=(damage,))
 
 
 RULE = Rule(
@@ -46,6 +30,15 @@ RULE = Rule(
     severity="error",
     repair="none",
     check=_check,
-    healthy=(_sound, _another_damage),
-    sick=(_damaged,),
+    healthy=(damaged, lambda: damaged(Damage("truncated", "model.ckpt-7.index", "something else"))),
+    sick=(
+        lambda: damaged(
+            Damage(
+                "missing-shard",
+                "model.ckpt-7.data-00001-of-00002",
+                "not there, and the index puts 12 tensors in it",
+                ("w",),
+            )
+        ),
+    ),
 )
