@@ -108,7 +108,7 @@ def test_a_metric_that_is_none(here, name, message):
 
 @pytest.mark.parametrize("method", ["layerwise", "training"])
 @pytest.mark.parametrize("fixture", [one for one in HEALTHY if one.folder.startswith("keras")], ids=str)
-def test_a_healthy_model_hardly_moves(here, fixture, method):
+def test_a_healthy_model_does_not_get_worse(here, fixture, method):
     output = f"out{fixture.path.suffix}"
     result = ckpt_doctor.fix(fixture.path, data=DATA, output=output, layers=["*"], method=method)
     assert len(result.layers) == len(fixture.layers)
