@@ -23,8 +23,9 @@ from ckpt_doctor.capture.runtime import keras, tensorflow
 from ckpt_doctor.capture.user_code import call, is_reference, load_function
 from ckpt_doctor.checkpoint import Array, Checkpoint
 from ckpt_doctor.errors import BadRequest, RepairRefused
-from ckpt_doctor.formats import format_of
+from ckpt_doctor.formats import format_of, open_checkpoint
 from ckpt_doctor.formats.interface import Changes
+from ckpt_doctor.graphs.keras_config import describe_keras
 from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
 
 _CODE_CLASSES = ("Lambda", "TFOpLambda", "SlicingOpLambda")
@@ -68,12 +69,20 @@ def is_keras(checkpoint: Checkpoint, model: str | None) -> bool:
 
 
 def with_keras_config(checkpoint: Checkpoint, model: str, *, allow_code: bool) -> Checkpoint:
-    """Return a weights-only file with the config of `--model`, which says what its weights are."""
+    """Return a weights-only file with the config of `--model`, which says what its weights are.
+
+    Where Keras made up other names for the layers than those in the file, what the file itself says is better.
+    """
     if checkpoint.format not in _WEIGHTS_ONLY:
         return checkpoint
     path = Path(model)
     text = _text(path) if path.suffix == ".json" else build(model, allow_code=allow_code).to_json()
-    return replace(checkpoint, descriptions=replace(checkpoint.descriptions, keras_config=text))
+    described = replace(checkpoint, descriptions=replace(checkpoint.descriptions, keras_config=text))
+    expected = {
+        name for layer in describe_keras(described).layers for name in (layer.moving_mean, layer.moving_variance)
+    }
+    stored = {variable.name for variable in checkpoint.variables if "/moving_" in variable.name}
+    return described if stored <= expected or expected <= stored else checkpoint
 
 
 def load_keras(
@@ -99,6 +108,7 @@ def load_keras(
             completed = Path(folder) / path.name
             format_of(checkpoint).rewrite(checkpoint, completed, Changes(values=additions))
             path = completed
+            checkpoint = replace(open_checkpoint(completed), path=checkpoint.path)
         if model is None and checkpoint.format in _WEIGHTS_ONLY:
             raise RepairRefused(f"{checkpoint.path}: holds weights only; name the model with --model")
         if model is not None:
@@ -113,7 +123,7 @@ def load_keras(
                 built = _loading(checkpoint.path, module.models.load_model, str(path), **options)
             except RepairRefused as refusal:
                 raise RepairRefused(f"{refusal}{_age(checkpoint, module)}") from refusal
-    return KerasModel(built, names_in(checkpoint, layers, built))
+    return KerasModel(built, names_in(checkpoint, layers, built, built=model is not None))
 
 
 def _age(checkpoint: Checkpoint, module: Any) -> str:
@@ -161,8 +171,6 @@ def build(model: str, *, allow_code: bool) -> Any:
         return _loading(model, keras("keras_version" in json.loads(text)).models.model_from_json, text)
     if path.suffix not in (".keras", ".h5", ".hdf5"):
         raise BadRequest(f"--model {model}: a .meta, .keras, .h5, .json or MODULE:FUNCTION is what can be named here")
-    from ckpt_doctor.formats import open_checkpoint
-
     described = open_checkpoint(model)
     refuse_code(model, described.descriptions.keras_config, allow_code)
     return _loading(model, keras(is_keras_2(described)).models.load_model, str(path), compile=False)

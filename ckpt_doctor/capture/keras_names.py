@@ -23,14 +23,24 @@ _MARKER = "ckpt_doctor"
 _STATISTICS = ("moving_mean", "moving_variance")
 
 
-def names_in(checkpoint: Checkpoint, layers: Sequence[BatchNormLayer], model: Any) -> dict[int, str]:
+def names_in(
+    checkpoint: Checkpoint, layers: Sequence[BatchNormLayer], model: Any, *, built: bool = False
+) -> dict[int, str]:
     """Return `id` of a live batch-norm layer to its name in the inventory.
 
     Args:
-        checkpoint: The file; its format says how Keras names what it stores.
+        checkpoint: The file as Keras loaded it; its format says how Keras names what it stores.
         layers: The batch-norm layers of its inventory.
         model: The Keras model with the file's values.
+        built: Whether the model does not come from the file. The names that Keras made up for its layers then count
+            from another number, and a layer may bear the name of another one in the file: Keras loads by order.
     """
+    if built:
+        live = batch_norms(model)
+        positional = checkpoint.format in _POSITIONAL
+        found = _by_group(model, live, layers) if positional else _by_order(checkpoint, model, live, layers)
+        if found:
+            return found
     known = {layer.name for layer in layers}
     found = {id(layer): name for name, layer in named(model).items() if name in known}
     others = [layer for layer in batch_norms(model) if id(layer) not in found]
@@ -160,7 +170,7 @@ def _by_order(
         for (group, weights), variables in zip(groups, layers, strict=True)
         for weight, variable in zip(weights, variables, strict=True)
     }
-    owners = {name: layer.name for layer in stored for name in layer.variables.values()}
+    owners = {name: layer.name for layer in stored for name in (*layer.variables.values(), *layer.absent.values())}
     found = {id(layer): owners.get(names.get(id(layer.moving_mean), "")) for layer in live}
     return {key: name for key, name in found.items() if name is not None}
 
