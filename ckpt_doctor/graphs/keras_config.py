@@ -153,10 +153,11 @@ def _facts(checkpoint: Checkpoint, found: _Found, name: str, steps: int | None) 
     group = _group(checkpoint, found.group)
     names = _legacy_names(checkpoint, found, roles) if legacy else _positions(group, roles)
     companions: tuple[Companion, ...] = ()
-    if config.get("renorm") is True and not legacy:
-        extra = ("moving_stddev", "renorm_mean", "renorm_stddev")
+    if config.get("renorm") is True:
+        before, _, after = names["moving_mean"].rpartition("moving_mean")
         companions = tuple(
-            Companion(f"{group}/vars/{len(roles) + number}", role, "layer") for number, role in enumerate(extra)
+            Companion(f"{before}{role}{after}" if legacy else f"{group}/vars/{number}", role, "layer")
+            for number, role in enumerate(("moving_stddev", "renorm_mean", "renorm_stddev"), start=len(roles))
         )
     trained = None if steps is None else steps > 0 and found.trainable
     if config.get("mode") in (1, 2):

@@ -1,4 +1,4 @@
-"""Files that Keras 2 wrote in Keras 3's form."""
+"""What Keras 2 wrote, and models that come by `--model`."""
 
 import numpy as np
 import pytest
@@ -24,3 +24,18 @@ def test_a_keras_archive_of_keras_2_is_loaded_by_keras_2(tmp_path):
     fixed = tf_keras.models.load_model(tmp_path / "fixed.keras").get_layer("bn")
     assert fixed.moving_mean.numpy() == pytest.approx(values.mean(axis=0), abs=1e-6)
     assert fixed.moving_variance.numpy() == pytest.approx(values.var(axis=0), rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
+def test_the_next_step_of_batch_renormalisation_keeps_what_was_repaired(tmp_path):
+    tf_keras = pytest.importorskip("tf_keras")
+    model = tf_keras.Sequential([tf_keras.Input((4,)), tf_keras.layers.BatchNormalization(renorm=True)])
+    model.compile("sgd", "mse")
+    model.save(tmp_path / "model.h5")
+    data = np.random.default_rng(0).normal(3, 5, (50, 4)).astype(np.float32)
+    np.save(tmp_path / "x.npy", data)
+    ckpt_doctor.fix(tmp_path / "model.h5", data=str(tmp_path / "x.npy"), output=tmp_path / "fixed.h5", layers=["*"])
+    fixed = tf_keras.models.load_model(tmp_path / "fixed.h5")
+    fixed.fit(data, data, batch_size=50, verbose=0)
+    assert fixed.layers[-1].moving_mean.numpy() == pytest.approx(data.mean(axis=0), rel=1e-3)
+    assert fixed.layers[-1].moving_variance.numpy() == pytest.approx(data.var(axis=0), rel=1e-3)
