@@ -44,6 +44,8 @@ _LOADING_ERRORS = (
 _LONGEST_REASON = 300
 # How Keras 3 and Keras 2 say that a class is missing.
 _UNKNOWN_CLASS = re.compile(r"(?:Could not locate class|Unknown layer:) '?([\w>]+)'?")
+# Where a SavedModel of Keras 2 keeps the configs of its layers.
+_METADATA = "keras_metadata.pb"
 _WEIGHTS_ONLY = ("keras-weights-hdf5", "keras-weights-v3")
 
 
@@ -64,7 +66,7 @@ def is_keras(checkpoint: Checkpoint, model: str | None) -> bool:
     """Return whether the model of a checkpoint, or of `--model`, is a Keras model."""
     if model is not None:
         return not model.endswith(".meta")
-    beside = Path(checkpoint.path) / "keras_metadata.pb"
+    beside = Path(checkpoint.path) / _METADATA
     return checkpoint.descriptions.keras_config is not None or (checkpoint.format == "saved-model" and beside.is_file())
 
 
@@ -94,10 +96,10 @@ def load_keras(
         BadRequest: `--model` names nothing that can be read.
         RepairRefused: The model cannot be loaded, does not fit the values, or carries code.
     """
-    if model is None or checkpoint.format in _WEIGHTS_ONLY:
+    if model is None:
         refuse_code(checkpoint.path, checkpoint.descriptions.keras_config, allow_code)
     if checkpoint.format == "saved-model":
-        return _from_saved_model(checkpoint, layers)
+        return _from_saved_model(checkpoint, layers, allow_code=allow_code)
     if checkpoint.format == "tensor-bundle":
         assert model is not None
         return _restored(checkpoint, layers, build(model, allow_code=allow_code))
@@ -217,8 +219,17 @@ def completion(checkpoint: Checkpoint, layers: Sequence[BatchNormLayer]) -> dict
     return additions
 
 
-def _from_saved_model(checkpoint: Checkpoint, layers: Sequence[BatchNormLayer]) -> KerasModel:
-    model = _loading(checkpoint.path, keras(legacy=True).models.load_model, checkpoint.path, compile=False)
+def _from_saved_model(checkpoint: Checkpoint, layers: Sequence[BatchNormLayer], *, allow_code: bool) -> KerasModel:
+    module = keras(legacy=True)
+    from tf_keras.protobuf.saved_metadata_pb2 import SavedMetadata
+
+    try:
+        metadata = SavedMetadata.FromString((Path(checkpoint.path) / _METADATA).read_bytes())
+    except (OSError, DecodeError) as error:
+        raise RepairRefused(f"{checkpoint.path}: its {_METADATA} cannot be read: {error}") from error
+    for node in metadata.nodes:
+        refuse_code(checkpoint.path, node.metadata, allow_code)
+    model = _loading(checkpoint.path, module.models.load_model, checkpoint.path, compile=False)
     return KerasModel(model, _names_by_object(checkpoint, layers, model)[1])
 
 

@@ -1,9 +1,14 @@
 """What Keras 2 wrote, and models that come by `--model`."""
 
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 import ckpt_doctor
+from ckpt_doctor.errors import RepairRefused
 
 pytestmark = pytest.mark.tensorflow
 
@@ -24,6 +29,44 @@ def test_a_keras_archive_of_keras_2_is_loaded_by_keras_2(tmp_path):
     fixed = tf_keras.models.load_model(tmp_path / "fixed.keras").get_layer("bn")
     assert fixed.moving_mean.numpy() == pytest.approx(values.mean(axis=0), abs=1e-6)
     assert fixed.moving_variance.numpy() == pytest.approx(values.var(axis=0), rel=1e-5)
+
+
+@pytest.mark.parametrize("file", ["model.weights.h5", "weights.h5", "weights"])
+def test_code_of_the_user_s_own_function_needs_no_leave(file, tmp_path, monkeypatch):
+    tf_keras = pytest.importorskip("tf_keras")
+
+    def build():
+        inputs = tf_keras.Input((4,))
+        doubled = tf_keras.layers.Lambda(lambda x: 2 * x)(inputs)
+        return tf_keras.Model(inputs, tf_keras.layers.BatchNormalization()(doubled))
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "ours", SimpleNamespace(build=build))
+    build().save_weights(file)
+    np.save("x.npy", np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32))
+    assert ckpt_doctor.fix(file, data="x.npy", output=f"fixed_{file}", layers=["*"], model="ours:build").complete
+
+
+def test_code_in_a_saved_model_runs_only_by_leave(tmp_path, monkeypatch):
+    tf_keras = pytest.importorskip("tf_keras")
+
+    def code(x):
+        import pathlib
+
+        pathlib.Path("it ran").touch()
+        return 2 * x
+
+    monkeypatch.chdir(tmp_path)
+    inputs = tf_keras.Input((4,))
+    model = tf_keras.Model(inputs, tf_keras.layers.BatchNormalization()(tf_keras.layers.Lambda(code)(inputs)))
+    model.save("model", save_format="tf")
+    Path("it ran").unlink()
+    np.save("x.npy", np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32))
+    options = {"data": "x.npy", "output": "fixed", "layers": ["*"]}
+    with pytest.raises(RepairRefused, match=r"model: the model holds Lambda layers.*--allow-code"):
+        ckpt_doctor.fix("model", **options)
+    assert not Path("it ran").exists()
+    assert ckpt_doctor.fix("model", allow_code=True, **options).complete
 
 
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
