@@ -213,7 +213,9 @@ class _Trace:
         """Return the layer's output, computed from placeholders for its statistics."""
         tf = self.tf
         x = tf.convert_to_tensor(x)
-        axis = int(layer.axis if isinstance(layer.axis, int) else next(iter(layer.axis))) % x.shape.rank
+        axis = int(layer.axis if isinstance(layer.axis, int) else next(iter(layer.axis)))
+        # Keras 2 counts a dimension more where it trains in batches of a part of the batch.
+        axis = (axis - (getattr(layer, "virtual_batch_size", None) is not None)) % x.shape.rank
         mean = tf.compat.v1.placeholder(tf.float32, [None])
         variance = tf.compat.v1.placeholder(tf.float32, [None])
         shape = [1] * x.shape.rank

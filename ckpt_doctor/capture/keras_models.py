@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from ckpt_doctor.batchnorm import BatchNormLayer
+from ckpt_doctor.capture.keras_code import METADATA, refuse_code, refuse_code_in
 from ckpt_doctor.capture.keras_names import batch_norms, names_in
 from ckpt_doctor.capture.runtime import keras, tensorflow
 from ckpt_doctor.capture.user_code import call, is_reference, load_function
@@ -28,7 +29,6 @@ from ckpt_doctor.formats.interface import Changes
 from ckpt_doctor.graphs.keras_config import describe_keras
 from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
 
-_CODE_CLASSES = ("Lambda", "TFOpLambda", "SlicingOpLambda")
 # What loading a model raises for files that it cannot make sense of.
 _LOADING_ERRORS = (
     ValueError,
@@ -44,8 +44,6 @@ _LOADING_ERRORS = (
 _LONGEST_REASON = 300
 # How Keras 3 and Keras 2 say that a class is missing.
 _UNKNOWN_CLASS = re.compile(r"(?:Could not locate class|Unknown layer:) '?([\w>]+)'?")
-# Where a SavedModel of Keras 2 keeps the configs of its layers.
-_METADATA = "keras_metadata.pb"
 _WEIGHTS_ONLY = ("keras-weights-hdf5", "keras-weights-v3")
 
 
@@ -66,7 +64,7 @@ def is_keras(checkpoint: Checkpoint, model: str | None) -> bool:
     """Return whether the model of a checkpoint, or of `--model`, is a Keras model."""
     if model is not None:
         return not model.endswith(".meta")
-    beside = Path(checkpoint.path) / _METADATA
+    beside = Path(checkpoint.path) / METADATA
     return checkpoint.descriptions.keras_config is not None or (checkpoint.format == "saved-model" and beside.is_file())
 
 
@@ -98,9 +96,9 @@ def load_keras(
     """
     if model is None:
         refuse_code(checkpoint.path, checkpoint.descriptions.keras_config, allow_code)
-    if checkpoint.format == "saved-model":
+    if model is None and checkpoint.format == "saved-model":
         return _from_saved_model(checkpoint, layers, allow_code=allow_code)
-    if checkpoint.format == "tensor-bundle":
+    if checkpoint.format in ("saved-model", "tensor-bundle"):
         assert model is not None
         return _restored(checkpoint, layers, build(model, allow_code=allow_code))
     with tempfile.TemporaryDirectory(prefix="ckpt-doctor-") as folder:
@@ -178,34 +176,6 @@ def build(model: str, *, allow_code: bool) -> Any:
     return _loading(model, keras(is_keras_2(described)).models.load_model, str(path), compile=False)
 
 
-def refuse_code(where: str, config: str | None, allow_code: bool) -> None:
-    """Refuse a config with layers whose Python code comes from the file.
-
-    Raises:
-        RepairRefused: It has some, and `allow_code` is false.
-    """
-
-    def classes(entry: Any) -> Iterator[str]:
-        if isinstance(entry, dict):
-            if isinstance(entry.get("class_name"), str):
-                yield entry["class_name"]
-            for value in entry.values():
-                yield from classes(value)
-        elif isinstance(entry, list):
-            for value in entry:
-                yield from classes(value)
-
-    try:
-        found = sorted(set(classes(json.loads(config or "null"))) & set(_CODE_CLASSES))
-    except (ValueError, RecursionError) as error:
-        raise RepairRefused(f"{where}: the model's config is no JSON: {error}") from error
-    if found and not allow_code:
-        raise RepairRefused(
-            f"{where}: the model holds {found[0]} layers, whose Python code comes from the file; if you trust it, "
-            "allow it with --allow-code"
-        )
-
-
 def completion(checkpoint: Checkpoint, layers: Sequence[BatchNormLayer]) -> dict[str, Array]:
     """Return initial values, mean 0 and variance 1, for the statistics that the file lacks."""
     additions: dict[str, Array] = {}
@@ -220,16 +190,8 @@ def completion(checkpoint: Checkpoint, layers: Sequence[BatchNormLayer]) -> dict
 
 
 def _from_saved_model(checkpoint: Checkpoint, layers: Sequence[BatchNormLayer], *, allow_code: bool) -> KerasModel:
-    module = keras(legacy=True)
-    from tf_keras.protobuf.saved_metadata_pb2 import SavedMetadata
-
-    try:
-        metadata = SavedMetadata.FromString((Path(checkpoint.path) / _METADATA).read_bytes())
-    except (OSError, DecodeError) as error:
-        raise RepairRefused(f"{checkpoint.path}: its {_METADATA} cannot be read: {error}") from error
-    for node in metadata.nodes:
-        refuse_code(checkpoint.path, node.metadata, allow_code)
-    model = _loading(checkpoint.path, module.models.load_model, checkpoint.path, compile=False)
+    refuse_code_in(checkpoint.path, allow_code)
+    model = _loading(checkpoint.path, keras(legacy=True).models.load_model, checkpoint.path, compile=False)
     return KerasModel(model, _names_by_object(checkpoint, layers, model)[1])
 
 
@@ -239,7 +201,8 @@ def _restored(checkpoint: Checkpoint, layers: Sequence[BatchNormLayer], model: A
     attribute, names = _names_by_object(checkpoint, layers, model)
     root = tf.train.Checkpoint(root=model) if attribute is None else tf.train.Checkpoint(**{attribute: model})
     # Not `restore`: that also asks for the root's own save counter, which weights alone do not have.
-    status = _loading(checkpoint.path, root.read, checkpoint.path)
+    path = Path(checkpoint.path, "variables", "variables") if checkpoint.format == "saved-model" else checkpoint.path
+    status = _loading(checkpoint.path, root.read, str(path))
     try:
         status.assert_existing_objects_matched()
     except AssertionError as error:

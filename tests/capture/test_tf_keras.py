@@ -1,5 +1,6 @@
 """What Keras 2 wrote, and models that come by `--model`."""
 
+import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 import ckpt_doctor
+from ckpt_doctor.capture.keras_code import refuse_code
 from ckpt_doctor.errors import RepairRefused
 
 pytestmark = pytest.mark.tensorflow
@@ -82,3 +84,62 @@ def test_the_next_step_of_batch_renormalisation_keeps_what_was_repaired(tmp_path
     fixed.fit(data, data, batch_size=50, verbose=0)
     assert fixed.layers[-1].moving_mean.numpy() == pytest.approx(data.mean(axis=0), rel=1e-3)
     assert fixed.layers[-1].moving_variance.numpy() == pytest.approx(data.var(axis=0), rel=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
+@pytest.mark.parametrize("file", ["model.h5", "model.keras", "model"])
+def test_operations_that_only_compute_need_no_leave(file, tmp_path, monkeypatch):
+    tf_keras = pytest.importorskip("tf_keras")
+    tensorflow = pytest.importorskip("tensorflow")
+    monkeypatch.chdir(tmp_path)
+    inputs = tf_keras.Input((4,))
+    x = tensorflow.transpose(tensorflow.nn.relu(2 * inputs + 1)[:, 1:], [0, 1])
+    tf_keras.Model(inputs, tf_keras.layers.BatchNormalization()(x)).save(file)
+    np.save("x.npy", np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32))
+    assert ckpt_doctor.fix(file, data="x.npy", output=f"fixed_{file}", layers=["*"]).complete
+
+
+@pytest.mark.parametrize("function", ["io.write_file", "compat.v1.io.write_file", "py_function"])
+def test_a_file_names_no_function_that_does_more(function):
+    config = json.dumps([{"class_name": "TFOpLambda", "config": {"function": function}}])
+    with pytest.raises(RepairRefused, match=rf"model\.h5: the model holds a call of tf\.{function}, .*--allow-code"):
+        refuse_code("model.h5", config, allow_code=False)
+    refuse_code("model.h5", config, allow_code=True)
+
+
+def test_a_saved_model_is_run_by_the_model_that_is_given(tmp_path, monkeypatch):
+    """So nothing of the code in the file runs."""
+    tf_keras = pytest.importorskip("tf_keras")
+
+    def build():
+        inputs = tf_keras.Input((4,))
+        doubled = tf_keras.layers.Lambda(lambda x: 2 * x)(inputs)
+        return tf_keras.Model(inputs, tf_keras.layers.BatchNormalization()(doubled))
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "ours", SimpleNamespace(build=build))
+    saved = build()
+    saved.save("model", save_format="tf")
+    data = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
+    np.save("x.npy", data)
+    assert ckpt_doctor.fix("model", data="x.npy", output="fixed", layers=["*"], model="ours:build").complete
+    saved.load_weights("fixed")
+    assert saved.layers[-1].moving_mean.numpy() == pytest.approx((2 * data).mean(axis=0), abs=1e-6)
+
+
+def test_batches_of_a_part_of_the_batch(tmp_path, monkeypatch):
+    tf_keras = pytest.importorskip("tf_keras")
+
+    def build():
+        return tf_keras.Sequential([tf_keras.Input((3, 4)), tf_keras.layers.BatchNormalization(virtual_batch_size=5)])
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "ours", SimpleNamespace(build=build))
+    model = build()
+    model.save_weights("weights")
+    data = np.random.default_rng(0).normal(1, 2, size=(50, 3, 4)).astype(np.float32)
+    np.save("x.npy", data)
+    assert ckpt_doctor.fix("weights", data="x.npy", output="fixed", layers=["*"], model="ours:build").complete
+    model.load_weights("fixed")
+    assert model.layers[-1].moving_mean.numpy().ravel() == pytest.approx(data.mean(axis=(0, 1)), abs=1e-6)
+    assert model.layers[-1].moving_variance.numpy().ravel() == pytest.approx(data.var(axis=(0, 1)), rel=1e-5)
