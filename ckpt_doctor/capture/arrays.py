@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import tempfile
 import zipfile
 import zlib
@@ -15,7 +16,7 @@ import numpy as np
 from ckpt_doctor.checkpoint import Array
 from ckpt_doctor.errors import BadRequest
 
-# Compressed members above this are unpacked to a temporary file and mapped, not held in memory.
+# Compressed members above this are unpacked to a temporary file, not held in memory.
 _IN_MEMORY = 256 * 10**6
 _CHUNK = 1 << 20
 
@@ -30,14 +31,14 @@ def read_arrays(argument: str, path: Path, key: str | None, kept: ExitStack) -> 
         kept: Frees files and temporary copies when it is closed.
 
     Returns:
-        Array-likes with `shape`, `dtype` and indexing: memory maps and HDF5 datasets are not read yet.
+        Array-likes with `shape`, `dtype` and indexing: what is large is not read yet.
 
     Raises:
         BadRequest: The file cannot be read, or has no such array.
     """
     try:
         if path.suffix == ".npy":
-            found: dict[str, Any] = {"": np.load(path, mmap_mode="r", allow_pickle=False)}
+            found: dict[str, Any] = {"": _npy(path, kept)}
         elif path.suffix == ".npz":
             found = _npz(path, key, kept)
         else:
@@ -68,8 +69,64 @@ def _npz(path: Path, key: str | None, kept: ExitStack) -> dict[str, Any]:
             with members.open(member) as source, copy.open("wb") as target:
                 while chunk := source.read(_CHUNK):
                     target.write(chunk)
-            found[name] = np.load(copy, mmap_mode="r", allow_pickle=False)
+            found[name] = _npy(copy, kept)
     return found
+
+
+def _npy(path: Path, kept: ExitStack) -> Any:
+    mapped: Any = np.load(path, mmap_mode="r", allow_pickle=False)
+    if not mapped.ndim or not mapped.flags.c_contiguous:
+        return mapped  # samples do not lie one after the other
+    return _Rows(kept.enter_context(path.open("rb", buffering=0)), mapped.offset, mapped.shape, mapped.dtype)
+
+
+class _Rows:
+    """An array in a file, of which the samples that are asked for are read.
+
+    Not mapped: the pages of a map count as the process's memory, and the process ends when the file is cut meanwhile.
+    """
+
+    def __init__(self, file: io.FileIO, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self.file = file
+        self.offset = offset
+        self.shape = shape
+        self.dtype = dtype
+
+    def __getitem__(self, chosen: slice | Array) -> Array:
+        numbers = np.arange(self.shape[0])[chosen]
+        value: Array = np.empty((len(numbers), *self.shape[1:]), self.dtype)
+        if not value.size:
+            return value
+        target = value.reshape(-1).view(np.uint8).data
+        size = len(target) // len(numbers)
+        # Samples that follow each other are read at once.
+        starts = [0, *(np.flatnonzero(np.diff(numbers) != 1) + 1).tolist()]
+        for start, end in zip(starts, [*starts[1:], len(numbers)], strict=True):
+            self.file.seek(self.offset + int(numbers[start]) * size)
+            piece = target[start * size : end * size]
+            while piece:
+                count = self.file.readinto(piece)
+                if not count:
+                    raise BadRequest(f"{self.file.name}: ends before its last sample; was it changed meanwhile?")
+                piece = piece[count:]
+        return value
+
+
+class _Dataset:
+    """A dataset of HDF5, which itself takes indices in rising order only."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+        self.shape = tuple(dataset.shape)
+        self.dtype = dataset.dtype
+
+    def __getitem__(self, chosen: slice | Array) -> Array:
+        if isinstance(chosen, slice):
+            part: Array = self.dataset[chosen]
+            return part
+        value: Array = np.empty((len(chosen), *self.shape[1:]), self.dtype)
+        value[np.argsort(chosen, kind="stable")] = self.dataset[np.sort(chosen)]
+        return value
 
 
 class _Lazy:
@@ -94,7 +151,7 @@ def _hdf5(argument: str, path: Path, key: str | None, kept: ExitStack) -> dict[s
 
     def visit(name: str, item: Any) -> None:
         if isinstance(item, h5py.Dataset) and item.shape is not None:
-            found[name] = item
+            found[name] = _Dataset(item)
 
     file.visititems(visit)
     if key is not None:

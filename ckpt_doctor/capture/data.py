@@ -192,13 +192,7 @@ class _Typed:
         return int(self.array.shape[0])
 
     def __getitem__(self, chosen: Array) -> Array:
-        if isinstance(self.array, np.ndarray):
-            value: Array = self.array[chosen]
-        else:
-            # HDF5 takes indices in rising order only.
-            ascending = np.argsort(chosen, kind="stable")
-            value = np.empty((len(chosen), *self.array.shape[1:]), self.array.dtype)
-            value[ascending] = self.array[np.sort(chosen)]
+        value: Array = self.array[chosen]
         if value.dtype.kind == "f" and not np.isfinite(value).all():
             raise BadRequest(f"{self.where} {_NOT_FINITE}")
         return value.astype(self.dtype, copy=False)

@@ -13,6 +13,7 @@ The result pools all values that a layer saw; its variance is the population var
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -37,12 +38,16 @@ SETTLED = 1e-5
 _AT_REST = 1e-6
 MOST_SWEEPS = 20
 
-_ASSIGNED_TOGETHER = 64 * 10**6
+_ASSIGNED_TOGETHER = 16 * 10**6
 
 # Bytes of inputs in a batch, where the engine chooses the batch: activations are some hundred times as large. Below
 # eight samples a processor's threads have too little to share.
 _SMALL_BATCH = 4 * 10**6
 _FEWEST_SAMPLES = 8
+# Batches, or groups of neighbours, whose own moments are kept: of a ResNet-50 they take 27 MB.
+_MOST_BATCHES = 64
+# Bytes of all layers' inputs that a plain pass may hold whatever --cache-memory says.
+_ALWAYS_ROOM = 100 * 10**6
 
 # Mean and variance of one layer, each of shape `(channels,)`.
 Pair = tuple[Array, Array]
@@ -96,14 +101,20 @@ class Engine:
         # A run costs milliseconds, however small the value; all values at once would lie in memory twice.
         assigns: list[str] = []
         feeds: dict[str, Array] = {}
+        total = 0
         for node, (placeholder, assign) in self.program.cut.variables.items():
             assigns.append(assign)
-            feeds[placeholder] = self.program.values[node]()
+            feeds[placeholder] = self.program.values.pop(node)()
+            total += feeds[placeholder].nbytes
             if sum(value.nbytes for value in feeds.values()) > _ASSIGNED_TOGETHER or len(feeds) > 100:
                 self.session.run(assigns, feeds)
                 assigns, feeds = [], {}
         if assigns:
             self.session.run(assigns, feeds)
+        if total > _ASSIGNED_TOGETHER:
+            # A Keras model that the values came from is made of cycles, and its memory serves the first runs.
+            del feeds
+            gc.collect()
 
     def __enter__(self) -> Engine:
         return self
@@ -200,7 +211,7 @@ class Engine:
         levels = plan_levels(self.graph, inputs, self.sites, measured, awaited, pooled=whole)
         batches = range(samples.batch_count)
         chunks = [list(batches)] if whole else [[number] for number in batches]
-        tally = _Tally(self.sites, progress, len(levels) * samples.batch_count, len(samples))
+        tally = _Tally(self.sites, samples, progress, levels=len(levels))
         with LiveTensors(self.cache_memory) as live:
             for chunk in chunks:
                 known: dict[int, Pair] = {}
@@ -233,8 +244,10 @@ class Engine:
             pooled[site] = pooled[site].merge(moments) if site in pooled else moments
         for tensor in level.dropped:
             live.drop(batch, tensor)
+        # What the run gave lies in memory beside the copies that are kept.
+        passing = sum(value.nbytes for value in values.values())
         for tensor in level.kept:
-            live.put(batch, tensor, values[tensor])
+            live.put(batch, tensor, values[tensor], beside=passing)
         tally.step()
 
     def _known(self, found: Mapping[int, Moments], whole: bool) -> dict[int, Pair]:
@@ -255,18 +268,27 @@ class Engine:
         What a run holds grows with its batch: at 224 pixels the inputs of all layers of a ResNet-50 are 44 MB an image.
         A model whose inputs have a fixed number of samples keeps the batches that it was given.
         """
-        open_ended = all(entry.shape is not None and entry.shape[0] is None for entry in self.program.inputs)
-        first = samples.read(0)
-        size = sum(array.nbytes for array in first.values()) / max(samples.lengths[0], 1)
-        largest = max(_FEWEST_SAMPLES, int(_SMALL_BATCH / max(size, 1)))
-        return samples.split(largest) if open_ended and largest < max(samples.lengths) else samples
+        if not self._open_ended:
+            return samples
+        size = sum(array.nbytes for array in samples.read(0).values()) / max(samples.lengths[0], 1)
+        return samples.split(max(_FEWEST_SAMPLES, int(_SMALL_BATCH / max(size, 1))))
+
+    @property
+    def _open_ended(self) -> bool:
+        return all(entry.shape is not None and entry.shape[0] is None for entry in self.program.inputs)
 
     def observe(self, samples: Samples, *, progress: Listener = unheard) -> dict[str, Observation]:
         """Return the moments of every layer in one plain inference pass with the stored statistics."""
-        samples = self._in_small_batches(samples)
         feeds = self._statistics({}, {})
-        tally = _Tally(self.sites, progress, samples.batch_count, len(samples))
         inputs = [site.x for site in self.sites]
+        samples = self._in_small_batches(samples)
+        if self._open_ended:
+            # The inputs of all layers of a batch are held at once.
+            one = self._run(inputs, {**feeds, **samples.split(1).read(0)})
+            room = self.cache_memory + _ALWAYS_ROOM
+            samples = samples.split(max(1, room // max(sum(value.nbytes for value in one), 1)))
+            del one
+        tally = _Tally(self.sites, samples, progress, levels=1)
         for number, batch in enumerate(samples):
             for site, value in enumerate(self._run(inputs, {**feeds, **batch})):
                 tally.add(site, number, value)
@@ -299,15 +321,20 @@ def distance(seen: Observation, mean: Array, variance: Array, epsilon: float) ->
 
 
 class _Tally:
-    """Adds up the moments of every layer, batch by batch."""
+    """Adds up the moments of every layer, batch by batch.
 
-    def __init__(self, sites: Sequence[CutSite], progress: Listener, steps: int, samples: int) -> None:
+    The moments of single batches, which tell how sure the sums are, are kept for some number of batches; of more, those
+    of neighbours are put together, so that the memory does not grow with the data.
+    """
+
+    def __init__(self, sites: Sequence[CutSite], samples: Samples, progress: Listener, *, levels: int) -> None:
         self.sites = sites
-        self.samples = samples
+        self.samples = len(samples)
+        self.together = -(-samples.batch_count // _MOST_BATCHES)
         self.moments: dict[str, Moments] = {}
         self.means: dict[str, dict[int, Moments]] = {}
         self.progress = progress
-        self.steps = steps
+        self.steps = levels * samples.batch_count
         self.done = 0
 
     def add(self, number: int, batch: int, values: Array) -> Moments:
@@ -321,7 +348,8 @@ class _Tally:
             ) from error
         self.moments[site.layer] = self.moments[site.layer].merge(moments) if site.layer in self.moments else moments
         seen = self.means.setdefault(site.layer, {})
-        seen[batch] = seen[batch].merge(moments) if batch in seen else moments
+        group = batch // self.together
+        seen[group] = seen[group].merge(moments) if group in seen else moments
         return moments
 
     def step(self) -> None:

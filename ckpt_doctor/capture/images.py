@@ -65,14 +65,14 @@ def image_samples(
         value: Array = (image * factor + offset).numpy().astype(numpy_dtype(entry.dtype))
         return value
 
-    def read(number: int) -> dict[str, Array]:
-        images = [decoded(path) for path in chosen[starts[number] : starts[number] + batch_size]]
+    def fetch(number: int, start: int, end: int) -> dict[str, Array]:
+        images = [decoded(path) for path in chosen[starts[number] + start : starts[number] + end]]
         if len({image.shape for image in images}) > 1:
             raise BadRequest(f"--data {folder}: the images have different sizes; give --image-size HxW")
         return {entry.tensor: np.stack(images)}
 
     notes = () if scale is not None else (f"pixels of {folder.name} feed the model as 0..255; see --image-scale",)
-    return Samples(tuple(len(chosen[start : start + batch_size]) for start in starts), read, notes)
+    return Samples(tuple(len(chosen[start : start + batch_size]) for start in starts), fetch, notes)
 
 
 def _size(text: str | None, entry: ModelInput) -> tuple[int | None, int | None]:

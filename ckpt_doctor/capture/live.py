@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from ckpt_doctor.checkpoint import Array
 
 # The contract's default of --cache-memory.
 DEFAULT_LIMIT = 2 * 10**9
+
+# Smaller arrays stay where they are: pages of their own would cost more than they save.
+_WORTH_PAGES = 1 << 16
 
 
 class LiveTensors:
@@ -42,12 +46,19 @@ class LiveTensors:
             self._folder.cleanup()
             self._folder = None
 
-    def put(self, batch: int, tensor: str, value: Array) -> None:
-        """Keep an array."""
+    def put(self, batch: int, tensor: str, value: Array, *, beside: int = 0) -> None:
+        """Keep an array.
+
+        Args:
+            batch: Number of the batch.
+            tensor: Name of the tensor.
+            value: The array, of any shape; it is copied.
+            beside: Bytes of other arrays in memory that count towards the limit as well.
+        """
         key = (batch, tensor)
         self.drop(batch, tensor)
-        if self.held + value.nbytes <= self.limit:
-            self._memory[key] = value
+        if self.held + value.nbytes + beside <= self.limit:
+            self._memory[key] = _in_own_pages(value)
             self.held += value.nbytes
             return
         if self._folder is None:
@@ -75,3 +86,23 @@ class LiveTensors:
             self.held -= self._memory.pop(key).nbytes
         if key in self._disk:
             self._disk.pop(key)[0].unlink()
+
+
+def _in_own_pages(value: Array) -> Array:
+    """Return a copy that lies in pages of its own.
+
+    What TensorFlow hands out lies in the regions of its allocator, which never give memory back: arrays that stay
+    among those that go leave holes that the next run cannot use, a third of all that is held.
+    """
+    if value.nbytes < _WORTH_PAGES or value.dtype.hasobject:
+        return value
+    pages = mmap.mmap(-1, value.nbytes, **_PRIVATE)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        pages.madvise(mmap.MADV_HUGEPAGE)
+    copy: Array = np.ndarray(value.shape, value.dtype, buffer=pages)
+    np.copyto(copy, value)
+    return copy
+
+
+# Shared pages, Python's default where there is a choice, are files in memory and slow to come by.
+_PRIVATE: dict[str, int] = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_ANONYMOUS") else {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 
 from ckpt_doctor.checkpoint import Array
@@ -33,7 +33,8 @@ class Program:
     Attributes:
         cut: The graph with its sites; every layer that may be measured is cut.
         inputs: The tensors that take data.
-        values: Variable node to a function that reads its value.
+        values: Variable node to a function that reads its value. Whoever sets the variables takes them out: behind the
+            functions lies a whole model in memory, which nothing needs afterwards.
         feeds: Tensor to a value that is fed in every run.
         notes: What was done to the graph, in words.
         left: Layer to the reason why it is not cut open.
@@ -41,7 +42,7 @@ class Program:
 
     cut: CutGraph
     inputs: tuple[ModelInput, ...]
-    values: Mapping[str, Callable[[], Array]]
+    values: MutableMapping[str, Callable[[], Array]]
     feeds: Mapping[str, Array] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     left: Mapping[str, str] = field(default_factory=dict)

@@ -15,18 +15,22 @@ from ckpt_doctor.checkpoint import Array
 _STREAM_MEMORY = 256 * 10**6
 
 
+# Number of a batch, first sample of it, end: to their arrays.
+Fetch = Callable[[int, int, int], dict[str, Array]]
+
+
 @dataclass(frozen=True, eq=False)
 class Samples:
     """Data in batches; a batch is the same whenever it is asked for.
 
     Attributes:
         lengths: Number of samples in each batch.
-        read: Number of a batch to its arrays: tensor name to array of shape `(batch, …)`.
+        fetch: Number of a batch, start and end in it, to arrays: tensor name to array of shape `(end - start, …)`.
         notes: What looks odd about the data, a sentence each.
     """
 
     lengths: tuple[int, ...]
-    read: Callable[[int], dict[str, Array]]
+    fetch: Fetch
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -40,6 +44,10 @@ class Samples:
     def __iter__(self) -> Iterator[dict[str, Array]]:
         return (self.read(number) for number in range(self.batch_count))
 
+    def read(self, number: int) -> dict[str, Array]:
+        """Return a batch: tensor name to array of shape `(batch, …)`."""
+        return self.fetch(number, 0, self.lengths[number])
+
     def split(self, largest: int) -> Samples:
         """Return the same samples in the same order, in batches of at most `largest`."""
         places = [
@@ -47,15 +55,12 @@ class Samples:
             for number, length in enumerate(self.lengths)
             for start in range(0, length, largest)
         ]
-        last: list[tuple[int, dict[str, Array]]] = []
 
-        def read(piece: int) -> dict[str, Array]:
-            number, start, end = places[piece]
-            if not last or last[0][0] != number:
-                last[:] = [(number, self.read(number))]
-            return {tensor: array[start:end] for tensor, array in last[0][1].items()}
+        def fetch(piece: int, start: int, end: int) -> dict[str, Array]:
+            number, first, _ = places[piece]
+            return self.fetch(number, first + start, first + end)
 
-        return Samples(tuple(end - start for _, start, end in places), read, self.notes)
+        return Samples(tuple(end - start for _, start, end in places), fetch, self.notes)
 
 
 def permutation(count: int, seed: int | None) -> Array:
@@ -70,11 +75,11 @@ def from_arrays(
     order = np.asarray(order)
     starts = range(0, len(order), batch_size)
 
-    def read(number: int) -> dict[str, Array]:
-        chosen = order[starts[number] : starts[number] + batch_size]
+    def fetch(number: int, start: int, end: int) -> dict[str, Array]:
+        chosen = order[starts[number] + start : starts[number] + end]
         return {tensor: np.ascontiguousarray(array[chosen]) for tensor, array in arrays.items()}
 
-    return Samples(tuple(len(order[start : start + batch_size]) for start in starts), read, tuple(notes))
+    return Samples(tuple(len(order[start : start + batch_size]) for start in starts), fetch, tuple(notes))
 
 
 def from_stream(
@@ -100,7 +105,12 @@ def from_stream(
             store.put(len(lengths), tensor, array if room is None else array[:room])
         lengths.append(len(store.get(len(lengths), tensors[0])))
 
-    def read(number: int) -> dict[str, Array]:
-        return {tensor: store.get(number, tensor) for tensor in tensors}
+    last: list[tuple[int, dict[str, Array]]] = []
 
-    return Samples(tuple(lengths), read, tuple(dict.fromkeys(notes)))
+    def fetch(number: int, start: int, end: int) -> dict[str, Array]:
+        # Parts of a batch are asked for one after the other, and each would read all of it from disk.
+        if not last or last[0][0] != number:
+            last[:] = [(number, {tensor: store.get(number, tensor) for tensor in tensors})]
+        return {tensor: array[start:end] for tensor, array in last[0][1].items()}
+
+    return Samples(tuple(lengths), fetch, tuple(dict.fromkeys(notes)))

@@ -103,8 +103,8 @@ def test_live_tensors_are_dropped_when_nothing_reads_them(measured, monkeypatch)
     held = []
     put, leave = LiveTensors.put, LiveTensors.__exit__
 
-    def watched_put(self, *args):
-        put(self, *args)
+    def watched_put(self, *args, **options):
+        put(self, *args, **options)
         held.append(self.held)
 
     def watched_leave(self, *args):
@@ -145,6 +145,68 @@ def test_live_tensors_on_disk_give_the_same_bits(measured, monkeypatch, tmp_path
     for layer, seen in expected.items():
         assert found[layer].mean.tobytes() == seen.mean.tobytes()
         assert found[layer].variance.tobytes() == seen.variance.tobytes()
+
+
+def test_what_is_kept_is_a_copy_and_what_lies_beside_it_counts():
+    with LiveTensors(limit=3 * 10**6) as live:
+        value = np.arange(250_000, dtype=np.float32).reshape(500, 500)
+        live.put(0, "a", value)
+        live.put(0, "b", value, beside=10**6)
+        assert (live.held, live.spilled) == (2 * 10**6, 0)
+        live.put(0, "c", value, beside=1)
+        assert (live.held, live.spilled) == (2 * 10**6, 10**6)
+        value[:] = 0
+        for tensor in "abc":
+            assert live.get(0, tensor)[499, 499] == 249_999
+
+
+def test_the_engine_does_not_keep_the_model_that_the_values_came_from(model):
+    from ckpt_doctor.capture.engine import Engine
+
+    program, _ = model(LAYERS)
+    values = len(program.values)
+    assert values > 0
+    with Engine(program, {}):
+        assert not program.values
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_is_kept_of_single_batches_does_not_grow_with_the_data(measured, whole):
+    few = measured(LAYERS, whole=whole, count=512, batch_size=8)
+    many = measured(LAYERS, whole=whole, count=512, batch_size=4)
+    for layer, seen in few.items():
+        # 64 batches of 8, and 128 of 4 in pairs: the pairs are the same samples.
+        assert seen.batches == many[layer].batches == 64
+        if whole:
+            np.testing.assert_allclose(seen.batch_means, many[layer].batch_means, rtol=1e-4, atol=1e-5)
+
+
+def test_a_plain_pass_holds_no_more_than_the_memory_it_was_given(model, images, monkeypatch):
+    from ckpt_doctor.capture import engine as module
+    from ckpt_doctor.capture.engine import Engine
+    from ckpt_doctor.capture.samples import from_arrays
+
+    monkeypatch.setattr(module, "_ALWAYS_ROOM", 0)
+    program, names = model(LAYERS)
+    fetched = []
+    samples = from_arrays({"images:0": images}, range(64), 64)
+    with Engine(program, {}, cache_memory=200_000) as engine:
+        found, _ = engine.measure(samples, names, whole=True)
+        engine.stored = {layer: (seen.mean, seen.variance) for layer, seen in found.items()}
+        run = engine._run
+
+        def watched(*args):
+            values = run(*args)
+            fetched.append(sum(value.nbytes for value in values))
+            return values
+
+        engine._run = watched
+        small = engine.observe(samples)
+        engine.cache_memory = 10**9
+        large = engine.observe(samples)
+    assert max(fetched[:-2]) <= 200_000 < fetched[-1]
+    for layer, seen in large.items():
+        np.testing.assert_allclose(small[layer].mean, seen.mean, rtol=1e-5, atol=1e-6)
 
 
 def test_progress_counts_every_run_to_the_end(model, images):
