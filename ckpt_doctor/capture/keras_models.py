@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from ckpt_doctor.batchnorm import BatchNormLayer
+from ckpt_doctor.batchnorm import ROLES, BatchNormLayer
 from ckpt_doctor.capture.keras_code import METADATA, refuse_code, refuse_code_in
 from ckpt_doctor.capture.keras_names import batch_norms, names_in
 from ckpt_doctor.capture.runtime import keras, tensorflow
@@ -78,11 +78,13 @@ def with_keras_config(checkpoint: Checkpoint, model: str, *, allow_code: bool) -
     path = Path(model)
     text = _text(path) if path.suffix == ".json" else build(model, allow_code=allow_code).to_json()
     described = replace(checkpoint, descriptions=replace(checkpoint.descriptions, keras_config=text))
-    expected = {
-        name for layer in describe_keras(described).layers for name in (layer.moving_mean, layer.moving_variance)
-    }
-    stored = {variable.name for variable in checkpoint.variables if "/moving_" in variable.name}
-    return described if stored <= expected or expected <= stored else checkpoint
+    names = [
+        {name for role in ROLES if (name := getattr(layer, role)) is not None}
+        for layer in describe_keras(described).layers
+    ]
+    stored = {variable.name for variable in checkpoint.variables}
+    unexpected = {name for name in stored.difference(*names) if name.rpartition("/")[2].partition(":")[0] in ROLES}
+    return checkpoint if unexpected and not all(map(stored.intersection, names)) else described
 
 
 def load_keras(

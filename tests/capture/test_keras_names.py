@@ -3,6 +3,7 @@
 import sys
 from types import SimpleNamespace
 
+import h5py
 import numpy as np
 import pytest
 
@@ -53,6 +54,31 @@ def test_names_that_keras_makes_up_do_not_tell_which_layer_is_which(library, fil
     assert result.complete
     assert len(result.layers) == 3
     model.load_weights(f"fixed_{file}")
+    for layer, (mean, variance) in zip(model.layers[2::2], truth(model, data), strict=True):
+        assert np.asarray(layer.moving_mean) == pytest.approx(mean, abs=1e-5)
+        assert np.asarray(layer.moving_variance) == pytest.approx(variance, rel=1e-5)
+
+
+@pytest.mark.parametrize("others", [0, 1, 7], ids="as_they_were shifted_by_one all_others".split())
+def test_statistics_that_are_missing_come_to_the_layers_that_lack_them(others, tmp_path, monkeypatch):
+    tf_keras = pytest.importorskip("tf_keras")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "ours", SimpleNamespace(build=lambda: three_norms(tf_keras)))
+    tf_keras.backend.clear_session()
+    for _ in range(others):
+        tf_keras.layers.Dense(1)(tf_keras.layers.BatchNormalization()(tf_keras.Input((2,))))
+    model = three_norms(tf_keras)
+    model.save_weights("weights.h5")
+    with h5py.File("weights.h5", "r+") as file:
+        for layer in model.layers[2::2]:
+            group = file[layer.name]
+            group.attrs["weight_names"] = group.attrs["weight_names"][:2]
+            del group[f"{layer.name}/moving_mean:0"], group[f"{layer.name}/moving_variance:0"]
+    data = np.random.default_rng(0).normal(1, 2, (50, 4)).astype(np.float32)
+    np.save("x.npy", data)
+    tf_keras.backend.clear_session()
+    assert ckpt_doctor.fix("weights.h5", data="x.npy", output="fixed.h5", model="ours:build").complete
+    model.load_weights("fixed.h5")
     for layer, (mean, variance) in zip(model.layers[2::2], truth(model, data), strict=True):
         assert np.asarray(layer.moving_mean) == pytest.approx(mean, abs=1e-5)
         assert np.asarray(layer.moving_variance) == pytest.approx(variance, rel=1e-5)
