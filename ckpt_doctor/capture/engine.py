@@ -266,16 +266,21 @@ class Engine:
         """Return the samples in batches small enough for little memory, where batches do not matter.
 
         What a run holds grows with its batch: at 224 pixels the inputs of all layers of a ResNet-50 are 44 MB an image.
-        A model whose inputs have a fixed number of samples keeps the batches that it was given.
+        A model whose inputs have a fixed number of samples, or that splits its batch among devices, keeps the batches
+        that it was given.
         """
         if not self._open_ended:
             return samples
-        size = sum(array.nbytes for array in samples.read(0).values()) / max(samples.lengths[0], 1)
+        size = sum(array.nbytes for array in samples.fetch(0, 0, 1).values())
         return samples.split(max(_FEWEST_SAMPLES, int(_SMALL_BATCH / max(size, 1))))
 
     @property
     def _open_ended(self) -> bool:
-        return all(entry.shape is not None and entry.shape[0] is None for entry in self.program.inputs)
+        """Whether the model takes batches of any size."""
+        open_inputs = all(entry.shape is not None and entry.shape[0] is None for entry in self.program.inputs)
+        axes = (self.graph.inputs(node)[:: -1 if node.op == "SplitV" else 1][0]
+                for node in self.graph.of_op(("Split", "SplitV")))  # fmt: skip
+        return open_inputs and all(self.graph.scalar(axis) != 0 for axis in axes)
 
     def observe(self, samples: Samples, *, progress: Listener = unheard) -> dict[str, Observation]:
         """Return the moments of every layer in one plain inference pass with the stored statistics."""
@@ -284,7 +289,7 @@ class Engine:
         samples = self._in_small_batches(samples)
         if self._open_ended:
             # The inputs of all layers of a batch are held at once.
-            one = self._run(inputs, {**feeds, **samples.split(1).read(0)})
+            one = self._run(inputs, {**feeds, **samples.fetch(0, 0, 1)})
             room = self.cache_memory + _ALWAYS_ROOM
             samples = samples.split(max(1, room // max(sum(value.nbytes for value in one), 1)))
             del one
