@@ -153,7 +153,7 @@ def array(**options):
 
 NO_NAME = (
     "nothing in the data is called 'images', which the model needs as input; the data hold {}, the model takes "
-    "images (?, 8, 8, 1); name it with --data images=FILE.npz[KEY] or map it with --input KEY=images:0"
+    "images (?, 8, 8, 1); map it with --input pictures=images:0, or name it with --data images=FILE.npz[pictures]"
 )
 DATA = [
     needs_tensorflow(

@@ -251,11 +251,13 @@ def _match(
         if not fitting:
             wanted = ", ".join(f"{other.name} {shape_of(other)}" for other in inputs)
             held = listed({name: array for name, (_, array) in found.items()})
-            constant = f"; or give a constant with --feed {entry.tensor}=VALUE" if entry.shape in ((), None) else ""
+            constant = f"; or give a constant with --feed {entry.target}=VALUE" if entry.shape in ((), None) else ""
+            likely = [name for name, (_, array) in found.items() if name and _could_feed(array, entry)]
+            key = likely[0] if len(likely) == 1 else "KEY"
             raise BadRequest(
                 f"nothing in the data is called {entry.name!r}, which the model needs as input; the data hold {held}, "
-                f"the model takes {wanted}; name it with --data {entry.name}=FILE.npz[KEY] or map it with "
-                f"--input KEY={entry.tensor}{constant}"
+                f"the model takes {wanted}; map it with --input {key}={entry.target}, or name it with "
+                f"--data {entry.name}=FILE.npz[{key}]{constant}"
             )
         yield fitting[0], entry
 
@@ -286,6 +288,15 @@ def fits(where: str, array: Any, entry: ModelInput) -> None:
     kinds = {"f": "fiub", "i": "iub", "u": "iub", "b": "b", "c": "fiubc", "V": "fiub"}
     if wanted.kind != array.dtype.kind and array.dtype.kind not in kinds.get(wanted.kind, ""):
         raise BadRequest(f"{where} is of type {array.dtype}; the input {entry.name} takes {entry.dtype}")
+
+
+def _could_feed(array: Any, entry: ModelInput) -> bool:
+    """Return whether an array has a shape and a type that an input can take."""
+    try:
+        fits("", array, entry)
+    except BadRequest:
+        return False
+    return True
 
 
 def remarks(name: str, array: Any, entry: ModelInput) -> Iterator[str]:

@@ -278,8 +278,8 @@ class Engine:
     def _open_ended(self) -> bool:
         """Whether the model takes batches of any size."""
         open_inputs = all(entry.shape is not None and entry.shape[0] is None for entry in self.program.inputs)
-        axes = (self.graph.inputs(node)[:: -1 if node.op == "SplitV" else 1][0]
-                for node in self.graph.of_op(("Split", "SplitV")))  # fmt: skip
+        splits = ((node.op, self.graph.inputs(node)) for node in self.graph.of_op(("Split", "SplitV")))
+        axes = [inputs[0] if op == "Split" else inputs[-1] for op, inputs in splits]
         return open_inputs and all(self.graph.scalar(axis) != 0 for axis in axes)
 
     def observe(self, samples: Samples, *, progress: Listener = unheard) -> dict[str, Observation]:

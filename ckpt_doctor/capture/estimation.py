@@ -162,7 +162,7 @@ def data_options(request: Request, inputs: Sequence[ModelInput]) -> DataOptions:
     renamed = {}
     for entry in inputs:
         for target, name in by_tensor.items():
-            if target in (tensor_name(entry.name), entry.tensor):
+            if target in (tensor_name(entry.name), entry.target):
                 renamed[name] = entry.tensor
     return DataOptions(
         renamed=renamed,

@@ -80,7 +80,11 @@ def load(
         cut=opened,
         inputs=tuple(
             ModelInput(
-                names.get(entry.original, split_tensor(entry.original)[0]), entry.tensor, entry.dtype, entry.shape
+                names.get(entry.original, entry.original.removesuffix(":0")),
+                entry.tensor,
+                entry.dtype,
+                entry.shape,
+                entry.original,
             )
             for entry in opened.inputs
             if entry.tensor not in fixed and not entry.optional

@@ -18,12 +18,19 @@ class ModelInput:
         tensor: Its name in the graph.
         dtype: TensorFlow's name of its type.
         shape: Its dimensions, None where any size will do; None where even the rank is open.
+        original: The tensor of the model that it stands for, where it has another name there.
     """
 
     name: str
     tensor: str
     dtype: str
     shape: tuple[int | None, ...] | None
+    original: str | None = None
+
+    @property
+    def target(self) -> str:
+        """What the options `--input` and `--feed` call it."""
+        return self.original or self.tensor
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,10 @@ from typing import Any
 
 from ckpt_doctor.errors import MissingExtra
 
+# What stands before the reason where the error comes out of a graph.
+_PREAMBLE = re.compile(
+    r"Graph execution error:|Detected at node|Node: '|<stack traces unavailable>|\s*\d* ?root error\(s\) found"
+)
 _INSTALL = 'pip install "ckpt-doctor[tensorflow]"'
 
 
@@ -75,5 +79,6 @@ def keras(legacy: bool) -> Any:
 def reason(error: Exception) -> str:
     """Return what an error of TensorFlow says, in a line and without the names that its runtime adds."""
     text = str(getattr(error, "message", error)).strip() or type(error).__name__
-    plain = re.sub(r"\{\{[^}]*\}\}\s*", "", text.splitlines()[0])
+    lines = [line for line in text.splitlines() if line.strip() and not _PREAMBLE.match(line)] or [text]
+    plain = re.sub(r"\{\{[^}]*\}\}\s*", "", lines[0])
     return re.sub(r"\s*\[Op:\w+\].*$", "", plain)

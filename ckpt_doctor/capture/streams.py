@@ -79,7 +79,7 @@ def by_input(argument: str, batch: Any, inputs: Sequence[ModelInput], renamed: M
             if name is None:
                 raise BadRequest(
                     f"--data {argument}: a batch holds {', '.join(map(str, batch)) or 'nothing'}, and the model needs "
-                    f"{entry.name}; map it with --input NAME={entry.tensor}"
+                    f"{entry.name}; map it with --input NAME={entry.target}"
                 )
             table[entry.tensor] = as_array(batch[name])
         return table

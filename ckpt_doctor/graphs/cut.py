@@ -136,6 +136,8 @@ def _needed(
 ) -> tuple[set[str], list[str], set[str]]:
     """Return the nodes that the wanted tensors need, the tensors at which data come in, and all tensors needed.
 
+    Data come in in the order of the graph, which is that in which its author asked for them.
+
     A site needs its x, scale and offset only.
     """
     kept: set[str] = set()
@@ -158,7 +160,8 @@ def _needed(
             stack.extend(graph.inputs(node))
             if node.op in _PLACEHOLDERS:
                 sources[tensor] = None
-    return kept, list(sources), seen
+    places = {node.name: place for place, node in enumerate(graph.proto.node)}
+    return kept, sorted(sources, key=lambda tensor: (places[split_tensor(tensor)[0]], split_tensor(tensor)[1])), seen
 
 
 def _input(result: pb.GraphDef, graph: Graph, tensor: str, number: int) -> CutInput:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import ckpt_doctor
-from ckpt_doctor.errors import RepairRefused
+from ckpt_doctor.errors import BadRequest, RepairRefused
 from tests.independent import read_file, saver_names
 
 pytestmark = pytest.mark.tensorflow
@@ -292,3 +292,58 @@ def test_an_operation_of_a_library_that_is_not_here_is_named(model, v1, tf):
     path.write_bytes(meta.SerializeToString())
     with pytest.raises(RepairRefused, match=r"cannot import the model's graph: .*TheirOwnOperation"):
         model.fix()
+
+
+def halves(model, v1):
+    """Build a layer in two towers that share its variables, and each take half of every batch."""
+    weights = model.weights("w", [6, 4])
+    for half in v1.split(model.images(), 2):
+        model.norm(v1.matmul(half, weights), "bn")
+
+
+def test_a_batch_that_is_split_among_devices_stays_whole(model, v1):
+    halves(model, v1)
+    model.save()
+    result, stored = model.fix()
+    assert result.complete
+    assert_close(stored, "bn", moments(product(stored, "w")))
+
+
+def test_a_batch_that_cannot_be_split_evenly_is_refused_with_the_reason(model, v1):
+    halves(model, v1)
+    model.save()
+    with pytest.raises(RepairRefused, match=r"Split split: .* should evenly divide .* \(size = 31\)"):
+        model.fix(samples=95)
+
+
+def iterator(v1, features):
+    """Return what comes out of an iterator over images and labels, as an Estimator's input function gives it."""
+    return v1.data.make_one_shot_iterator(v1.data.Dataset.from_tensor_slices(features).batch(8)).get_next()
+
+
+def test_what_an_iterator_gives_is_called_by_its_tensors(model, v1):
+    left, right, _ = iterator(v1, (IMAGES, IMAGES[:, ::-1].copy(), np.arange(96)))
+    model.norm(v1.matmul(v1.identity(right), model.weights("w", [6, 4])), "right")
+    model.norm(v1.matmul(v1.identity(left), model.weights("other/w", [6, 4])), "left")
+    model.save()
+    np.savez(model.folder / "data.npz", a=IMAGES, b=IMAGES[:, ::-1], labels=np.arange(96))
+    with pytest.raises(BadRequest) as caught:
+        model.fix()
+    assert str(caught.value).endswith(
+        "the model takes IteratorGetNext (?, 6), IteratorGetNext:1 (?, 6); map it with --input KEY=IteratorGetNext:0, "
+        "or name it with --data IteratorGetNext=FILE.npz[KEY]"
+    )
+    result, stored = model.fix(inputs={"a": "IteratorGetNext:0", "b": "IteratorGetNext:1"})
+    assert result.complete
+    assert_close(stored, "left", moments(product(stored, "other/w")))
+    assert_close(stored, "right", moments(product(stored, "w", IMAGES[:, ::-1])))
+
+
+def test_the_array_that_fits_an_iterator_is_named(model, v1):
+    images, _ = iterator(v1, (IMAGES, np.arange(96)))
+    model.norm(v1.matmul(images, model.weights("w", [6, 4])), "bn")
+    model.save()
+    np.savez(model.folder / "data.npz", images=IMAGES, labels=np.arange(96))
+    with pytest.raises(BadRequest, match=r"map it with --input images=IteratorGetNext:0, or name it with --data Iter"):
+        model.fix()
+    assert model.fix(inputs={"images": "IteratorGetNext"})[0].complete
