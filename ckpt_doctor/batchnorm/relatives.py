@@ -13,26 +13,36 @@ from ckpt_doctor.batchnorm.values import read
 from ckpt_doctor.checkpoint import Checkpoint, Variable
 from ckpt_doctor.naming import Group, Grouped, Named, drifted, read_name
 
+# A device's own copy, by its name for people.
+_REPLICA = re.compile(r"^(?P<label>.+)/replica_(?P<number>\d+)$")
 # Lists that a TensorFlow 2 export keeps its variables in.
 _LISTED = re.compile(r"^(?P<list>_?[a-z_]*variables)/\d+/\.ATTRIBUTES/VARIABLE_VALUE$")
 
 
-def find_twins(checkpoint: Checkpoint, claimed: set[str]) -> dict[str, str]:
-    """Return the variables that are further copies of others, each with the one that it copies.
+def find_twins(checkpoint: Checkpoint, claimed: set[str]) -> dict[str, tuple[str, str]]:
+    """Return the variables that are further copies of others, each with the one that it copies, and what copy it is.
 
     `export` of Keras 3 lists every variable in `variables` and in `_all_variables`; only the name for people tells.
+    That of tf_keras, of a model on several devices, lists the mean of their statistics in the one, and in the other
+    those of each device: `bn/moving_mean`, `bn/moving_mean/replica_1`. Such copies have a history of their own, as
+    towers have.
     """
     by_label: dict[str, dict[str, str]] = {}
     for variable in checkpoint.variables:
         listed = _LISTED.match(variable.name)
         if listed is not None and variable.label:
             by_label.setdefault(variable.label, {}).setdefault(listed["list"], variable.name)
-    found: dict[str, str] = {}
-    for names in by_label.values():
-        first = next((name for name in names.values() if name in claimed), None) or names[max(names)]
-        shape = _shape(checkpoint, first)
-        found |= {name: first for name in names.values() if name != first and _shape(checkpoint, name) == shape}
-    return {name: first for name, first in found.items() if name not in claimed}
+    found: dict[str, tuple[str, str]] = {}
+    for label, names in by_label.items():
+        replica = _REPLICA.match(label)
+        originals = by_label.get(replica["label"], names) if replica is not None else names
+        first = next((name for name in originals.values() if name in claimed), None) or originals[max(originals)]
+        replicated = by_label.get(f"{label}/replica_1", {})
+        for place, name in names.items():
+            if name != first and name not in claimed and _shape(checkpoint, name) == _shape(checkpoint, first):
+                number = replica["number"] if replica is not None else "0"
+                found[name] = (first, f"tower_{number}" if replica is not None or place in replicated else "twin")
+    return found
 
 
 def _shape(checkpoint: Checkpoint, name: str) -> tuple[int, ...] | None:
@@ -40,13 +50,13 @@ def _shape(checkpoint: Checkpoint, name: str) -> tuple[int, ...] | None:
     return None if variable is None else variable.shape
 
 
-def with_twins(layer: BatchNormLayer, twins: Mapping[str, str]) -> BatchNormLayer:
+def with_twins(layer: BatchNormLayer, twins: Mapping[str, tuple[str, str]]) -> BatchNormLayer:
     """Return a layer with the further copies of its variables."""
     companions, copies = dict(layer.companions), dict(layer.copies)
-    for name, first in twins.items():
+    for name, (first, kind) in twins.items():
         for role, own in layer.variables.items():
             if own == first:
-                (companions if role in STATISTICS else copies)[f"{role}/twin"] = name
+                (companions if role in STATISTICS else copies)[f"{role}/{kind}"] = name
     return replace(layer, companions=companions, copies=copies)
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from ckpt_doctor.graphs.facts import Companion, Mode, Site
 from ckpt_doctor.graphs.graph import VARIABLE_OPS, Graph
+from ckpt_doctor.graphs.replicas import first_variable, without_copies
 from ckpt_doctor.graphs.sites import FoundSite, find_sites, statistic_variable
 from ckpt_doctor.graphs.updates import assigned_variables
 
@@ -97,6 +98,8 @@ def gather(inference: Graph, training: Graph | None, served: Collection[str] | N
                     result.not_judged.append((found.node, reason))
             elif graph is not None:
                 _add(result, known, graph, found, counts=counts)
+    for item in result.layers:
+        item.sites = without_copies(item.sites)
     return result
 
 
@@ -129,17 +132,18 @@ def _add(result: Gathering, known: dict[object, Gathered], graph: Graph, found: 
 
 
 def _variable(graph: Graph, tensor: str | None) -> str | None:
-    return statistic_variable(graph, tensor) if tensor else None
+    found = statistic_variable(graph, tensor) if tensor else None
+    return None if found is None else first_variable(graph, found)
 
 
 def _statistic_variables(graph: Graph, found: FoundSite) -> tuple[str | None, str | None]:
     """Return the variables' nodes of mean and variance: those read, or those that the moments are averaged into."""
     if found.statistics in ("stored", "mixed"):
-        return statistic_variable(graph, found.mean), statistic_variable(graph, found.variance)
+        return _variable(graph, found.mean), _variable(graph, found.variance)
     result: list[str | None] = []
     for tensor in (found.mean, found.variance):
         stored = [
-            name
+            first_variable(graph, name)
             for name in assigned_variables(graph, graph.source(tensor))
             if not name.endswith((*_ZERO_DEBIAS, *_RENORM))
         ]

@@ -15,6 +15,7 @@ from ckpt_doctor.graphs.facts import LayerFacts, ModelFacts
 from ckpt_doctor.graphs.graph import VARIABLE_OPS, split_tensor, tensor_name
 from ckpt_doctor.graphs.meta_graph import MetaGraph
 from ckpt_doctor.graphs.object_graph import describe_objects
+from ckpt_doctor.graphs.replicas import averaged_variable
 from ckpt_doctor.graphs.specialise import resolve_tensor
 from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
 
@@ -78,7 +79,11 @@ class ServedGraph(MetaGraph):
 
     @cached_property
     def keys(self) -> Mapping[str, tuple[str, ...]]:
-        """Variable node to its keys in the file, as its saver writes them."""
+        """Variable node to its keys in the file, as its saver writes them.
+
+        The saver of a model on several devices may write copies that are made for it (Keras 3, `MirroredStrategy`);
+        what they are initialised to is the variable that the signature reads.
+        """
         found: dict[str, list[str]] = {}
         for node in self.graph.of_op(("SaveV2",)):
             inputs = self.graph.inputs(node)
@@ -86,9 +91,14 @@ class ServedGraph(MetaGraph):
             if names is None or names.dtype != object or names.size != len(inputs) - _FIRST_TENSOR:
                 continue
             for name, tensor in zip(names.reshape(-1).tolist(), inputs[_FIRST_TENSOR:], strict=True):
-                variable = self.graph.variable(tensor)
+                variable = self.graph.variable(tensor) or averaged_variable(self.graph, tensor)
                 if variable is not None:
                     found.setdefault(variable, []).append(name.decode("utf-8", "replace"))
+        for copy in list(found):
+            for node in self.graph.assignments.get(copy, ()):
+                original = self.graph.variable(self.graph.inputs(node)[1])
+                if original is not None and original != copy:
+                    found.setdefault(original, found[copy])
         return {node: tuple(names) for node, names in found.items()}
 
     @cached_property

@@ -13,11 +13,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ckpt_doctor.checkpoint import numpy_dtype
 from ckpt_doctor.errors import RepairRefused
-from ckpt_doctor.graphs.graph import VARIABLE_OPS, Graph, plain_dtype, split_tensor, tensor_name
+from ckpt_doctor.graphs.graph import DTYPES, VARIABLE_OPS, Graph, plain_dtype, split_tensor, tensor_name
+from ckpt_doctor.graphs.replicas import averaged_variable, copies_of
 from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
 
 _STRING = 7
+_FLOATS = frozenset({1, 2, 14, 19})
 # SaveV2's inputs are prefix, names, slices, then one tensor for each name.
 _FIRST_TENSOR = 3
 _SLICE = re.compile(r"(\d+ )+(?P<places>(-|\d+,\d+)(:(-|\d+,\d+))*)")
@@ -70,7 +73,9 @@ def read_saver(meta: pb.MetaGraphDef, graph: Graph) -> Saver | None:
         texts = [b""] * names.size if slices is None or slices.size != names.size else slices.reshape(-1).tolist()
         for raw, text, tensor in zip(names.reshape(-1).tolist(), texts, inputs[_FIRST_TENSOR:], strict=True):
             name = raw.decode("utf-8", "replace")
-            variable = graph.variable(tensor) or split_tensor(graph.source(tensor))[0]
+            variable = (
+                graph.variable(tensor) or averaged_variable(graph, tensor) or split_tensor(graph.source(tensor))[0]
+            )
             place = _place(text)
             if place:
                 parts[variable] = (name, place)
@@ -151,14 +156,41 @@ def _variable_dtype(node: pb.NodeDef) -> int:
 
 
 def _readable(definition: pb.GraphDef, graph: Graph, saver: Saver, variable: pb.NodeDef) -> str:
-    """Return the tensor that holds a variable's value; for a resource this adds a node that reads it."""
+    """Return the tensor that holds a variable's value, or the mean of its copies on several devices.
+
+    For resources this adds the nodes that read them.
+    """
     if variable.op != "VarHandleOp":
         return variable.name
     prefix = saver.save_node.rpartition("/")[0]
-    node = pb.NodeDef(name=_unused(graph, f"{prefix}/Read/ReadVariableOp"), op="ReadVariableOp", device=variable.device)
-    node.input.append(variable.name)
-    node.attr["dtype"].type = _variable_dtype(variable)
-    return _add(definition, graph, node).name
+    dtype = _variable_dtype(variable)
+    read = []
+    for name in (variable.name, *copies_of(graph, variable.name)):
+        node = pb.NodeDef(
+            name=_unused(graph, f"{prefix}/Read/ReadVariableOp"), op="ReadVariableOp", device=graph.nodes[name].device
+        )
+        node.input.append(name)
+        node.attr["dtype"].type = dtype
+        read.append(_add(definition, graph, node).name)
+    return read[0] if len(read) == 1 or dtype not in _FLOATS else _mean(definition, graph, prefix, read, variable)
+
+
+def _mean(definition: pb.GraphDef, graph: Graph, prefix: str, tensors: list[str], variable: pb.NodeDef) -> str:
+    """Add the nodes that average tensors of a variable's type; return the last one's name."""
+    dtype, device = _variable_dtype(variable), variable.device
+    total = pb.NodeDef(name=_unused(graph, f"{prefix}/AddN"), op="AddN", device=device, input=tensors)
+    total.attr["N"].i = len(tensors)
+    total.attr["T"].type = dtype
+    number = pb.NodeDef(name=_unused(graph, f"{prefix}/truediv/y"), op="Const", device=device)
+    number.attr["dtype"].type = dtype
+    value = number.attr["value"].tensor
+    value.dtype = dtype
+    value.tensor_shape.SetInParent()
+    value.tensor_content = np.array(len(tensors), numpy_dtype(DTYPES[dtype])).tobytes()
+    mean = pb.NodeDef(name=_unused(graph, f"{prefix}/truediv"), op="RealDiv", device=device)
+    mean.input.extend(_add(definition, graph, node).name for node in (total, number))
+    mean.attr["T"].type = dtype
+    return _add(definition, graph, mean).name
 
 
 def _save_more(definition: pb.GraphDef, graph: Graph, saver: Saver, fresh: Mapping[str, str]) -> None:
@@ -193,8 +225,12 @@ def _restore_more(definition: pb.GraphDef, graph: Graph, saver: Saver, fresh: Ma
     _add(definition, graph, reader)
     runner = graph.nodes[saver.restore_op]
     prefix = model.name.rpartition("/")[0]
-    for number, node in enumerate(fresh.values()):
-        variable = graph.nodes[node]
+    places = [
+        (number, graph.nodes[name])
+        for number, node in enumerate(fresh.values())
+        for name in (node, *copies_of(graph, node))
+    ]
+    for number, variable in places:
         assign = pb.NodeDef(name=_unused(graph, f"{prefix}/Assign"), device=variable.device)
         value = f"{reader.name}:{number}" if number else reader.name
         assign.input.extend([variable.name, value])

@@ -15,8 +15,11 @@ from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
 
 # ApplyAdam, ResourceApplyMomentum, SparseApplyAdagrad, ResourceSparseApplyFtrl …
 _GRADIENT_OP = re.compile(r"^(Resource)?(Sparse)?Apply[A-Z]")
-# What may stand between a batch's moments and the op that stores them.
-_AVERAGING_OPS = frozenset("Sub Mul Add AddV2 RealDiv Div Neg Merge Switch Select SelectV2 Pack".split()) | PASS_THROUGH
+# What may stand between a batch's moments and the op that stores them; over several devices they are summed up.
+_SUMS = frozenset("AddN NcclAllReduce CollectiveReduce CollectiveReduceV2 CrossReplicaSum HorovodAllreduce".split())
+_AVERAGING_OPS = (
+    frozenset("Sub Mul Add AddV2 RealDiv Div Neg Merge Switch Select SelectV2 Pack".split()) | _SUMS | PASS_THROUGH
+)
 _RESTORES = frozenset({"RestoreV2", "Restore", "RestoreSlice"})
 # An update is sub, mul, assign; one with zero-debiasing goes through the biased average first.
 _LONGEST_UPDATE = 10
@@ -90,7 +93,7 @@ def decay_of(graph: Graph, variable: str) -> float | None:
     for names in update_nodes(graph, [variable]).values():
         for name in names:
             node = graph.nodes[name]
-            change = graph.producer(graph.source(graph.inputs(node)[1]))
+            change = _of_one_device(graph, graph.inputs(node)[1])
             if change is None:
                 continue
             if change.op.startswith("FusedBatchNorm"):
@@ -100,6 +103,16 @@ def decay_of(graph: Graph, variable: str) -> float | None:
             if rate is not None and 0 <= rate <= 1:
                 return rate
     return None
+
+
+def _of_one_device(graph: Graph, tensor: str) -> pb.NodeDef | None:
+    """Return the node of a variable's change; where that is the mean over several devices, the change of the first."""
+    node = graph.producer(graph.source(tensor))
+    mean = node is not None and node.op == "RealDiv" and graph.scalar(graph.inputs(node)[1]) is not None
+    total = graph.producer(graph.source(graph.inputs(node)[0])) if node is not None and mean else node
+    if total is not None and total.op in _SUMS and graph.inputs(total):
+        return graph.producer(graph.source(graph.inputs(total)[0]))
+    return node
 
 
 def _fused_rate(node: pb.NodeDef) -> float | None:
