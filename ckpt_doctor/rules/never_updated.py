@@ -67,9 +67,7 @@ def never_updated(layer: BatchNormLayer) -> str | None:
     """Return the initial values that the statistics still have although they should not, `0/1` or `0/0`; or None."""
     start = untouched(layer)
     facts = layer.facts
-    if start is None or (
-        facts is not None and (facts.trained is False or (facts.mode == "stored" and not facts.trained))
-    ):
+    if start is None or (facts is not None and (facts.trained is False)):
         return None
     # A layer that no step has touched says nothing about updates; BN210 judges it beside its siblings.
     return None if affine_is_trained(layer) is False else start
@@ -127,6 +125,8 @@ RULE = Rule(
     sick=(
         lambda: holding(example(facts=described(), **_INITIAL)),
         lambda: holding(example(facts=described(), moving_mean=0, moving_variance=0, initial="0/0")),
+        # A graph that only serves does not say how it was trained.
+        lambda: holding(example(facts=described(mode="stored", trained=None), **_INITIAL)),
         lambda: holding(example(**_INITIAL)),
     ),
 )
