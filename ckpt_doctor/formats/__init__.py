@@ -118,11 +118,17 @@ def absent(path: str) -> BadRequest:
 
 
 def _only_one_in(folder: str) -> str:
-    from ckpt_doctor.formats.discovery import discover
+    from ckpt_doctor.formats.discovery import STATE_FILE, discover
 
     found = discover([folder])
     if len(found.checkpoints) == 1:
         return found.checkpoints[0]
+    listed = discover([join(folder, STATE_FILE)]) if is_file(join(folder, STATE_FILE)) else None
+    if listed is not None and not listed.damages and not listed.unopened:
+        # An Estimator keeps more below its folder: `keras`, `export`, `eval`; TensorFlow loads what the folder lists.
+        here = tuple(path for path in found.checkpoints if split(path)[0] == folder)
+        if len(here) == 1 and here == listed.checkpoints:
+            return here[0]
     if found.unopened:
         raise found.unopened[0]
     if not found.checkpoints:

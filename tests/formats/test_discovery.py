@@ -192,6 +192,26 @@ def test_folders_as_one_checkpoint(tmp_path: Path) -> None:
     assert open_checkpoint(tmp_path).path == str(tmp_path / "m-2")
 
 
+def test_what_lies_below_a_folder_is_passed_over_where_its_state_file_names_one(tmp_path: Path) -> None:
+    """The `model_dir` of an Estimator holds `keras`, `export` and the like."""
+    latest = bundle(tmp_path, "model.ckpt-2")
+    bundle(tmp_path / "keras", "keras_model.ckpt")
+    with pytest.raises(BadRequest, match="2 checkpoints"):
+        open_checkpoint(tmp_path)
+    state(tmp_path, "model.ckpt-2")
+    assert open_checkpoint(tmp_path).path == latest
+    assert len(discover([tmp_path]).checkpoints) == 2
+    # Which of two beside each other is meant, no one knows.
+    bundle(tmp_path, "best.ckpt")
+    with pytest.raises(BadRequest, match="3 checkpoints"):
+        open_checkpoint(tmp_path)
+    for path in tmp_path.glob("best.ckpt.*"):
+        path.unlink()
+    state(tmp_path, "gone")
+    with pytest.raises(BadRequest, match="checkpoints in this folder"):
+        open_checkpoint(tmp_path)
+
+
 def test_unknown_bytes(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("some plain words\n")
     (tmp_path / "noise").write_bytes(bytes(range(7, 90)))
