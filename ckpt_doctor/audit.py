@@ -63,18 +63,23 @@ _Stamps = dict[str, tuple[int, int]]
 _Outcome = CheckpointResult | PathError
 
 
+def texts(entries: str | Path | Iterable[str | Path]) -> list[str]:
+    """Return one or several arguments as a list of texts: a lone text is one argument and not a list of letters."""
+    return [str(entry) for entry in ([entries] if isinstance(entries, (str, Path)) else entries)]
+
+
 def scan(
     paths: str | Path | Iterable[str | Path],
     *,
-    select: Sequence[str] = (),
-    ignore: Sequence[str] = (),
+    select: str | Sequence[str] = (),
+    ignore: str | Sequence[str] = (),
     severity: Mapping[str, Severity] | None = None,
     quick: bool = False,
     all_listed: bool = False,
     jobs: int = 1,
     meta: str | Path | None = None,
-    data: str | Sequence[str] = (),
-    model: str | None = None,
+    data: str | Path | Iterable[str | Path] = (),
+    model: str | Path | None = None,
     tolerance: float = 1.0,
     data_options: Mapping[str, Any] | None = None,
     per_path_ignores: Mapping[str, Sequence[str]] | None = None,
@@ -108,19 +113,19 @@ def scan(
     Raises:
         BadRequest: An option names no rule, or `meta` or `baseline` cannot be read.
     """
-    selection = Selection.of(select, ignore, severity or {})
+    selection = Selection.of(texts(select), texts(ignore), severity or {})
     ignores = path_ignores(per_path_ignores or {})
     known = None if baseline is None else read_baseline(baseline)
     meta_graph = None if meta is None else _meta_graph(str(meta))
-    asked = [str(path) for path in ([paths] if isinstance(paths, (str, Path)) else paths)]
+    asked = texts(paths)
     found = discover(asked, all_listed)
 
     how = _How(
         selection,
         quick,
         meta_graph,
-        [data] if isinstance(data, str) else list(data),
-        model,
+        texts(data),
+        None if model is None else str(model),
         tolerance,
         data_options or {},
         keep_values,

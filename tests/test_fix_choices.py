@@ -70,6 +70,13 @@ def accuracy(path):
     return float(np.mean(model.predict(TEST["x"], verbose=0).argmax(axis=1) == TEST["y"])) * 100
 
 
+def test_paths_may_be_paths_and_a_single_text_is_one_argument(here):
+    result = ckpt_doctor.fix(Path(BROKEN), data=Path(DATA), output=here / "out.keras", layers="bn1")
+    assert [layer.name for layer in result.layers] == ["bn1"]
+    [scanned] = ckpt_doctor.scan(Path(BROKEN), select="BN201", data=Path(DATA)).checkpoints
+    assert {finding.rule for finding in scanned.findings} == {"BN201"}
+
+
 def test_a_metric_is_measured_before_and_after(here):
     result = ckpt_doctor.fix(BROKEN, data=DATA, output="out.keras", metric="mine.py:accuracy")
     assert result.metric.before * 100 == pytest.approx(accuracy(BROKEN), abs=0.3)

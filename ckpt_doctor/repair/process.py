@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -41,14 +41,14 @@ _ALL_RULES = Selection.of((), (), {})
 def fix(
     checkpoint: str | Path,
     *,
-    data: str | Sequence[str] = (),
+    data: str | Path | Iterable[str | Path] = (),
     output: str | Path | None = None,
     in_place: bool = False,
     backup: bool = True,
     overwrite: bool = False,
-    model: str | None = None,
+    model: str | Path | None = None,
     method: str = "auto",
-    layers: Sequence[str] = (),
+    layers: str | Sequence[str] = (),
     inputs: Mapping[str, str] | None = None,
     feeds: Mapping[str, str] | None = None,
     batch_size: int = 64,
@@ -64,7 +64,7 @@ def fix(
     dry_run: bool = False,
     full_verify: bool = False,
     metric: str | None = None,
-    metric_data: str | None = None,
+    metric_data: str | Path | None = None,
     progress: Listener = unheard,
 ) -> RepairResult:
     """Repair the batch-norm statistics of a checkpoint.
@@ -115,8 +115,8 @@ def fix(
     if not dry_run and in_place == (output is not None):
         raise BadRequest("give either an output or in_place, not both or neither")
     request = Request(
-        data=[data] if isinstance(data, str) else list(data),
-        model=model,
+        data=audit.texts(data),
+        model=None if model is None else str(model),
         inputs=dict(inputs or {}),
         feeds=dict(feeds or {}),
         batch_size=batch_size,
@@ -129,7 +129,7 @@ def fix(
         unproven=unproven,
         allow_code=allow_code,
     )
-    source = with_model(open_checkpoint(checkpoint), model, allow_code=allow_code)
+    source = with_model(open_checkpoint(checkpoint), request.model, allow_code=allow_code)
     if output is not None:
         writing.check_output(source, str(output), overwrite=overwrite)
     judge = load_metric(metric) if metric is not None else None
@@ -137,7 +137,7 @@ def fix(
     targets = choose(
         inventory,
         findings,
-        layers,
+        audit.texts(layers),
         method=method,
         has_data=bool(request.data),
         unproven=unproven or judge is not None,
@@ -165,7 +165,9 @@ def fix(
             layers=tuple(map(_repaired, plans)),
             left=tuple(LeftLayer(name, reason) for name, reason in work.left),
             unchanged_variables=sum(variable.name not in changes.values for variable in source.variables),
-            metric=work.compare(judge, metric_data, plans) if judge is not None else None,
+            metric=work.compare(judge, None if metric_data is None else str(metric_data), plans)
+            if judge is not None
+            else None,
             sha256=(),
             seconds=time.monotonic() - started,
             dry_run=dry_run,
