@@ -87,6 +87,7 @@ class Engine:
 
     def _config(self) -> Any:
         config = self.tf.compat.v1.ConfigProto()
+        config.gpu_options.allow_growth = True  # the model may be in use beside us
         rewrite = config.graph_options.rewrite_options
         # Every level is a graph of its own, and optimising each costs more than it saves. NCHW convolutions run on a
         # CPU only after a change of layout, which is the optimiser's.
@@ -123,6 +124,10 @@ class Engine:
         self.session.close()
 
     def _run(self, fetches: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
+        # Left on, recent GPUs round what goes into a convolution to ten bits, and statistics are right to 1e-3 only.
+        rounds = self.tf.config.experimental
+        before = rounds.tensor_float_32_execution_enabled()
+        rounds.enable_tensor_float_32_execution(False)
         try:
             values: list[Array] = self.session.run(list(fetches), {**self.program.feeds, **feeds})
         except self.tf.errors.OpError as error:
@@ -131,6 +136,8 @@ class Engine:
             raise RepairRefused(f"TensorFlow cannot run the model: {where}{reason(error)}") from error
         except (TypeError, ValueError) as error:
             raise BadRequest(f"the model cannot be fed: {error}") from error
+        finally:
+            rounds.enable_tensor_float_32_execution(before)
         return values
 
     def _statistics(

@@ -160,6 +160,28 @@ def test_what_is_kept_is_a_copy_and_what_lies_beside_it_counts():
             assert live.get(0, tensor)[499, 499] == 249_999
 
 
+def test_gpus_do_not_round_to_tensor_float_32_meanwhile(measured):
+    """What only GPUs obey can be seen, not felt, without one."""
+    import tensorflow as tf
+
+    asked = tf.config.experimental.tensor_float_32_execution_enabled
+    seen = []
+
+    def watch(engine):
+        run = engine.session.run
+
+        def watched(*args):
+            seen.append(asked())
+            return run(*args)
+
+        engine.session.run = watched
+
+    assert asked()
+    measured(LAYERS, whole=True, watch=watch)
+    assert set(seen) == {False}
+    assert asked()
+
+
 def test_the_engine_does_not_keep_the_model_that_the_values_came_from(model):
     from ckpt_doctor.capture.engine import Engine
 
