@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -283,3 +284,13 @@ def test_training_goes_on_after_a_repair(here, name):
         model.fit(data["x"], data["y"], batch_size=64, epochs=1, verbose=0)
     after = float(np.mean(model.predict(TEST["x"], verbose=0).argmax(axis=1) == TEST["y"])) * 100
     assert after >= before - 2
+
+
+def test_what_the_message_says_of_an_array_of_another_name_works(here):
+    with np.load(FIXTURES / "data" / "calibration.npz") as data:
+        np.savez("renamed.npz", pictures=data["x"], labels=data["y"])
+    with pytest.raises(BadRequest, match=r"map it with --input pictures=images, ") as refused:
+        ckpt_doctor.fix(BROKEN, data="renamed.npz", output="out.keras")
+    name, target = re.search(r"--input (\w+)=(\w+)", str(refused.value)).groups()
+    result = ckpt_doctor.fix(BROKEN, data="renamed.npz", output="out.keras", inputs={name: target}, samples=64)
+    assert result.complete

@@ -287,7 +287,7 @@ class _Trace:
             Program(
                 cut=cut,
                 inputs=tuple(
-                    ModelInput(name, tensor, dtype, shape)
+                    ModelInput(name, tensor, dtype, shape, name)
                     for name, tensor, dtype, shape in zip(
                         self.inputs.names, tensors, self.inputs.dtypes, self.inputs.shapes, strict=True
                     )

@@ -18,7 +18,7 @@ class ModelInput:
         tensor: Its name in the graph.
         dtype: TensorFlow's name of its type.
         shape: Its dimensions, None where any size will do; None where even the rank is open.
-        original: The tensor of the model that it stands for, where it has another name there.
+        original: What the model itself calls it, where `tensor` is a name of ours: a tensor, or a Keras input.
     """
 
     name: str
