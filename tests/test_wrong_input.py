@@ -213,6 +213,13 @@ def test_data_that_are_damaged_inside(run, folder):
 
 
 @pytest.mark.tensorflow
+@pytest.mark.parametrize("tensor", ["is_training", "labels"])
+def test_a_feed_that_is_no_value_even_where_nothing_measured_needs_it(run, tensor):
+    message = f"--feed {tensor}=often: 'often' is no number and neither true nor false"
+    assert fix(run, "--feed", f"{tensor}=often") == (2, "", f"ckpt-doctor: {message}\n")
+
+
+@pytest.mark.tensorflow
 def test_an_array_under_the_name_of_an_archive(run, folder):
     np.save("array.npy", np.zeros((9, 8, 8, 1), np.float32))
     (folder / "array.npy").rename(folder / "wrong.npz")

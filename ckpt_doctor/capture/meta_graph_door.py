@@ -167,16 +167,14 @@ def _fixed(opened: CutGraph, feeds: Mapping[str, tuple[str, str]]) -> dict[str, 
     by_name = {entry.original: entry for entry in opened.inputs}
     fixed: dict[str, Array] = {}
     for tensor, (given, text) in feeds.items():
-        entry = by_name.get(tensor)
-        if entry is None:
-            # Nothing that is measured depends on it.
-            continue
+        words = {"true": 1, "false": 0}
         try:
-            words = {"true": 1, "false": 0}
             value = np.array(words[text.lower()] if text.lower() in words else float(text))
-            fixed[entry.tensor] = value.astype(numpy_dtype(entry.dtype))
         except ValueError:
             raise BadRequest(f"--feed {given}={text}: {text!r} is no number and neither true nor false") from None
+        entry = by_name.get(tensor)
+        if entry is not None:  # else nothing that is measured depends on it
+            fixed[entry.tensor] = value.astype(numpy_dtype(entry.dtype))
     return fixed
 
 
