@@ -17,7 +17,7 @@ from ckpt_doctor.checkpoint import Array
 from ckpt_doctor.errors import BadRequest
 
 # Compressed members above this are unpacked to a temporary file, not held in memory.
-_IN_MEMORY = 256 * 10**6
+_IN_MEMORY = 64 * 10**6
 _CHUNK = 1 << 20
 
 

@@ -12,7 +12,7 @@ from ckpt_doctor.capture.live import LiveTensors
 from ckpt_doctor.checkpoint import Array
 
 # Batches that come from a stream are kept on disk beyond so many bytes.
-_STREAM_MEMORY = 256 * 10**6
+_STREAM_MEMORY = 64 * 10**6
 
 
 # Number of a batch, first sample of it, end: to their arrays.

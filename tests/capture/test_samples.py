@@ -63,3 +63,18 @@ def test_a_file_that_is_cut_while_it_is_read_is_an_error_and_not_the_end_of_the_
         assert not array[np.arange(600)].any()
         with pytest.raises(BadRequest, match=r"rows\.npy: ends before its last sample"):
             array[np.arange(700)]
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_a_large_member_of_an_archive_is_unpacked_beside_and_removed(tmp_path, monkeypatch, save):
+    path, beside = tmp_path / "rows.npz", tmp_path / "temporary"
+    beside.mkdir()
+    save(path, rows=ROWS, labels=np.arange(17))
+    monkeypatch.setattr("ckpt_doctor.capture.arrays._IN_MEMORY", 300)
+    monkeypatch.setattr("tempfile.tempdir", str(beside))
+    with ExitStack() as kept:
+        found = read_arrays(str(path), path, None, kept)
+        assert len(list(beside.rglob("array.npy"))) == 1
+        np.testing.assert_array_equal(found["rows"][np.array([16, 0, 3])], ROWS[[16, 0, 3]])
+        np.testing.assert_array_equal(found["labels"], np.arange(17))
+    assert not list(beside.iterdir())
