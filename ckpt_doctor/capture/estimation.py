@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -87,40 +87,62 @@ def load_model(checkpoint: Checkpoint, inventory: Inventory, request: Request, o
     Raises:
         RepairRefused: No model lies with the checkpoint, or it cannot be run.
     """
-    layers = inventory.layers
     meta = meta_graph_of(checkpoint)
-    if meta is not None and not keras_models.is_keras(checkpoint, request.model):
-        program = meta_graph_door.load(
-            checkpoint,
-            meta,
-            layers,
-            inputs=list(request.inputs.values()),
-            feeds=request.feeds,
-            outputs=outputs,
-            unproven=request.unproven,
-        )
-        sited = {site.layer for site in program.cut.sites}
-        reason = (
-            "no signature of the SavedModel runs it"
-            if isinstance(meta, ServedGraph)
-            else "the graph beside the checkpoint does not show where it normalises"
-        )
-        left = {layer.name: reason for layer in layers if layer.name not in sited} | dict(program.left)
-        return Loaded(program, meta, left, meta.signature.outputs if isinstance(meta, ServedGraph) else {})
-    if keras_models.is_keras(checkpoint, request.model):
-        traced = keras_door.load(
-            checkpoint,
-            layers,
-            [layer.name for layer in layers],
-            model=request.model,
-            allow_code=request.allow_code,
-            shapes=lambda entries: fixed_shapes(request.data, entries, data_options(request, entries)),
-        )
-        return Loaded(traced.program, None, traced.left, traced.outputs)
-    raise RepairRefused(
-        f"{checkpoint.path}: no model lies with it (a .meta beside a bundle, or the config in a Keras file), so it "
-        "cannot be run; name one with --model"
+    if not keras_models.is_keras(checkpoint, request.model):
+        if meta is None:
+            raise RepairRefused(
+                f"{checkpoint.path}: no model lies with it (a .meta beside a bundle, or the config in a Keras file), "
+                "so it cannot be run; name one with --model"
+            )
+        return _by_graph(checkpoint, inventory, request, meta, outputs)
+    if request.model is not None or meta is None or keras_models.masks(checkpoint):
+        return _by_keras(checkpoint, inventory, request)
+    # Of classes that Keras does not know, and of what may not run, a SavedModel holds the graph all the same.
+    try:
+        loaded = _by_keras(checkpoint, inventory, request)
+    except RepairRefused as refusal:
+        with suppress(RepairRefused):
+            return _by_graph(checkpoint, inventory, request, meta, outputs)
+        raise refusal
+    if loaded.left:
+        with suppress(RepairRefused):
+            served = _by_graph(checkpoint, inventory, request, meta, outputs)
+            return served if len(served.left) < len(loaded.left) else loaded
+    return loaded
+
+
+def _by_graph(
+    checkpoint: Checkpoint, inventory: Inventory, request: Request, meta: MetaGraph, outputs: Sequence[str]
+) -> Loaded:
+    program = meta_graph_door.load(
+        checkpoint,
+        meta,
+        inventory.layers,
+        inputs=list(request.inputs.values()),
+        feeds=request.feeds,
+        outputs=outputs,
+        unproven=request.unproven,
     )
+    sited = {site.layer for site in program.cut.sites}
+    reason = (
+        "no signature of the SavedModel runs it"
+        if isinstance(meta, ServedGraph)
+        else "the graph beside the checkpoint does not show where it normalises"
+    )
+    left = {layer.name: reason for layer in inventory.layers if layer.name not in sited} | dict(program.left)
+    return Loaded(program, meta, left, meta.signature.outputs if isinstance(meta, ServedGraph) else {})
+
+
+def _by_keras(checkpoint: Checkpoint, inventory: Inventory, request: Request) -> Loaded:
+    traced = keras_door.load(
+        checkpoint,
+        inventory.layers,
+        [layer.name for layer in inventory.layers],
+        model=request.model,
+        allow_code=request.allow_code,
+        shapes=lambda entries: fixed_shapes(request.data, entries, data_options(request, entries)),
+    )
+    return Loaded(traced.program, None, traced.left, traced.outputs)
 
 
 def with_model(checkpoint: Checkpoint, model: str | None, *, allow_code: bool = False) -> Checkpoint:

@@ -68,6 +68,12 @@ def is_keras(checkpoint: Checkpoint, model: str | None) -> bool:
     return checkpoint.descriptions.keras_config is not None or (checkpoint.format == "saved-model" and beside.is_file())
 
 
+def masks(checkpoint: Checkpoint) -> bool:
+    """Return whether a SavedModel's layers mask positions: its graph does not say which ones count in training."""
+    text = (Path(checkpoint.path) / METADATA).read_bytes()
+    return b'"mask_zero": true' in text or b'"Masking"' in text
+
+
 def with_keras_config(checkpoint: Checkpoint, model: str, *, allow_code: bool) -> Checkpoint:
     """Return a weights-only file with the config of `--model`, which says what its weights are.
 

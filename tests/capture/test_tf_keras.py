@@ -49,7 +49,7 @@ def test_code_of_the_user_s_own_function_needs_no_leave(file, tmp_path, monkeypa
     assert ckpt_doctor.fix(file, data="x.npy", output=f"fixed_{file}", layers=["*"], model="ours:build").complete
 
 
-def test_code_in_a_saved_model_runs_only_by_leave(tmp_path, monkeypatch):
+def test_code_in_a_saved_model_is_not_run_where_its_graph_will_do(tmp_path, monkeypatch):
     tf_keras = pytest.importorskip("tf_keras")
 
     def code(x):
@@ -63,12 +63,52 @@ def test_code_in_a_saved_model_runs_only_by_leave(tmp_path, monkeypatch):
     model = tf_keras.Model(inputs, tf_keras.layers.BatchNormalization()(tf_keras.layers.Lambda(code)(inputs)))
     model.save("model", save_format="tf")
     Path("it ran").unlink()
-    np.save("x.npy", np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32))
+    data = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
+    np.save("x.npy", data)
+    assert ckpt_doctor.fix("model", data="x.npy", output="fixed", layers=["*"]).complete
+    assert not Path("it ran").exists()
+    model.load_weights("fixed")
+    assert model.layers[-1].moving_mean.numpy() == pytest.approx((2 * data).mean(axis=0), abs=1e-6)
+
+
+def test_code_in_a_saved_model_with_masks_runs_only_by_leave(tmp_path, monkeypatch):
+    """Its graph does not say which positions are masked."""
+    tf_keras = pytest.importorskip("tf_keras")
+    monkeypatch.chdir(tmp_path)
+    inputs = tf_keras.Input((6,), dtype="int32")
+    x = tf_keras.layers.Embedding(9, 4, mask_zero=True)(inputs)
+    x = tf_keras.layers.Lambda(lambda x, mask=None: 2 * x, mask=lambda _, mask=None: mask)(x)
+    tf_keras.Model(inputs, tf_keras.layers.BatchNormalization()(x)).save("model", save_format="tf")
+    np.save("x.npy", np.random.default_rng(0).integers(0, 9, (50, 6)))
     options = {"data": "x.npy", "output": "fixed", "layers": ["*"]}
     with pytest.raises(RepairRefused, match=r"model: the model holds Lambda layers.*--allow-code"):
         ckpt_doctor.fix("model", **options)
-    assert not Path("it ran").exists()
     assert ckpt_doctor.fix("model", allow_code=True, **options).complete
+
+
+@pytest.mark.filterwarnings("ignore:Compiled the loaded model")
+def test_a_saved_model_of_classes_that_keras_does_not_know_is_run_by_its_graph(tmp_path, monkeypatch):
+    tf_keras = pytest.importorskip("tf_keras")
+
+    class Unknown(tf_keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense, self.bn = tf_keras.layers.Dense(5), tf_keras.layers.BatchNormalization()
+
+        def call(self, x, training=None):
+            return self.bn(self.dense(x), training=training)
+
+    monkeypatch.chdir(tmp_path)
+    data = np.random.default_rng(0).normal(1, 2, size=(50, 4)).astype(np.float32)
+    np.save("x.npy", data)
+    model = Unknown()
+    model(data)
+    before = np.asarray(model.dense(data), np.float64)
+    model.save("model", save_format="tf")
+    assert ckpt_doctor.fix("model", data="x.npy", output="fixed", layers=["*"]).complete
+    model.load_weights("fixed")
+    assert model.bn.moving_mean.numpy() == pytest.approx(before.mean(axis=0), abs=1e-5)
+    assert model.bn.moving_variance.numpy() == pytest.approx(before.var(axis=0), rel=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
