@@ -14,7 +14,7 @@ The result pools all values that a layer saw; its variance is the population var
 from __future__ import annotations
 
 import gc
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -211,9 +211,16 @@ class Engine:
         self, samples: Samples, measured: Sequence[int], *, whole: bool, given: Mapping[str, Pair], progress: Listener
     ) -> dict[str, Observation]:
         """Measure the sites once; layers in `given` normalise with these statistics instead of their own moments."""
+
+        def run(batches: Samples) -> dict[str, Observation]:
+            return self._swept(batches, measured, whole=whole, given=given, progress=progress)
+
+        return self._in_small_batches(samples, run) if whole else run(samples)
+
+    def _swept(
+        self, samples: Samples, measured: Sequence[int], *, whole: bool, given: Mapping[str, Pair], progress: Listener
+    ) -> dict[str, Observation]:
         awaited = [number for number in measured if self.sites[number].layer not in given]
-        if whole:
-            samples = self._in_small_batches(samples)
         inputs = [entry.tensor for entry in self.program.inputs]
         levels = plan_levels(self.graph, inputs, self.sites, measured, awaited, pooled=whole)
         batches = range(samples.batch_count)
@@ -269,37 +276,50 @@ class Engine:
                 shared |= dict.fromkeys(alike, total)
         return {site: _pair(moments) for site, moments in shared.items()}
 
-    def _in_small_batches(self, samples: Samples) -> Samples:
-        """Return the samples in batches small enough for little memory, where batches do not matter.
+    def _in_small_batches(
+        self, samples: Samples, run: Callable[[Samples], dict[str, Observation]]
+    ) -> dict[str, Observation]:
+        """Return what `run` gives for the samples in batches small enough for little memory.
 
         What a run holds grows with its batch: at 224 pixels the inputs of all layers of a ResNet-50 are 44 MB an image.
-        A model whose inputs have a fixed number of samples, or that splits its batch among devices, keeps the batches
-        that it was given.
+        A model whose inputs have a fixed number of samples keeps the batches that it was given.
         """
         if not self._open_ended:
-            return samples
+            return run(samples)
         size = sum(array.nbytes for array in samples.fetch(0, 0, 1).values())
-        return samples.split(max(_FEWEST_SAMPLES, int(_SMALL_BATCH / max(size, 1))))
+        small = samples.split(max(_FEWEST_SAMPLES, int(_SMALL_BATCH / max(size, 1))))
+        try:
+            return run(small)
+        except RepairRefused:
+            if small.lengths == samples.lengths:
+                raise
+            # Towers share a batch in equal parts, virtual batches are parts of one: others may be what the model takes.
+            return run(samples)
 
     @property
     def _open_ended(self) -> bool:
-        """Whether the model takes batches of any size."""
-        open_inputs = all(entry.shape is not None and entry.shape[0] is None for entry in self.program.inputs)
-        splits = ((node.op, self.graph.inputs(node)) for node in self.graph.of_op(("Split", "SplitV")))
-        axes = [inputs[0] if op == "Split" else inputs[-1] for op, inputs in splits]
-        return open_inputs and all(self.graph.scalar(axis) != 0 for axis in axes)
+        return all(entry.shape is not None and entry.shape[0] is None for entry in self.program.inputs)
+
+    def _for_room(self, samples: Samples, inputs: Sequence[str], feeds: Mapping[str, Array]) -> Samples:
+        """Return the samples in batches of which the inputs of all layers may be held at once."""
+        if not self._open_ended:
+            return samples
+        try:
+            one = self._run(inputs, {**feeds, **samples.fetch(0, 0, 1)})
+        except RepairRefused:
+            # As above: a single sample may be no batch.
+            return samples
+        room = self.cache_memory + _ALWAYS_ROOM
+        return samples.split(max(1, room // max(sum(value.nbytes for value in one), 1)))
 
     def observe(self, samples: Samples, *, progress: Listener = unheard) -> dict[str, Observation]:
         """Return the moments of every layer in one plain inference pass with the stored statistics."""
+        return self._in_small_batches(samples, lambda batches: self._observed(batches, progress))
+
+    def _observed(self, samples: Samples, progress: Listener) -> dict[str, Observation]:
         feeds = self._statistics({}, {})
         inputs = [site.x for site in self.sites]
-        samples = self._in_small_batches(samples)
-        if self._open_ended:
-            # The inputs of all layers of a batch are held at once.
-            one = self._run(inputs, {**feeds, **samples.fetch(0, 0, 1)})
-            room = self.cache_memory + _ALWAYS_ROOM
-            samples = samples.split(max(1, room // max(sum(value.nbytes for value in one), 1)))
-            del one
+        samples = self._for_room(samples, inputs, feeds)
         tally = _Tally(self.sites, samples, progress, levels=1)
         for number, batch in enumerate(samples):
             for site, value in enumerate(self._run(inputs, {**feeds, **batch})):

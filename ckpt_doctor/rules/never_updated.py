@@ -67,7 +67,7 @@ def never_updated(layer: BatchNormLayer) -> str | None:
     """Return the initial values that the statistics still have although they should not, `0/1` or `0/0`; or None."""
     start = untouched(layer)
     facts = layer.facts
-    if start is None or (facts is not None and (facts.trained is False)):
+    if start is None or (facts is not None and facts.trained is False):
         return None
     # A layer that no step has touched says nothing about updates; BN210 judges it beside its siblings.
     return None if affine_is_trained(layer) is False else start

@@ -309,6 +309,17 @@ def test_a_batch_that_is_split_among_devices_stays_whole(model, v1):
     assert_close(stored, "bn", moments(product(stored, "w")))
 
 
+def test_virtual_batches_are_given_whole_ones(model, v1, monkeypatch):
+    """Also where the engine would choose smaller batches than a virtual one: of large images."""
+    monkeypatch.setattr("ckpt_doctor.capture.engine._SMALL_BATCH", 1)
+    parts = v1.reshape(model.images(), [-1, 16, 6])
+    model.norm(v1.matmul(v1.reshape(parts, [-1, 6]), model.weights("w", [6, 4])), "bn")
+    model.save()
+    result, stored = model.fix(batch_size=32)
+    assert result.complete
+    assert_close(stored, "bn", moments(product(stored, "w")))
+
+
 def test_a_batch_that_cannot_be_split_evenly_is_refused_with_the_reason(model, v1):
     halves(model, v1)
     model.save()
