@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -53,6 +54,15 @@ class Observation:
         """Return the largest standard error of a channel's mean, in standard deviations of that channel."""
         error = self.mean_error
         return None if error is None else float(np.max(error / np.sqrt(self.variance + epsilon)))
+
+    def distance(self, mean: npt.NDArray[Any], variance: npt.NDArray[Any], epsilon: float) -> float:
+        """Return how far statistics, each of shape `(channels,)`, are from what was seen, in the worst channel.
+
+        The mean's difference counts in standard deviations, the variance's relative to `variance + epsilon`.
+        """
+        off_mean = np.abs(np.asarray(mean, np.float64) - self.mean) / np.sqrt(self.variance + epsilon)
+        off_variance = np.abs(np.asarray(variance, np.float64) - self.variance) / (self.variance + epsilon)
+        return float(max(off_mean.max(), off_variance.max()))
 
     def are_batches_unlike(self) -> bool:
         """Return whether neighbouring batches resemble each other more than chance allows: the data look sorted."""

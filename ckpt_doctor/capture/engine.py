@@ -24,13 +24,13 @@ from ckpt_doctor.capture.live import DEFAULT_LIMIT, LiveTensors
 from ckpt_doctor.capture.program import Program
 from ckpt_doctor.capture.runtime import reason, tensorflow
 from ckpt_doctor.capture.samples import Samples
+from ckpt_doctor.capture.tally import Tally
 from ckpt_doctor.checkpoint import Array
 from ckpt_doctor.errors import BadRequest, RepairRefused
-from ckpt_doctor.graphs.cut import CutSite
 from ckpt_doctor.graphs.graph import Graph
 from ckpt_doctor.moments import Moments
 from ckpt_doctor.observation import Observation
-from ckpt_doctor.progress import Listener, Progress, unheard
+from ckpt_doctor.progress import Listener, unheard
 
 # A layer that feeds itself has settled when no channel moves by more than this, and is left after so many sweeps.
 # What still moves is further from its end than its last step, so it goes on until that is small, or mere rounding.
@@ -44,13 +44,15 @@ _ASSIGNED_TOGETHER = 16 * 10**6
 # eight samples a processor's threads have too little to share.
 _SMALL_BATCH = 4 * 10**6
 _FEWEST_SAMPLES = 8
-# Batches, or groups of neighbours, whose own moments are kept: of a ResNet-50 they take 27 MB.
-_MOST_BATCHES = 64
 # Bytes of all layers' inputs that a plain pass may hold whatever --cache-memory says.
 _ALWAYS_ROOM = 100 * 10**6
 
 # Mean and variance of one layer, each of shape `(channels,)`.
 Pair = tuple[Array, Array]
+
+
+class _DoesNotRun(RepairRefused):
+    """TensorFlow cannot run the model on a batch."""
 
 
 class Engine:
@@ -133,7 +135,7 @@ class Engine:
         except self.tf.errors.OpError as error:
             node = getattr(error, "node_def", None)
             where = f"{node.op} {node.name}: " if node is not None else ""
-            raise RepairRefused(f"TensorFlow cannot run the model: {where}{reason(error)}") from error
+            raise _DoesNotRun(f"TensorFlow cannot run the model: {where}{reason(error)}") from error
         except (TypeError, ValueError) as error:
             raise BadRequest(f"the model cannot be fed: {error}") from error
         finally:
@@ -192,7 +194,7 @@ class Engine:
         for _ in range(MOST_SWEEPS):
             found = self._sweep(samples, measured, whole=True, given=given, progress=progress)
             epsilon = {site.layer: site.epsilon for site in self.sites}
-            residual = {layer: distance(found[layer], *given[layer], epsilon[layer]) for layer in sequences}
+            residual = {layer: found[layer].distance(*given[layer], epsilon[layer]) for layer in sequences}
             before, worst = worst, max(residual.values())
             if worst <= SETTLED and (worst <= _AT_REST or worst > before / 2):
                 return found, {}
@@ -225,7 +227,7 @@ class Engine:
         levels = plan_levels(self.graph, inputs, self.sites, measured, awaited, pooled=whole)
         batches = range(samples.batch_count)
         chunks = [list(batches)] if whole else [[number] for number in batches]
-        tally = _Tally(self.sites, samples, progress, levels=len(levels))
+        tally = Tally(self.sites, samples, progress, levels=len(levels))
         with LiveTensors(self.cache_memory) as live:
             for chunk in chunks:
                 known: dict[int, Pair] = {}
@@ -245,7 +247,7 @@ class Engine:
         samples: Samples,
         live: LiveTensors,
         feeds: Mapping[str, Array],
-        tally: _Tally,
+        tally: Tally,
         pooled: dict[int, Moments],
     ) -> None:
         fed = {tensor: live.get(batch, tensor) for tensor in level.feeds}
@@ -290,7 +292,7 @@ class Engine:
         small = samples.split(max(_FEWEST_SAMPLES, int(_SMALL_BATCH / max(size, 1))))
         try:
             return run(small)
-        except RepairRefused:
+        except _DoesNotRun:
             if small.lengths == samples.lengths:
                 raise
             # Towers share a batch in equal parts, virtual batches are parts of one: others may be what the model takes.
@@ -306,7 +308,7 @@ class Engine:
             return samples
         try:
             one = self._run(inputs, {**feeds, **samples.fetch(0, 0, 1)})
-        except RepairRefused:
+        except _DoesNotRun:
             # As above: a single sample may be no batch.
             return samples
         room = self.cache_memory + _ALWAYS_ROOM
@@ -320,7 +322,7 @@ class Engine:
         feeds = self._statistics({}, {})
         inputs = [site.x for site in self.sites]
         samples = self._for_room(samples, inputs, feeds)
-        tally = _Tally(self.sites, samples, progress, levels=1)
+        tally = Tally(self.sites, samples, progress, levels=1)
         for number, batch in enumerate(samples):
             for site, value in enumerate(self._run(inputs, {**feeds, **batch})):
                 tally.add(site, number, value)
@@ -339,64 +341,3 @@ class Engine:
 
 def _pair(moments: Moments) -> Pair:
     return moments.mean, moments.variance
-
-
-def distance(seen: Observation, mean: Array, variance: Array, epsilon: float) -> float:
-    """Return how far statistics are from measured ones, in the worst channel.
-
-    The mean's difference counts in standard deviations, the variance's relative to `variance + epsilon`.
-    """
-    actual = seen.variance
-    off_mean = np.abs(np.asarray(mean, np.float64) - seen.mean) / np.sqrt(actual + epsilon)
-    off_variance = np.abs(np.asarray(variance, np.float64) - actual) / (actual + epsilon)
-    return float(max(off_mean.max(), off_variance.max()))
-
-
-class _Tally:
-    """Adds up the moments of every layer, batch by batch.
-
-    The moments of single batches, which tell how sure the sums are, are kept for some number of batches; of more, those
-    of neighbours are put together, so that the memory does not grow with the data.
-    """
-
-    def __init__(self, sites: Sequence[CutSite], samples: Samples, progress: Listener, *, levels: int) -> None:
-        self.sites = sites
-        self.samples = len(samples)
-        self.together = -(-samples.batch_count // _MOST_BATCHES)
-        self.moments: dict[str, Moments] = {}
-        self.means: dict[str, dict[int, Moments]] = {}
-        self.progress = progress
-        self.steps = levels * samples.batch_count
-        self.done = 0
-
-    def add(self, number: int, batch: int, values: Array) -> Moments:
-        site = self.sites[number]
-        try:
-            moments = Moments.of(values, site.axis)
-        except FloatingPointError as error:
-            raise RepairRefused(
-                f"layer {site.layer}, batch {batch + 1}: {error} in what goes into the layer ({site.x}); "
-                "check the data and the weights before it (ckpt-doctor scan)"
-            ) from error
-        self.moments[site.layer] = self.moments[site.layer].merge(moments) if site.layer in self.moments else moments
-        seen = self.means.setdefault(site.layer, {})
-        group = batch // self.together
-        seen[group] = seen[group].merge(moments) if group in seen else moments
-        return moments
-
-    def step(self) -> None:
-        self.done += 1
-        self.progress(Progress("measuring", self.done, self.steps))
-
-    def result(self) -> dict[str, Observation]:
-        table = {}
-        for layer, moments in self.moments.items():
-            batches = [self.means[layer][batch] for batch in sorted(self.means[layer])]
-            table[layer] = Observation(
-                samples=self.samples,
-                mean=moments.mean,
-                variance=moments.variance,
-                batch_means=np.stack([batch.mean for batch in batches]),
-                batch_variances=np.stack([batch.variance for batch in batches]),
-            )
-        return table

@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 from ckpt_doctor.batchnorm import BatchNormLayer, Inventory
 from ckpt_doctor.capture import keras_door, keras_models, meta_graph_door
 from ckpt_doctor.capture.data import DataOptions, fixed_shapes, read_samples
-from ckpt_doctor.capture.engine import Engine, distance
+from ckpt_doctor.capture.engine import Engine
 from ckpt_doctor.capture.live import DEFAULT_LIMIT
 from ckpt_doctor.capture.program import ModelInput, Program
 from ckpt_doctor.capture.samples import Samples
@@ -227,7 +227,7 @@ def residuals(seen: Observation, mean: Array, variance: Array, epsilon: float | 
     off_mean = np.abs(np.asarray(mean, np.float64) - seen.mean) / np.sqrt(actual + added)
     ratio = np.median((np.asarray(variance, np.float64) + added) / (actual + added))
     within = bool(np.median(off_mean) <= 0.25 and 0.5 <= ratio <= 2.0)
-    return distance(seen, mean, variance, added), within
+    return seen.distance(mean, variance, added), within
 
 
 def observe(
