@@ -5,7 +5,8 @@
 both methods, and `fixtures/judge_tf1_trials.py` lets TensorFlow 1.15 judge what was written: all statistics within
 1e-5 of the oracle in every channel, restored by the checkpoint's own saver, right logits at inference, training goes
 on. A graph that cannot be repaired must be refused, or its layer left, with the words that the trial expects. Some are
-also repaired in place, through hard links and symlinks: then no other file may change.
+also repaired in place, through hard links and symlinks: then no other file may change. What Estimators and distribution
+strategies left is also scanned for its fault, and each `model_dir` repaired in place, with which an Estimator goes on.
 
 Run: `python benchmarks/trial_tf1.py PYTHON_OF_TENSORFLOW_1.15 [--trials FOLDER] [--only NAME ...]`. With `--trials` an
 existing folder of trials is taken, or a new one kept.
@@ -52,7 +53,7 @@ def repair(trial, kind, prefix, data, method, output):
             output=output,
             method=method,
             layers=["*"] if kind == "full" else [],
-            **arguments,
+            **arguments | trial.get("arguments", {}),
         )
     except CkptDoctorError as refusal:
         return str(refusal), time.monotonic() - started
@@ -109,6 +110,50 @@ def attempt_in_place(trial, folder, names):
             words = "in place" if untouched else "another file changed"
             case = {"trial": str(names[trial["name"]]), "prefix": str(there), "method": "layerwise"}
             yield row | {"what": words, "good": untouched and result.complete}, case
+
+
+def attempt_scan(trial, names):
+    """Yield a row for what ``scan`` finds."""
+    ((kind, prefix),) = trial["checkpoints"].items()
+    started = time.monotonic()
+    found = {
+        finding.rule
+        for result in ckpt_doctor.scan([names[trial["name"]].parent / prefix]).checkpoints
+        for finding in result.findings
+        if finding.severity != "note"
+    }
+    row = {"name": trial["name"], "kind": kind, "method": "scan", "seconds": time.monotonic() - started}
+    what = f"found {' '.join(sorted(found)) or 'nothing'}"
+    yield row | {"what": what, "good": found == set(trial["rules"])}, None
+
+
+def attempt_model_dir(trial, folder, names):
+    """Yield a row for an Estimator's folder that is repaired in place, as its user would do it."""
+    home = names[trial["name"]].parent
+    model_dir = folder / trial["name"] / "model"
+    shutil.copytree(home / "model", model_dir)
+    # The state file that TensorFlow wrote names the checkpoint by its old folder.
+    state = model_dir / "checkpoint"
+    state.write_text(state.read_text("utf-8").replace(str(home / "model"), str(model_dir)), "utf-8")
+    ((kind, prefix),) = trial["checkpoints"].items()
+    row = {"name": trial["name"], "kind": kind, "method": "model_dir"}
+    started = time.monotonic()
+    try:
+        result = ckpt_doctor.fix(
+            model_dir,
+            data=f"{home / trial['data']}",
+            in_place=True,
+            layers=["*"] if kind == "full" else [],
+            **trial["arguments"],
+        )
+    except CkptDoctorError as refusal:
+        yield row | {"what": f"refused: {refusal}", "good": False, "seconds": time.monotonic() - started}, None
+        return
+    row |= {"what": f"{len(result.layers)} layers", "good": result.complete, "seconds": time.monotonic() - started}
+    repaired = str(model_dir / Path(prefix).name)
+    yield row, {
+        "trial": str(names[trial["name"]]), "prefix": repaired, "method": "layerwise", "model_dir": str(model_dir)
+    }  # fmt: skip
 
 
 class Judge:
@@ -176,6 +221,18 @@ def main():
             for trial in found
             if trial["name"] in IN_PLACE and (not arguments.only or trial["name"] in arguments.only)
             for row, case in attempt_in_place(trial, Path(temporary), names)
+        ]
+        good += [
+            show(row, judge(case) if case else None)
+            for trial in found
+            if trial.get("model_dir") and (not arguments.only or trial["name"] in arguments.only)
+            for row, case in attempt_model_dir(trial, Path(temporary), names)
+        ]
+        good += [
+            show(row, None)
+            for trial in found
+            if "rules" in trial and (not arguments.only or trial["name"] in arguments.only)
+            for row, _ in attempt_scan(trial, names)
         ]
         judge.close()
     print(f"{sum(good)} of {len(good)} as they must be, {len(names)} graphs")
