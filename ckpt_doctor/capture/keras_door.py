@@ -124,7 +124,7 @@ class _Trace:
             if name is not None and name not in self.left and name not in {site.layer for site in self.sites}:
                 self.left[name] = (
                     "the model does not run it on the way to its outputs"
-                    if _framework_class(type(layer)) is type(layer)
+                    if _is_of_keras(type(layer))
                     else f"its class {type(layer).__name__} normalises by code of its own, or the model does not run it"
                 )
         return self._finish(concrete)
@@ -311,11 +311,11 @@ def _several(axis: Any) -> bool:
 
 def _framework_class(kind: type) -> type:
     """Return the class of Keras itself that normalises for a class derived from it."""
-    return next(
-        base
-        for base in kind.__mro__
-        if "call" in base.__dict__ and base.__module__.partition(".")[0] in ("keras", "tf_keras", "tensorflow")
-    )
+    return next(base for base in kind.__mro__ if "call" in base.__dict__ and _is_of_keras(base))
+
+
+def _is_of_keras(kind: type) -> bool:
+    return kind.__module__.partition(".")[0] in ("keras", "tf_keras", "tensorflow")
 
 
 def _output_names(model: Any, outputs: Sequence[str]) -> list[str]:

@@ -183,3 +183,27 @@ def test_batches_of_a_part_of_the_batch(tmp_path, monkeypatch):
     model.load_weights("fixed")
     assert model.layers[-1].moving_mean.numpy().ravel() == pytest.approx(data.mean(axis=(0, 1)), abs=1e-6)
     assert model.layers[-1].moving_variance.numpy().ravel() == pytest.approx(data.var(axis=(0, 1)), rel=1e-5)
+
+
+def test_a_layer_that_is_not_run_has_no_code_of_its_own(tmp_path, monkeypatch):
+    tf_keras = pytest.importorskip("tf_keras")
+
+    class Unused(tf_keras.layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.other = (tf_keras.layers.BatchNormalization(name=name) for name in ("norm", "other"))
+
+        def call(self, x):
+            self.other(x)
+            return self.norm(x)
+
+    def build():
+        inputs = tf_keras.Input((4,))
+        return tf_keras.Model(inputs, Unused()(inputs))
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "ours", SimpleNamespace(build=build))
+    build().save_weights("weights")
+    np.save("x.npy", np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32))
+    result = ckpt_doctor.fix("weights", data="x.npy", output="fixed", layers=["*"], model="ours:build")
+    assert [left.reason for left in result.left] == ["the model does not run it on the way to its outputs"]
