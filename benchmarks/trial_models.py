@@ -92,7 +92,7 @@ def application(name: str, size: int, count: int = 24, **options: Any) -> Case:
         kind = getattr(keras.applications, name)
         return kind(weights=None, input_shape=(size, size, 3), classes=5, **options)
 
-    return Case(build, images(size, count), batches=(count, 7))
+    return Case(build, images(size, count), batches=(count, 7), step=0.5)
 
 
 def functional(function: Callable[..., Any], *shapes: tuple[int | None, ...], **options: Any):
