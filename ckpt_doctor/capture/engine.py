@@ -235,8 +235,8 @@ class Engine:
                 pooled: dict[int, Moments] = {}
                 for level in levels:
                     feeds = self._statistics(known, given, level.normalised)
-                    for batch in chunk:
-                        self._run_level(level, batch, samples, live, feeds, tally, pooled)
+                    for to_come, batch in zip(reversed(range(len(chunk))), chunk, strict=True):
+                        self._run_level(level, batch, samples, live, feeds, tally, pooled, to_come)
                     known |= self._known(pooled, whole)
         return tally.result()
 
@@ -249,6 +249,7 @@ class Engine:
         feeds: Mapping[str, Array],
         tally: Tally,
         pooled: dict[int, Moments],
+        to_come: int,
     ) -> None:
         fed = {tensor: live.get(batch, tensor) for tensor in level.feeds}
         if level.inputs:
@@ -263,7 +264,7 @@ class Engine:
         # What the run gave lies in memory beside the copies that are kept.
         passing = sum(value.nbytes for value in values.values())
         for tensor in level.kept:
-            live.put(batch, tensor, values[tensor], beside=passing)
+            live.put(batch, tensor, values[tensor], beside=passing, to_come=to_come)
         tally.step()
 
     def _known(self, found: Mapping[int, Moments], whole: bool) -> dict[int, Pair]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 import tempfile
 from pathlib import Path
@@ -14,7 +15,11 @@ from ckpt_doctor.checkpoint import Array
 # The contract's default of --cache-memory.
 DEFAULT_LIMIT = 2 * 10**9
 
-# Smaller arrays stay where they are: pages of their own would cost more than they save.
+# What TensorFlow hands out lies in the regions of its allocator, which never give memory back: arrays that stay among
+# those that go leave holes that no later run can use, a fourth to a third of all that is held (ResNet-50). Where the
+# limit leaves room for that they stay, since a copy of everything costs a fifth of a run; elsewhere they are copied.
+_ROOMY = 0.6
+# Smaller arrays always stay: pages of their own would cost more than they save.
 _WORTH_PAGES = 1 << 16
 
 
@@ -35,6 +40,7 @@ class LiveTensors:
         self._disk: dict[tuple[int, str], tuple[Path, np.dtype[Any], tuple[int, ...]]] = {}
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._files = 0
+        self._free: list[Path] = []
 
     def __enter__(self) -> LiveTensors:
         return self
@@ -42,31 +48,39 @@ class LiveTensors:
     def __exit__(self, *_: object) -> None:
         self._memory.clear()
         self._disk.clear()
+        self._free.clear()
         if self._folder is not None:
             self._folder.cleanup()
             self._folder = None
 
-    def put(self, batch: int, tensor: str, value: Array, *, beside: int = 0) -> None:
+    def put(self, batch: int, tensor: str, value: Array, *, beside: int = 0, to_come: int = 0) -> None:
         """Keep an array.
 
         Args:
             batch: Number of the batch.
             tensor: Name of the tensor.
-            value: The array, of any shape; it is copied.
+            value: The array, of any shape; nothing may write to it any more.
             beside: Bytes of other arrays in memory that count towards the limit as well.
+            to_come: How many arrays like this one will be kept beside it.
         """
         key = (batch, tensor)
         self.drop(batch, tensor)
         if self.held + value.nbytes + beside <= self.limit:
-            self._memory[key] = _in_own_pages(value)
+            roomy = self.held + value.nbytes * (1 + to_come) <= _ROOMY * self.limit
+            self._memory[key] = value if roomy else _in_own_pages(value)
             self.held += value.nbytes
             return
         if self._folder is None:
             self._folder = tempfile.TemporaryDirectory(prefix="ckpt-doctor-")
-        self._files += 1
-        path = Path(self._folder.name) / f"{self._files}"
+        if self._free:
+            path = self._free.pop()
+        else:
+            self._files += 1
+            path = Path(self._folder.name) / f"{self._files}"
+            path.touch()
         # Raw bytes, because bfloat16 does not survive NumPy's own file format.
-        np.ascontiguousarray(value).tofile(path)
+        with path.open("r+b") as file:
+            file.write(_raw(np.ascontiguousarray(value)))
         self._disk[key] = (path, value.dtype, value.shape)
         self.spilled += value.nbytes
 
@@ -76,7 +90,11 @@ class LiveTensors:
         if key in self._memory:
             return self._memory[key]
         path, dtype, shape = self._disk[key]
-        value: Array = np.fromfile(path, dtype).reshape(shape)
+        value = _in_pages(shape, dtype)
+        left = _raw(value)
+        with path.open("rb", buffering=0) as file:
+            while left:
+                left = left[file.readinto(left) :]
         return value
 
     def drop(self, batch: int, tensor: str) -> None:
@@ -85,23 +103,30 @@ class LiveTensors:
         if key in self._memory:
             self.held -= self._memory.pop(key).nbytes
         if key in self._disk:
-            self._disk.pop(key)[0].unlink()
+            # Written over and not removed: to free its blocks would cost more than all reading and writing.
+            self._free.append(self._disk.pop(key)[0])
+
+
+def _raw(value: Array) -> memoryview:
+    return value.reshape(-1).view(np.uint8).data
 
 
 def _in_own_pages(value: Array) -> Array:
-    """Return a copy that lies in pages of its own.
-
-    What TensorFlow hands out lies in the regions of its allocator, which never give memory back: arrays that stay
-    among those that go leave holes that the next run cannot use, a third of all that is held.
-    """
+    """Return a copy whose memory goes back to the system with it."""
     if value.nbytes < _WORTH_PAGES or value.dtype.hasobject:
         return value
-    pages = mmap.mmap(-1, value.nbytes, **_PRIVATE)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        pages.madvise(mmap.MADV_HUGEPAGE)
-    copy: Array = np.ndarray(value.shape, value.dtype, buffer=pages)
+    copy = _in_pages(value.shape, value.dtype)
     np.copyto(copy, value)
     return copy
+
+
+def _in_pages(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Return an array in pages of its own: large ones where there are, which cost a tenth to come by."""
+    pages = mmap.mmap(-1, max(math.prod(shape) * dtype.itemsize, 1), **_PRIVATE)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        pages.madvise(mmap.MADV_HUGEPAGE)
+    array: Array = np.ndarray(shape, dtype, buffer=pages)
+    return array
 
 
 # Shared pages, Python's default where there is a choice, are files in memory and slow to come by.

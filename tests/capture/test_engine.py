@@ -147,17 +147,36 @@ def test_live_tensors_on_disk_give_the_same_bits(measured, monkeypatch, tmp_path
         assert found[layer].variance.tobytes() == seen.variance.tobytes()
 
 
-def test_what_is_kept_is_a_copy_and_what_lies_beside_it_counts():
+def test_what_is_kept_is_a_copy_where_room_is_short_and_what_lies_beside_it_counts():
     with LiveTensors(limit=3 * 10**6) as live:
         value = np.arange(250_000, dtype=np.float32).reshape(500, 500)
-        live.put(0, "a", value)
-        live.put(0, "b", value, beside=10**6)
+        live.put(0, "roomy", value)
+        assert live.get(0, "roomy") is value
+        live.drop(0, "roomy")
+        live.put(0, "first of two", value, to_come=1)
+        live.put(0, "second", value, beside=10**6)
         assert (live.held, live.spilled) == (2 * 10**6, 0)
-        live.put(0, "c", value, beside=1)
+        live.put(0, "on disk", value, beside=1)
         assert (live.held, live.spilled) == (2 * 10**6, 10**6)
         value[:] = 0
-        for tensor in "abc":
+        for tensor in ("first of two", "second", "on disk"):
             assert live.get(0, tensor)[499, 499] == 249_999
+
+
+def test_files_of_what_was_dropped_are_written_over(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    random = np.random.default_rng(0)
+    with LiveTensors(limit=0) as live:
+        for batch, size in enumerate((1000, 10, 3000, 0, 500)):
+            kept = {name: random.random((size, 2), np.float32)[::2] for name in "ab"}
+            for name, value in kept.items():
+                live.put(batch, name, value)
+            live.drop(batch - 1, "a")
+            live.drop(batch - 1, "b")
+            for name, value in kept.items():
+                np.testing.assert_array_equal(live.get(batch, name), value)
+        assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 4
+    assert not any(tmp_path.iterdir())
 
 
 def test_gpus_do_not_round_to_tensor_float_32_meanwhile(measured):
