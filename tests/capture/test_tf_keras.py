@@ -33,8 +33,9 @@ def test_a_keras_archive_of_keras_2_is_loaded_by_keras_2(tmp_path):
     assert fixed.moving_variance.numpy() == pytest.approx(values.var(axis=0), rel=1e-5)
 
 
-@pytest.mark.parametrize("file", ["model.weights.h5", "weights.h5", "weights"])
-def test_code_of_the_user_s_own_function_needs_no_leave(file, tmp_path, monkeypatch):
+@pytest.fixture
+def build(tmp_path, monkeypatch):
+    """A function, also `ours:build`, that builds a model with code; a folder to work in."""
     tf_keras = pytest.importorskip("tf_keras")
 
     def build():
@@ -44,6 +45,11 @@ def test_code_of_the_user_s_own_function_needs_no_leave(file, tmp_path, monkeypa
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "ours", SimpleNamespace(build=build))
+    return build
+
+
+@pytest.mark.parametrize("file", ["model.weights.h5", "weights.h5", "weights"])
+def test_code_of_the_user_s_own_function_needs_no_leave(file, build):
     build().save_weights(file)
     np.save("x.npy", np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32))
     assert ckpt_doctor.fix(file, data="x.npy", output=f"fixed_{file}", layers=["*"], model="ours:build").complete
@@ -147,17 +153,8 @@ def test_a_file_names_no_function_that_does_more(function):
     refuse_code("model.h5", config, allow_code=True)
 
 
-def test_a_saved_model_is_run_by_the_model_that_is_given(tmp_path, monkeypatch):
+def test_a_saved_model_is_run_by_the_model_that_is_given(build):
     """So nothing of the code in the file runs."""
-    tf_keras = pytest.importorskip("tf_keras")
-
-    def build():
-        inputs = tf_keras.Input((4,))
-        doubled = tf_keras.layers.Lambda(lambda x: 2 * x)(inputs)
-        return tf_keras.Model(inputs, tf_keras.layers.BatchNormalization()(doubled))
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(sys.modules, "ours", SimpleNamespace(build=build))
     saved = build()
     saved.save("model", save_format="tf")
     data = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
