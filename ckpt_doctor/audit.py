@@ -1,13 +1,14 @@
 """From paths to verdicts: discover, open, verify, describe, take the inventory, run the rules.
 
-Never writes. A sick file is a finding; a path that no verdict can be given on is a `PathError` and stops no other. A
-rule that raises stops everything: an audit that silently checks less is worse than none.
+Never writes. A broken file is a finding; a path that no verdict can be given on is a `PathError` and stops no other. An
+error of our own is one too, with its traceback in the log.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import glob
+import logging
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,16 +17,15 @@ from typing import Any
 
 import numpy as np
 
-from ckpt_doctor import graphs
+from ckpt_doctor.analysis import Analysis, analyse, refuse_another_model, with_meta_graph
 from ckpt_doctor.baseline import read as read_baseline
-from ckpt_doctor.batchnorm import BatchNormLayer, Inventory, take_inventory
-from ckpt_doctor.checkpoint import Checkpoint, Damage
+from ckpt_doctor.batchnorm import BatchNormLayer, Inventory
+from ckpt_doctor.checkpoint import Damage
 from ckpt_doctor.errors import BadRequest, CkptDoctorError, UnreadableCheckpoint
-from ckpt_doctor.finding import SEVERITIES, Finding, Severity
-from ckpt_doctor.formats import format_of, open_checkpoint
+from ckpt_doctor.finding import Finding, Severity
+from ckpt_doctor.formats import open_checkpoint
 from ckpt_doctor.formats._storage import open_source
 from ckpt_doctor.formats.discovery import discover
-from ckpt_doctor.formats.receipt import repaired_layers
 from ckpt_doctor.observation import Observation
 from ckpt_doctor.progress import Listener, Progress, unheard
 from ckpt_doctor.result import (
@@ -34,14 +34,15 @@ from ckpt_doctor.result import (
     CheckpointResult,
     LayerSummary,
     LayerValues,
-    NotJudged,
     PathError,
 )
-from ckpt_doctor.rules import EXPLAINS, RULES
-from ckpt_doctor.rules.cold_average import coldness
+from ckpt_doctor.rules import RULES
 from ckpt_doctor.rules.interface import Subject
 from ckpt_doctor.selection import Selection
 from ckpt_doctor.suppression import at_least, path_ignores, suppress
+from ckpt_doctor.verdict import Policy, judge, judge_subject
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -51,6 +52,7 @@ class _How:
     selection: Selection
     quick: bool
     meta: bytes | None
+    meta_path: str
     data: Sequence[str]
     model: str | None
     tolerance: float
@@ -124,6 +126,7 @@ def scan(
         selection,
         quick,
         meta_graph,
+        str(meta),
         texts(data),
         None if model is None else str(model),
         tolerance,
@@ -131,12 +134,12 @@ def scan(
         keep_values,
     )
 
-    def judge(path: str) -> _Outcome:
+    def verdict_on(path: str) -> _Outcome:
         return _judge(path, found.damages.get(path, ()), how)
 
     checkpoints: list[CheckpointResult] = []
     errors = [_error(path, message) for path, message in found.errors]
-    for done, outcome in enumerate(_in_order(judge, found.checkpoints, jobs), start=1):
+    for done, outcome in enumerate(_in_order(verdict_on, found.checkpoints, jobs), start=1):
         if isinstance(outcome, PathError):
             errors.append(outcome)
         else:
@@ -200,6 +203,10 @@ def _judge(path: str, seen: tuple[Damage, ...], how: _How) -> _Outcome:
         return _error(path, str(error))
     except OSError as error:
         return _error(path, f"cannot be read: {error.strerror or error}")
+    except Exception as error:  # noqa: BLE001 - see below
+        # A bug of ours must read neither as damage nor as health, and must not take the verdicts on other files along.
+        _log.exception("%s: internal error", path)
+        return _error(path, f"internal error: {type(error).__name__}: {error}; please report it")
 
 
 def _read(path: str, how: _How, seen: tuple[Damage, ...]) -> CheckpointResult:
@@ -208,25 +215,20 @@ def _read(path: str, how: _How, seen: tuple[Damage, ...]) -> CheckpointResult:
     except UnreadableCheckpoint as error:
         return _unreadable(error, seen, how.selection)
     if how.meta is not None:
-        checkpoint = dataclasses.replace(
-            checkpoint, descriptions=dataclasses.replace(checkpoint.descriptions, meta_graph=how.meta)
-        )
-    damages = [*checkpoint.damages, *seen]
-    if not how.quick:
-        damages += format_of(checkpoint).verify(checkpoint)
-    facts = graphs.describe(checkpoint)
-    inventory = take_inventory(checkpoint, facts)
-    non_finite = {} if how.quick else dict(_non_finite(checkpoint))
-    observed, unseen = _observed(checkpoint, inventory, how)
-    subject = Subject(
-        inventory,
-        tuple(dict.fromkeys(damages)),
-        non_finite,
-        repaired=repaired_layers(checkpoint) if _judges_history(inventory) else frozenset(),
-        observed=observed,
-        tolerance=how.tolerance,
-    )
-    findings = judge_subject(subject, how.selection)
+        checkpoint = with_meta_graph(checkpoint, how.meta, how.meta_path)
+    if how.data:
+        from ckpt_doctor.capture.estimation import with_model
+
+        checkpoint = with_model(checkpoint, how.model)
+    analysis = analyse(checkpoint, values=not how.quick, verify=not how.quick, seen=seen)
+    if how.meta is not None:
+        refuse_another_model(analysis, f"--meta {how.meta_path}")
+    if how.data and how.model is not None:
+        refuse_another_model(analysis, f"--model {how.model}")
+    observed, unobserved = _observed(analysis, how)
+    verdict = judge(analysis, Policy(how.selection, observed, unobserved, how.tolerance))
+    worst = _worst(verdict.findings)
+    inventory = analysis.inventory
     return CheckpointResult(
         path=checkpoint.path,
         format=checkpoint.format,
@@ -234,9 +236,9 @@ def _read(path: str, how: _How, seen: tuple[Damage, ...]) -> CheckpointResult:
         variables=len(checkpoint.variables),
         bytes=checkpoint.bytes,
         evidence=tuple(inventory.evidence),
-        batch_norm_layers=tuple(_summary(layer, findings) for layer in inventory.layers),
-        not_judged=(*_not_judged(checkpoint, inventory), *(NotJudged(*pair) for pair in unseen.items())),
-        findings=findings,
+        batch_norm_layers=tuple(_summary(layer, worst.get(layer.name, "ok")) for layer in inventory.layers),
+        not_judged=verdict.not_judged,
+        findings=verdict.findings,
         values={layer.name: _values(layer, observed.get(layer.name)) for layer in inventory.layers}
         if how.keep_values
         else {},
@@ -257,25 +259,14 @@ def _values(layer: BatchNormLayer, observation: Observation | None) -> LayerValu
     return LayerValues(stored, ChannelValues(*measured))
 
 
-def _observed(checkpoint: Checkpoint, inventory: Inventory, how: _How) -> tuple[dict[str, Observation], dict[str, str]]:
+def _observed(analysis: Analysis, how: _How) -> tuple[dict[str, Observation], dict[str, str]]:
     """Return what the data say of every layer, and which layers were not reached."""
-    if not how.data or not inventory.layers:
+    if not how.data or not analysis.inventory.layers:
         return {}, {}
-    from ckpt_doctor.capture.estimation import Request, observe, with_model
+    from ckpt_doctor.capture.estimation import Request, observe
 
     request = Request(data=how.data, model=how.model, **how.data_options)
-    return observe(with_model(checkpoint, how.model), inventory, request)
-
-
-def _judges_history(inventory: Inventory) -> bool:
-    """Return whether a rule may judge what was done to the statistics before: what a receipt would answer."""
-    return any(
-        layer.slots
-        or layer.copies
-        or (layer.facts is not None and layer.facts.gradient_trains)
-        or coldness(layer, inventory) is not None
-        for layer in inventory.layers
-    )
+    return observe(analysis.checkpoint, analysis.inventory, request)
 
 
 def _unreadable(error: UnreadableCheckpoint, seen: tuple[Damage, ...], selection: Selection) -> CheckpointResult:
@@ -293,44 +284,16 @@ def _unreadable(error: UnreadableCheckpoint, seen: tuple[Damage, ...], selection
     )
 
 
-def _non_finite(checkpoint: Checkpoint) -> Iterator[tuple[str, int]]:
-    """Yield the name of every variable with NaN or infinite values, and how many."""
-    for variable in checkpoint.variables:
-        if not variable.dtype.startswith(("float", "bfloat", "complex")):
-            continue
-        try:
-            finite = np.isfinite(variable.read())
-        except UnreadableCheckpoint:  # Verifying has seen the same damage, and says more of it.
-            continue
-        if not finite.all():
-            yield variable.name, int(finite.size - np.count_nonzero(finite))
+def _worst(findings: Sequence[Finding]) -> dict[str, str]:
+    """Return the name of the worst finding of every layer that has one."""
+    found: dict[str, str] = {}
+    for finding in findings:
+        for layer in finding.layers:
+            found.setdefault(layer, finding.name)
+    return found
 
 
-def judge_subject(subject: Subject, selection: Selection) -> tuple[Finding, ...]:
-    """Return the findings of all rules on one checkpoint, worst first, each with what explains it."""
-    unknown = {damage.kind for damage in subject.damages} - {rule.name for rule in RULES}
-    if unknown:  # A format made up a kind that no rule reports: our own bug, and it must not pass for health.
-        raise AssertionError(f"no rule reports damage of the kind {', '.join(sorted(unknown))}")
-    findings = [finding for rule in RULES for finding in rule.check(rule, subject)]
-    reported = list(selection.apply(findings))
-    # The sort is stable: within a rule the order stays that of the layers.
-    reported.sort(key=lambda finding: (SEVERITIES.index(finding.severity), finding.rule))
-    return tuple(_with_cause(finding, reported) for finding in reported)
-
-
-def _with_cause(finding: Finding, reported: Sequence[Finding]) -> Finding:
-    if finding.cause is not None:
-        return finding
-    for code, explained in EXPLAINS:
-        if finding.rule in explained and any(
-            other.rule == code and set(finding.layers) <= set(other.layers) for other in reported
-        ):
-            return dataclasses.replace(finding, cause=code)
-    return finding
-
-
-def _summary(layer: BatchNormLayer, findings: Sequence[Finding]) -> LayerSummary:
-    worst = next((finding.name for finding in findings if layer.name in finding.layers), "ok")
+def _summary(layer: BatchNormLayer, status: str) -> LayerSummary:
     return LayerSummary(
         name=layer.name,
         gamma=layer.variables.get("gamma"),
@@ -342,18 +305,8 @@ def _summary(layer: BatchNormLayer, findings: Sequence[Finding]) -> LayerSummary
         epsilon=layer.epsilon,
         momentum=layer.momentum,
         evidence=layer.evidence,
-        status=worst,
+        status=status,
     )
-
-
-def _not_judged(checkpoint: Checkpoint, inventory: Inventory) -> Iterator[NotJudged]:
-    for name, reason in inventory.not_judged.items():
-        yield NotJudged(name, reason)
-    if inventory.model is not None:
-        for where, reason in inventory.model.not_judged:
-            yield NotJudged(where, reason)
-        for problem in inventory.model.problems:
-            yield NotJudged(checkpoint.path, problem)
 
 
 def _stamps(path: str) -> _Stamps:

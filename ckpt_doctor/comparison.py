@@ -16,8 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ckpt_doctor import graphs
-from ckpt_doctor.batchnorm import take_inventory
+from ckpt_doctor.analysis import inventory_of
 from ckpt_doctor.checkpoint import Array, Checkpoint, Variable, same_values
 from ckpt_doctor.errors import BadRequest, UnreadableCheckpoint
 from ckpt_doctor.formats import open_checkpoint
@@ -180,7 +179,7 @@ def _bare_names(checkpoint: Checkpoint) -> dict[str, str]:
 
 def _roles(checkpoint: Checkpoint) -> dict[str, str]:
     """Return variable name to `layer/role`, for the batch-norm layers."""
-    inventory = take_inventory(checkpoint, graphs.describe(checkpoint))
+    inventory = inventory_of(checkpoint)
     compared = {variable.name for variable in _once(checkpoint)}
     return {
         name: f"{layer.name}/{role.removesuffix('/twin')}"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ckpt_doctor import graphs
-from ckpt_doctor.batchnorm import Inventory, take_inventory
+from ckpt_doctor.analysis import inventory_of
+from ckpt_doctor.batchnorm import Inventory
 from ckpt_doctor.checkpoint import Array, Variable
 from ckpt_doctor.errors import BadRequest, UnreadableCheckpoint
 from ckpt_doctor.formats import open_checkpoint
@@ -93,7 +93,7 @@ def list_variables(path: str | Path, *, grep: str | None = None, stats: bool = F
     except re.error as error:
         raise BadRequest(f"--grep {grep!r} is no regular expression: {error}") from error
     checkpoint = open_checkpoint(str(path))
-    roles = roles_of(take_inventory(checkpoint, graphs.describe(checkpoint)))
+    roles = roles_of(inventory_of(checkpoint))
     return Listing(
         path=checkpoint.path,
         format=checkpoint.format,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ckpt_doctor import audit
+from ckpt_doctor import audit, verdict
 from ckpt_doctor.batchnorm import BatchNormLayer, Inventory
 from ckpt_doctor.checkpoint import Damage
 from ckpt_doctor.errors import BadRequest
@@ -87,8 +87,8 @@ def judge(monkeypatch, findings, selection=ALL):
         dataclasses.replace(rule, check=lambda rule, _: (one for one in findings if one.rule == rule.code))
         for rule in RULES
     ]
-    monkeypatch.setattr(audit, "RULES", rules)
-    return audit.judge_subject(Subject(Inventory(())), selection)
+    monkeypatch.setattr(verdict, "RULES", rules)
+    return verdict.judge_subject(Subject(Inventory(())), selection)
 
 
 def test_findings_come_worst_first_and_then_by_code(monkeypatch):
@@ -152,7 +152,7 @@ def test_what_is_ignored_explains_nothing(monkeypatch):
 
 def test_damage_that_no_rule_reports_is_a_crash():
     with pytest.raises(AssertionError, match="haunted"):
-        audit.judge_subject(Subject(Inventory(()), (Damage("haunted", "x", "y"),)), ALL)
+        verdict.judge_subject(Subject(Inventory(()), (Damage("haunted", "x", "y"),)), ALL)
 
 
 def test_a_rule_that_raises_is_a_crash(monkeypatch):
@@ -160,22 +160,22 @@ def test_a_rule_that_raises_is_a_crash(monkeypatch):
         raise ZeroDivisionError
         yield
 
-    monkeypatch.setattr(audit, "RULES", [dataclasses.replace(RULES[0], check=check)])
+    monkeypatch.setattr(verdict, "RULES", [dataclasses.replace(RULES[0], check=check)])
     with pytest.raises(ZeroDivisionError):
-        audit.judge_subject(Subject(Inventory(())), ALL)
+        verdict.judge_subject(Subject(Inventory(())), ALL)
 
 
 def test_damage_concerns_the_layers_whose_variables_it_touches():
     layers = (BatchNormLayer("a", {"gamma": "a/gamma"}), BatchNormLayer("b", {"gamma": "b/gamma"}))
     damage = Damage("checksum-mismatch", "x", "y", ("b/gamma", "other"))
-    (found,) = (one for one in audit.judge_subject(Subject(Inventory(layers), (damage,)), ALL) if one.rule == "CK103")
+    (found,) = (one for one in verdict.judge_subject(Subject(Inventory(layers), (damage,)), ALL) if one.rule == "CK103")
     assert found.layers == ("b",)
     assert found.variables == ("b/gamma", "other")
 
 
 def test_many_places_are_one_finding():
     damages = tuple(Damage("checksum-mismatch", f"byte {number}", "bad", (f"v{number}",)) for number in range(9))
-    (found,) = audit.judge_subject(Subject(Inventory(()), damages), ALL)
+    (found,) = verdict.judge_subject(Subject(Inventory(()), damages), ALL)
     assert found.message.endswith("; and 6 more places")
     assert len(found.variables) == 9
 

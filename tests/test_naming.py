@@ -101,7 +101,7 @@ def variables(**shapes: tuple[int, ...]) -> list[Variable]:
 
 
 def grouped(**shapes: tuple[int, ...]):
-    return group_variables(variables(**shapes), model_is_known=False, other_normalization=())
+    return group_variables(variables(**shapes), known=(), other_normalization=())
 
 
 def test_a_lone_statistic_is_not_judged():

@@ -156,7 +156,7 @@ def test_debias_takes_the_start_out_of_averages_that_keras_made(cold):
     model, batches = cold
     share = DECAY**STEPS
     assert share > 0.8
-    result = ckpt_doctor.fix("model.keras", output="out.keras", method="debias")
+    result = ckpt_doctor.fix("model.keras", output="out.keras", method="debias", unproven=True)
     assert [layer.method for layer in result.layers] == ["debias"]
     assert any("average over training" in note for note in result.notes)
     import keras
@@ -172,18 +172,24 @@ def test_debias_takes_the_start_out_of_averages_that_keras_made(cold):
     assert np.abs(np.asarray(model.get_layer("bn").moving_variance) / truth - 1).max() > 0.3
 
 
-def test_without_data_auto_debiases_and_says_what_that_is_worth(cold, capsys):
+def test_a_counter_does_not_prove_cold_averages_so_nothing_is_debiased_unasked(cold, capsys):
     assert main(["scan", "model.keras", "--fail-on", "warning"]) == 1
     assert "BN202" in capsys.readouterr().out
-    assert main(["fix", "model.keras", "--output", "out.keras"]) == 0
+    assert main(["fix", "model.keras", "--output", "out.keras"]) == 2
+    assert "BN202 is not proven" in capsys.readouterr().err
+    assert main(["fix", "model.keras", "--output", "out.keras", "--unproven"]) == 0
     assert "not the statistics of the final weights" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_receipt_tells_the_next_scan_that_the_start_is_out(cold, capsys):
     """Steps and decay are what they were, and the new variances could be cold averages."""
-    assert main(["fix", "model.keras", "--output", "out.keras", "--receipt", "receipt.json"]) == 0
-    assert main(["scan", "out.keras", "--fail-on", "warning"]) == 0
-    assert "a receipt says" in " ".join(capsys.readouterr().out.split())
+    argv = ["fix", "model.keras", "--output", "out.keras", "--unproven", "--receipt", "receipt.json"]
+    assert main(argv) == 0
+    capsys.readouterr()
+    assert main(["scan", "out.keras", "--fail-on", "note"]) == 0
+    assert "BN202" not in capsys.readouterr().out
+    assert main(["fix", "out.keras", "--output", "again.keras"]) == 0
+    assert "nothing to repair" in capsys.readouterr().out
     Path("receipt.json").unlink()
     assert main(["scan", "out.keras", "--fail-on", "warning"]) == 1
 
@@ -192,7 +198,7 @@ def test_cold_averages_that_were_estimated_are_repaired(cold):
     _, batches = cold
     random = np.random.default_rng(0)
     np.save("x.npy", random.normal(0.5, 2, (STEPS * 16, 6)).astype(np.float32))
-    assert main(["fix", "model.keras", "--data", "x.npy", "--output", "out.keras"]) == 0
+    assert main(["fix", "model.keras", "--data", "x.npy", "--output", "out.keras", "--unproven"]) == 0
     import keras
 
     layer = keras.models.load_model("out.keras", compile=False).get_layer("bn")
@@ -249,7 +255,9 @@ def test_a_tower_that_was_trained_stands_in_for_one_that_was_not(write, random):
         layers[f"tower_0/bn{number}"], layers[f"tower_1/bn{number}"] = bad, good
     before = write(layers)
     assert "BN105" in codes()
-    _, after = repaired(method="copy")
+    with pytest.raises(RepairRefused, match="BN105 is not proven"):
+        repaired(method="copy")
+    _, after = repaired(method="copy", unproven=True)
     for number in range(2):
         for role in ("moving_mean", "moving_variance"):
             np.testing.assert_array_equal(after[f"tower_0/bn{number}/{role}"], before[f"tower_1/bn{number}/{role}"])

@@ -6,7 +6,7 @@ object graph > names. Everything is accounted for: variables of layers + other v
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 from ckpt_doctor.batchnorm.layer import ROLES, STATISTICS, BatchNormLayer, Inventory
 from ckpt_doctor.batchnorm.relatives import find_twins, with_averages, with_drifted, with_relatives, with_twins
@@ -109,10 +109,14 @@ def _scope_is_stored(checkpoint: Checkpoint, absent: Mapping[str, str]) -> bool:
 
 def _by_name(checkpoint: Checkpoint, claimed: set[str], facts: ModelFacts | None) -> Grouped:
     """Return what the names of the variables say that no description has claimed."""
-    whole = facts is not None and facts.evidence in ("graph", "config") and not facts.problems
+    left = [variable for variable in checkpoint.variables if variable.name not in claimed]
+    known: Container[str] = ()
+    if facts is not None and facts.evidence in ("graph", "config") and not facts.problems:
+        # A description speaks for the variables that it names; one that lies in the file itself speaks for all.
+        known = {variable.name for variable in left} if facts.names is None else facts.names
     return group_variables(
-        [variable for variable in checkpoint.variables if variable.name not in claimed],
-        model_is_known=whole,
+        left,
+        known=known,
         other_normalization=facts.other_normalization if facts is not None else (),
         positional=checkpoint.format in ("keras-v3", "keras-weights-v3"),
         numbered=checkpoint.attributes.get("era") == "0.3",

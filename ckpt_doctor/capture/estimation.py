@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from google.protobuf.message import DecodeError
 
+from ckpt_doctor.analysis import with_meta_graph
 from ckpt_doctor.batchnorm import BatchNormLayer, Inventory
 from ckpt_doctor.capture import keras_door, keras_models, meta_graph_door
 from ckpt_doctor.capture.data import DataOptions, fixed_shapes, read_samples
@@ -19,14 +20,12 @@ from ckpt_doctor.capture.program import ModelInput, Program
 from ckpt_doctor.capture.samples import Samples
 from ckpt_doctor.checkpoint import Array, Checkpoint
 from ckpt_doctor.errors import BadRequest, RepairRefused
+from ckpt_doctor.graphs import graph_of
 from ckpt_doctor.graphs.graph import tensor_name
 from ckpt_doctor.graphs.meta_graph import MetaGraph
 from ckpt_doctor.graphs.saved_model import ServedGraph
 from ckpt_doctor.observation import Observation
 from ckpt_doctor.progress import Listener, unheard
-
-# Where nothing says what a layer adds to its variance: Keras' and tf.layers' default.
-DEFAULT_EPSILON = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,14 +70,11 @@ def meta_graph_of(checkpoint: Checkpoint) -> MetaGraph | None:
     Raises:
         RepairRefused: It is damaged.
     """
-    descriptions = checkpoint.descriptions
     try:
-        if descriptions.meta_graph is not None:
-            return MetaGraph.parse(descriptions.meta_graph)
-        return ServedGraph.parse(descriptions.saved_model) if descriptions.saved_model is not None else None
+        return graph_of(checkpoint.descriptions)
     except DecodeError as error:
-        where = descriptions.meta_graph_path or checkpoint.path
-        raise RepairRefused(f"{where}: is no graph of TensorFlow, so there is no model to run") from error
+        where = checkpoint.descriptions.meta_graph_path or checkpoint.path
+        raise RepairRefused(f"{where}: is not a graph of TensorFlow, so there is no model to run") from error
 
 
 def load_model(checkpoint: Checkpoint, inventory: Inventory, request: Request, outputs: Sequence[str] = ()) -> Loaded:
@@ -167,9 +163,7 @@ def with_model(checkpoint: Checkpoint, model: str | None, *, allow_code: bool = 
         data = path.read_bytes()
     except OSError as error:
         raise BadRequest(f"--model {model}: cannot be read: {error.strerror}") from error
-    return replace(
-        checkpoint, descriptions=replace(checkpoint.descriptions, meta_graph=data, meta_graph_path=str(path))
-    )
+    return with_meta_graph(checkpoint, data, str(path))
 
 
 def read_data(loaded: Loaded, request: Request, kept: ExitStack) -> Samples:
@@ -206,28 +200,6 @@ def stored_statistics(layers: Sequence[BatchNormLayer]) -> dict[str, tuple[Array
         variance = layer.values.get("moving_variance", np.ones(channels))
         table[layer.name] = (mean, variance)
     return table
-
-
-def residuals(seen: Observation, mean: Array, variance: Array, epsilon: float | None) -> tuple[float, bool]:
-    """Return how far stored statistics are from measured ones, and whether that is within tolerance.
-
-    Args:
-        seen: What went into the layer at inference.
-        mean: The stored moving mean, of shape `(channels,)`.
-        variance: The stored moving variance, likewise.
-        epsilon: Added to the variance.
-
-    Returns:
-        The worst channel's difference: of the mean in standard deviations, of the variance relative to it, whichever is
-        larger. Within tolerance means what BN401 means: the median channel is off by at most 0.25 standard deviations
-        and its variance ratio lies in [0.5, 2].
-    """
-    added = epsilon or DEFAULT_EPSILON
-    actual = seen.variance
-    off_mean = np.abs(np.asarray(mean, np.float64) - seen.mean) / np.sqrt(actual + added)
-    ratio = np.median((np.asarray(variance, np.float64) + added) / (actual + added))
-    within = bool(np.median(off_mean) <= 0.25 and 0.5 <= ratio <= 2.0)
-    return seen.distance(mean, variance, added), within
 
 
 def observe(

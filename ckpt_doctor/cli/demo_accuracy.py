@@ -6,8 +6,7 @@ from contextlib import ExitStack
 
 import numpy as np
 
-from ckpt_doctor import graphs
-from ckpt_doctor.batchnorm import take_inventory
+from ckpt_doctor.analysis import inventory_of
 from ckpt_doctor.capture.estimation import Request, load_model, read_data, stored_statistics
 from ckpt_doctor.capture.prediction import predict
 from ckpt_doctor.formats import open_checkpoint
@@ -25,7 +24,7 @@ def accuracy(checkpoint: str, test: str) -> float:
         test: An `.npz` with `images` and `labels`.
     """
     opened = open_checkpoint(checkpoint)
-    inventory = take_inventory(opened, graphs.describe(opened))
+    inventory = inventory_of(opened)
     request = Request(data=[f"{test}[images]"], batch_size=100, seed=None)
     loaded = load_model(opened, inventory, request, outputs=[_OUTPUT])
     with ExitStack() as kept:

@@ -2,40 +2,87 @@
 
 from __future__ import annotations
 
-from ckpt_doctor.checkpoint import Checkpoint
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ckpt_doctor.checkpoint import Checkpoint, ModelDescriptions
 from ckpt_doctor.graphs.facts import ModelFacts
+
+if TYPE_CHECKING:
+    from ckpt_doctor.graphs.meta_graph import MetaGraph
+
+
+@dataclass(frozen=True, eq=False)
+class Description:
+    """A model's description, read once.
+
+    Attributes:
+        facts: What it says about batch norm.
+        graph: The graph of a `.meta` or a SavedModel, taken apart; None where the description is another.
+    """
+
+    facts: ModelFacts
+    graph: MetaGraph | None = None
 
 
 def describe(checkpoint: Checkpoint) -> ModelFacts | None:
     """Return what the strongest description that lies with the checkpoint says, or None where there is none."""
+    found = read_description(checkpoint)
+    return None if found is None else found.facts
+
+
+def read_description(checkpoint: Checkpoint) -> Description | None:
+    """Return the strongest description that lies with the checkpoint, or None where there is none."""
     descriptions = checkpoint.descriptions
-    if descriptions.meta_graph is not None:
-        from google.protobuf.message import DecodeError
-
-        from ckpt_doctor.graphs.meta_graph import MetaGraph
-
-        try:
-            return MetaGraph.parse(descriptions.meta_graph).facts
-        except DecodeError:
-            where = descriptions.meta_graph_path or "the .meta"
-            return ModelFacts("graph", problems=(f"{where} is damaged: it is no MetaGraphDef; its model was not read",))
-    if descriptions.saved_model is not None:
-        from google.protobuf.message import DecodeError
-
-        from ckpt_doctor.graphs.saved_model import describe_saved_model
-
-        labels = {variable.name: variable.label for variable in checkpoint.variables if variable.label}
-        try:
-            return describe_saved_model(descriptions.saved_model, descriptions.object_graph, labels)
-        except DecodeError:
-            problem = f"{checkpoint.path}: saved_model.pb is damaged: it is no SavedModel; its model was not read"
-            return ModelFacts("graph", problems=(problem,))
+    if descriptions.meta_graph is not None or descriptions.saved_model is not None:
+        return _read_graph(checkpoint)
     if descriptions.keras_config is not None:
         from ckpt_doctor.graphs.keras_config import describe_keras
 
-        return describe_keras(checkpoint)
+        return Description(describe_keras(checkpoint))
     if descriptions.object_graph is not None:
         from ckpt_doctor.graphs.object_graph import describe_objects
 
-        return describe_objects(descriptions.object_graph)
+        return Description(describe_objects(descriptions.object_graph))
     return None
+
+
+def _read_graph(checkpoint: Checkpoint) -> Description:
+    from google.protobuf.message import DecodeError
+
+    from ckpt_doctor.graphs.saved_model import ServedGraph, describe_saved_model
+
+    descriptions = checkpoint.descriptions
+    try:
+        graph = graph_of(descriptions)
+    except DecodeError:
+        where = f"{checkpoint.path}: saved_model.pb is damaged: it is not a SavedModel"
+        if descriptions.meta_graph is not None:
+            where = f"{descriptions.meta_graph_path or 'the .meta'} is damaged: it is not a MetaGraphDef"
+        return Description(ModelFacts("graph", problems=(f"{where}; its model was not read",)))
+    assert graph is not None
+    if not isinstance(graph, ServedGraph):
+        return Description(graph.facts, graph)
+    labels = {variable.name: variable.label for variable in checkpoint.variables if variable.label}
+    return Description(describe_saved_model(graph, descriptions.object_graph, labels), graph)
+
+
+def graph_of(descriptions: ModelDescriptions) -> MetaGraph | None:
+    """Return the graph of a `.meta` or a SavedModel, or None where there is neither; it is parsed once.
+
+    Raises:
+        google.protobuf.message.DecodeError: It is damaged.
+    """
+    known: MetaGraph | None = descriptions.__dict__.get("_graph")
+    if known is None:
+        if descriptions.meta_graph is not None:
+            from ckpt_doctor.graphs.meta_graph import MetaGraph
+
+            known = MetaGraph.parse(descriptions.meta_graph)
+        elif descriptions.saved_model is not None:
+            from ckpt_doctor.graphs.saved_model import ServedGraph
+
+            known = ServedGraph.parse(descriptions.saved_model)
+        # A frozen object may remember what follows from it.
+        object.__setattr__(descriptions, "_graph", known)
+    return known

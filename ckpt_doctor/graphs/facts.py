@@ -73,11 +73,13 @@ class LayerFacts:
         updates: How often one training step updates its statistics: once, or once a device or call.
         updates_run: Whether one training op runs them together with all gradient updates; None where the model does
             not say.
-        trained: Whether a training step of this model would have changed its statistics, had it been wired right; None
-            where the model does not say.
+        trained: Whether training normalised with the moments of each batch, so that its statistics should have moved;
+            None where nothing proves it either way (a switch, a config, a step counter).
         gradient_trains: Whether a gradient is applied to a statistic.
         initial: Mean and variance that its averages start at: `0/1`, `0/0`, or None where the model does not say.
         evidence: The kind of description, where it is not that of the whole model.
+        renorm_clipped: Whether batch renormalisation limits how far its averages may correct a batch's moments; None
+            where the layer has no renormalisation or nothing tells.
     """
 
     name: str
@@ -98,6 +100,7 @@ class LayerFacts:
     gradient_trains: bool = False
     initial: str | None = "0/1"
     evidence: Evidence | None = None
+    renorm_clipped: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,8 @@ class ModelFacts:
         other_normalization: Scopes or layer names of what looks like batch norm and is none (LayerNorm …).
         not_judged: Places that could not be understood, each with the reason.
         problems: Why the description as a whole could not be read, or empty.
+        names: Every variable that the description speaks of, as the file would name it; None where it lists none, or
+            describes the very file that it lies in.
     """
 
     evidence: Evidence
@@ -121,3 +126,4 @@ class ModelFacts:
     other_normalization: frozenset[str] = frozenset()
     not_judged: tuple[tuple[str, str], ...] = ()
     problems: tuple[str, ...] = field(default_factory=tuple)
+    names: frozenset[str] | None = None

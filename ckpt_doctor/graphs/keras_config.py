@@ -159,7 +159,9 @@ def _facts(checkpoint: Checkpoint, found: _Found, name: str, steps: int | None) 
             Companion(f"{before}{role}{after}" if legacy else f"{group}/vars/{number}", role, "layer")
             for number, role in enumerate(("moving_stddev", "renorm_mean", "renorm_stddev"), start=len(roles))
         )
-    trained = None if steps is None else steps > 0 and found.trainable
+    # Steps of an optimizer do not prove updates: a loop of the user's own, `training=False` at the call or a wrapper
+    # may have kept the layer in inference mode; and no steps may mean none since the model was compiled again.
+    trained = False if steps and not found.trainable else None
     if config.get("mode") in (1, 2):
         # Keras 1: normalises each sample, or with its batch at inference too; the averages are not read.
         trained = False
@@ -177,6 +179,7 @@ def _facts(checkpoint: Checkpoint, found: _Found, name: str, steps: int | None) 
         mode="stored" if steps and not found.trainable and _freezes_to_inference(checkpoint) else "switch",
         has_update_ops=found.trainable,
         trained=trained,
+        renorm_clipped=bool(config.get("renorm_clipping")) if config.get("renorm") is True else None,
     )
 
 

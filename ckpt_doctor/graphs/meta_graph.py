@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 
 from ckpt_doctor.graphs.dropout import bypass_dropout
-from ckpt_doctor.graphs.facts import LayerFacts, ModelFacts
+from ckpt_doctor.graphs.facts import Companion, LayerFacts, Mode, ModelFacts
 from ckpt_doctor.graphs.graph import DTYPES, PART, VARIABLE_OPS, Graph, plain_dtype, sound, split_tensor, tensor_name
 from ckpt_doctor.graphs.hidden import opened_graphs, undecided, with_bodies
 from ckpt_doctor.graphs.inline import inline
@@ -20,6 +20,7 @@ from ckpt_doctor.graphs.saver import Saver, read_saver
 from ckpt_doctor.graphs.sites import find_sites
 from ckpt_doctor.graphs.specialise import resolve_tensor, specialise, training_switches
 from ckpt_doctor.graphs.updates import (
+    corrections_are_clipped,
     decay_of,
     gradient_updates,
     initial_value,
@@ -202,6 +203,7 @@ class MetaGraph:
             trains=bool(gradients) and not self.serves,
             other_normalization=frozenset(found.other),
             not_judged=tuple(found.not_judged),
+            names=None if self.serves else frozenset(self.saved_names.values()),
         )
 
     def _layer(self, item: Gathered, name: str, gradients: set[str]) -> LayerFacts:
@@ -229,37 +231,30 @@ class MetaGraph:
             has_update_ops=has_updates,
             updates=max((len(nodes) for nodes in updates.values()), default=1) or 1,
             updates_run=self._updates_run(updates) if gradients and mode != "stored" and statistics else None,
-            trained=None if not gradients or self.serves or self._may_be_unfed(item) else mode in ("switch", "batch"),
+            trained=self._trained(mode) if gradients and not self.serves else None,
             gradient_trains=bool(set(statistics) & self._trained_by_gradient),
             initial=self._initial(item),
+            renorm_clipped=self._renorm_clipped(companions),
         )
+
+    def _renorm_clipped(self, companions: Iterable[Companion]) -> bool | None:
+        names = {companion.name for companion in companions if companion.role == "renorm_stddev"}
+        nodes = [node for node, name in self.saved_names.items() if name in names]
+        return any(map(partial(corrections_are_clipped, self.training), nodes)) if nodes else None
 
     @cached_property
     def _trained_by_gradient(self) -> frozenset[str]:
         return trained_variables(self.graph)
 
-    def _may_be_unfed(self, item: Gathered) -> bool:
-        """Return whether a switch with a default may have been left at inference during training.
+    @staticmethod
+    def _trained(mode: Mode) -> bool | None:
+        """Return whether training ran on the moments of each batch; None where a switch or nothing known decides.
 
-        Keras' learning phase in TF1 is inference unless the training loop feeds it.
+        What was fed to a placeholder, or assigned to a variable, during training is in no graph: a switch that was at
+        inference all along leaves the same file.
         """
-        if item.mode != "switch":
-            return False
-        deciding = [
-            self.graph.nodes[name] for name in self.switches if name in self.graph.nodes and self._decides(name, item)
-        ]
-        return bool(deciding) and all(
-            node.op == "PlaceholderWithDefault"
-            and (default := self.graph.constant(self.graph.inputs(node)[0])) is not None
-            and bool(default.reshape(-1)[0]) == self.switches[node.name]
-            for node in deciding
-        )
-
-    def _decides(self, switch: str, item: Gathered) -> bool:
-        if len(self.switches) == 1:
-            return True
-        scope = scope_of(item.node)
-        return any(name.startswith(f"{scope}/") for name in self.graph.descendants([switch])) if scope else True
+        known: dict[Mode, bool] = {"batch": True, "stored": False}
+        return known.get(mode)
 
     def _initial(self, item: Gathered) -> str | None:
         """Return what the averages start at, by their initialisers."""

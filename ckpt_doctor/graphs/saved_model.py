@@ -108,24 +108,20 @@ class ServedGraph(MetaGraph):
         return own | {node: names[0] for node, names in self.keys.items()}
 
 
-def describe_saved_model(data: bytes, object_graph: bytes | None, labels: Mapping[str, str]) -> ModelFacts:
-    """Return what a serialised `SavedModel` says about batch norm.
+def describe_saved_model(served: ServedGraph, object_graph: bytes | None, labels: Mapping[str, str]) -> ModelFacts:
+    """Return what a SavedModel says about batch norm.
 
     Args:
-        data: The `SavedModel`.
+        served: Its graph.
         object_graph: The object graph that lies with its variables, or None.
         labels: Key of a variable to its name for people.
-
-    Raises:
-        google.protobuf.message.DecodeError: The bytes are no `SavedModel`.
     """
-    served = ServedGraph.parse(data)
     objects = describe_objects(object_graph) if object_graph is not None else None
     if not served.serves:
         # Nothing says what of the graph is used; a graph of TensorFlow 1 may still be read as it is.
         if objects is not None and objects.layers:
             return objects
-        return served.facts
+        return replace(served.facts, names=None)
     facts = served.facts
     names = _names([_label(layer, labels) for layer in facts.layers], [layer.name for layer in facts.layers])
     layers = [replace(layer, name=name) for layer, name in zip(facts.layers, names, strict=True)]

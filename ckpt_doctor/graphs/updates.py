@@ -121,6 +121,30 @@ def _fused_rate(node: pb.NodeDef) -> float | None:
     return round(1.0 - factor, 7) if factor < 1 else None
 
 
+def corrections_are_clipped(graph: Graph, stddev: str) -> bool:
+    """Return whether batch renormalisation clips r and d, the quotients of its average `stddev`.
+
+    Args:
+        graph: The graph with its switches at training.
+        stddev: The node of the variable `renorm_stddev`.
+    """
+    seen = {f"{stddev}:0"}
+    frontier = [(f"{stddev}:0", False)]
+    while frontier:
+        tensor, divided = frontier.pop()
+        for node, _ in graph.consumers.get(tensor, ()):
+            if divided and node.op in ("Maximum", "Minimum", "ClipByValue"):
+                return True
+            # The average is kept above the root of epsilon before it divides.
+            if node.op not in PASS_THROUGH | {"Maximum", "RealDiv", "Div", "Switch", "Merge"}:
+                continue
+            output = f"{node.name}:0"
+            if output not in seen:
+                seen.add(output)
+                frontier.append((output, divided or node.op in ("RealDiv", "Div")))
+    return False
+
+
 def trained_variables(graph: Graph) -> frozenset[str]:
     """Return the variables' nodes that a gradient is applied to."""
     found = set()

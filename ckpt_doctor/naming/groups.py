@@ -7,7 +7,7 @@ with the reason. What could be two things is never guessed.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ckpt_doctor.checkpoint import Variable
@@ -79,7 +79,7 @@ class Grouped:
 def group_variables(
     variables: Sequence[Variable],
     *,
-    model_is_known: bool,
+    known: Container[str],
     other_normalization: Iterable[str],
     positional: bool = False,
     numbered: bool = False,
@@ -88,13 +88,13 @@ def group_variables(
 
     Args:
         variables: The variables that no model description has claimed.
-        model_is_known: Whether a description of the model lists all of its batch norm, so that a gamma without
-            statistics is something else.
+        known: Names of the variables that a description of the model speaks for: it lists all batch norm among them, so
+            that a gamma without statistics is something else.
         other_normalization: Scopes or layer names of other normalisation.
         positional: Whether the file tells roles by position within a layer's `vars` (Keras 3).
         numbered: Whether it numbers parameters without names (Keras 0.3).
     """
-    sorter = _Sorter(variables, model_is_known, frozenset(other_normalization))
+    sorter = _Sorter(variables, known, frozenset(other_normalization))
     rest: Sequence[Variable] = variables
     if positional or numbered:
         found, ambiguous, rest = read_positions(variables, numbered=numbered)
@@ -109,9 +109,9 @@ def group_variables(
 
 
 class _Sorter:
-    def __init__(self, variables: Sequence[Variable], model_is_known: bool, other: frozenset[str]) -> None:
+    def __init__(self, variables: Sequence[Variable], known: Container[str], other: frozenset[str]) -> None:
         self.by_name = {variable.name: variable for variable in variables}
-        self.model_is_known = model_is_known
+        self.known = known
         self.other_normalization = other
         self.groups: dict[str, Group] = {}
         self.maybe: dict[str, dict[str, str]] = {}
@@ -252,12 +252,13 @@ class _Sorter:
         Without a model, and without a name that says so: where they share a scope with a convolution of as many
         channels, in several places, they are hand-written batch norm; so are then the other pairs of the file.
         """
-        if self.model_is_known:
-            return set()
         pairs = [
             scope
             for scope, group in self.groups.items()
-            if set(group.roles) == set(_AFFINE) and not is_other_normalization(scope) and self._may_be(scope)
+            if set(group.roles) == set(_AFFINE)
+            and not self._is_known(group)
+            and not is_other_normalization(scope)
+            and self._may_be(scope)
         ]
         kernels: dict[str, list[tuple[int, ...]]] = {}
         for name, role in self.others.items():
@@ -293,7 +294,10 @@ class _Sorter:
             return not (alone and counted and not looks_like_batch_norm(scope))
         if any(key.partition("/")[0] in STATISTICS for key in group.companions):
             return True
-        return not self.model_is_known and looks_like_batch_norm(scope) and self._may_be(scope)
+        return not self._is_known(group) and looks_like_batch_norm(scope) and self._may_be(scope)
+
+    def _is_known(self, group: Group) -> bool:
+        return all(name in self.known for name in group.roles.values())
 
     def _complete(self, group: Group) -> None:
         """Fill in the names of the statistics that the layer lacks."""

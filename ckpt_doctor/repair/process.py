@@ -10,32 +10,28 @@ from pathlib import Path
 
 import numpy as np
 
-from ckpt_doctor import audit, graphs
-from ckpt_doctor.batchnorm import Inventory, take_inventory
-from ckpt_doctor.capture.estimation import (
-    Request,
-    with_model,
-)
+from ckpt_doctor import audit
+from ckpt_doctor.analysis import Analysis, analyse, refuse_another_model
+from ckpt_doctor.capture.estimation import Request, observe, with_model
 from ckpt_doctor.capture.live import DEFAULT_LIMIT
 from ckpt_doctor.capture.metric import load_metric
 from ckpt_doctor.checkpoint import Array, Checkpoint
 from ckpt_doctor.errors import BadRequest, RepairRefused
-from ckpt_doctor.finding import Finding
-from ckpt_doctor.formats import format_of, open_checkpoint
+from ckpt_doctor.formats import open_checkpoint
+from ckpt_doctor.formats.interface import Changes
+from ckpt_doctor.graphs import Description
 from ckpt_doctor.progress import Listener, unheard
 from ckpt_doctor.repair import writing
 from ckpt_doctor.repair.planning import LayerPlan, changes_of
-from ckpt_doctor.repair.proof import proven
+from ckpt_doctor.repair.proof import prove
 from ckpt_doctor.repair.targets import ESTIMATES, METHODS, Targets, choose
 from ckpt_doctor.repair.work import Work
 from ckpt_doctor.repair_result import FileHash, LeftLayer, RepairedLayer, RepairResult, Spread, Statistics
 from ckpt_doctor.result import ChannelValues
-from ckpt_doctor.rules.interface import Subject
-from ckpt_doctor.selection import Selection
+from ckpt_doctor.verdict import Policy, Verdict, judge
 
 # In place, a file above this is only added to; hashing all of it would take longer than the repair.
 _LARGEST_HASHED = 1 << 30
-_ALL_RULES = Selection.of((), (), {})
 
 
 def fix(
@@ -132,17 +128,31 @@ def fix(
     source = with_model(open_checkpoint(checkpoint), request.model, allow_code=allow_code)
     if output is not None:
         writing.check_output(source, str(output), overwrite=overwrite)
-    judge = load_metric(metric) if metric is not None else None
-    inventory, findings = _judged(source)
-    targets = choose(
-        inventory,
-        findings,
-        audit.texts(layers),
-        method=method,
-        has_data=bool(request.data),
-        unproven=unproven or judge is not None,
-        force=force,
-    )
+    measure = load_metric(metric) if metric is not None else None
+    analysis = analyse(source)
+    if model is not None:
+        refuse_another_model(analysis, f"--model {model}")
+    if analysis.defects:
+        first = analysis.defects[0]
+        raise RepairRefused(f"{first.where}: {first.message}; a damaged checkpoint is not repaired")
+
+    def targets_of(verdict: Verdict) -> Targets:
+        return choose(
+            verdict,
+            audit.texts(layers),
+            method=method,
+            has_data=bool(request.data),
+            unproven=unproven or measure is not None,
+            force=force,
+        )
+
+    before = judge(analysis, Policy())
+    targets = targets_of(before)
+    if not (targets.layers or targets.left) and request.data and analysis.inventory.layers:
+        # Nothing in the file is wrong; whether the data agree is what `scan --data` would ask too.
+        observed, unobserved = observe(source, analysis.inventory, request, progress)
+        before = judge(analysis, Policy(observed=observed, unobserved=unobserved))
+        targets = targets_of(before)
     if not targets.layers:
         return _nothing_to_do(source, targets, started, dry_run=dry_run)
     if targets.estimated and not request.data:
@@ -151,7 +161,7 @@ def fix(
             "(a few hundred samples of what the model was trained on)"
         )
     with ExitStack() as kept:
-        work = Work(source, inventory, request, targets, kept, progress)
+        work = Work(before, request, targets, kept, progress)
         plans = [*work.without_data(), *work.estimated(whole=method != "training")]
         if not plans:
             raise RepairRefused("; ".join(f"layer {name}: {reason}" for name, reason in work.left[:3]))
@@ -165,8 +175,8 @@ def fix(
             layers=tuple(map(_repaired, plans)),
             left=tuple(LeftLayer(name, reason) for name, reason in work.left),
             unchanged_variables=sum(variable.name not in changes.values for variable in source.variables),
-            metric=work.compare(judge, None if metric_data is None else str(metric_data), plans)
-            if judge is not None
+            metric=work.compare(measure, None if metric_data is None else str(metric_data), plans)
+            if measure is not None
             else None,
             sha256=(),
             seconds=time.monotonic() - started,
@@ -186,48 +196,42 @@ def fix(
             backup=backup,
             full_verify=full_verify,
         )
-        after, after_findings = _judged(
-            _described_alike(written.checkpoint, source) if model is not None else written.checkpoint,
-            whole=not in_place or full_verify,
-            # Rules that judge history cannot see in the values that these are new.
-            repaired=frozenset(plan.layer.name for plan in plans if plan.method != "copy"),
+        described = _described_alike(written.checkpoint, source) if model is not None else written.checkpoint
+        after = analyse(
+            described,
+            verify=not in_place or full_verify,
+            described=_described_before(analysis, described, changes),
         )
-        seen = work.observe(after)
-    repaired, within = proven(result.layers, after, seen)
-    changed = {plan.layer.name for plan in plans}
-    still = {
-        name
-        for finding in after_findings
-        if finding.rule.startswith(("BN1", "BN2")) and finding.severity != "note"
-        for name in finding.layers
-    }
+        # Rules that judge history cannot see in the values that these are new.
+        renewed = frozenset(plan.layer.name for plan in plans if plan.method != "copy")
+        verdict = judge(after, Policy(observed=work.observe(after.inventory), repaired=renewed))
+    proof = prove(result.layers, verdict)
     return replace(
         result,
         output=written.path,
-        layers=repaired,
+        layers=proof.layers,
         unchanged_variables=written.unchanged,
         sha256=_file_hashes(before_files, writing.hashes(written.checkpoint.files, largest=largest)),
         seconds=time.monotonic() - started,
-        complete=not work.left and within and not still & changed,
+        complete=not work.left and not proof.remaining,
         backups=written.backups,
+        notes=(*result.notes, *proof.notes),
     )
 
 
-def _judged(
-    checkpoint: Checkpoint, *, whole: bool = True, repaired: frozenset[str] = frozenset()
-) -> tuple[Inventory, tuple[Finding, ...]]:
-    """Return the inventory and the findings of a checkpoint; damage stops a repair.
+def _described_before(analysis: Analysis, written: Checkpoint, changes: Changes) -> Description | None:
+    """Return what the description of a written checkpoint says, where that is known from before; else None.
 
-    Args:
-        checkpoint: The checkpoint.
-        whole: Whether every byte is checked; a file that was only added to was checked before.
-        repaired: Names of the layers whose statistics are new.
+    A `.meta` to whose saver new variables were added describes the same model; that it is the one which was made is
+    compared byte for byte when it is written.
     """
-    damages = [*checkpoint.damages, *(format_of(checkpoint).verify(checkpoint) if whole else ())]
-    if damages:
-        raise RepairRefused(f"{damages[0].where}: {damages[0].message}; a damaged checkpoint is not repaired")
-    inventory = take_inventory(checkpoint, graphs.describe(checkpoint))
-    return inventory, audit.judge_subject(Subject(inventory, repaired=repaired), _ALL_RULES)
+    old, new = analysis.checkpoint.descriptions, written.descriptions
+    same = all(
+        getattr(new, each) == getattr(old, each)
+        for each in ("saved_model", "object_graph", "keras_config", "keras_training")
+    )
+    meta_graph = old.meta_graph if changes.meta_graph is None else changes.meta_graph
+    return analysis.description if same and new.meta_graph == meta_graph else None
 
 
 def _described_alike(written: Checkpoint, source: Checkpoint) -> Checkpoint:

@@ -1,52 +1,91 @@
-"""What the repaired checkpoint shows on the data: residuals, and doubts about the data themselves."""
+"""What the repaired checkpoint shows: residuals on the data, findings that are left, doubts about the data."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from ckpt_doctor.batchnorm import Inventory
-from ckpt_doctor.capture.estimation import residuals
+from ckpt_doctor.batchnorm import STATISTICS, Inventory
+from ckpt_doctor.finding import Finding
+from ckpt_doctor.heuristics.agreement import DEFAULT_EPSILON
 from ckpt_doctor.observation import Observation
 from ckpt_doctor.repair.targets import ESTIMATES
 from ckpt_doctor.repair_result import RepairedLayer
 from ckpt_doctor.rules import too_little_data
 from ckpt_doctor.rules.interface import Subject
+from ckpt_doctor.verdict import Verdict
 
 # What layerwise statistics may be off from a plain pass over the same data: float32 leaves 1e-7 to 1e-5, and a network
 # that computes in float16 up to 5e-3; a mistake of the estimate is far above.
 LARGEST_RESIDUAL = 1e-2
+# Findings about missing statistics, about values, and about the data: none of them may be left on a repaired layer.
+_OF_STATISTICS = ("BN1", "BN2", "BN4")
+# They judge the data that were given, not what was made of them.
+_OF_DATA = ("BN402",)
 
 
-def proven(
-    repaired: Sequence[RepairedLayer], after: Inventory, seen: Mapping[str, Observation]
-) -> tuple[tuple[RepairedLayer, ...], bool]:
-    """Return the layers with their residuals, and whether those of estimated ones are all within tolerance.
+@dataclass(frozen=True)
+class Proof:
+    """What was proven of a repair.
 
-    `training` measures every layer behind batches that normalise themselves, so it may be off by what BN401 allows;
-    `layerwise` must leave no more than rounding.
+    Attributes:
+        layers: The repaired layers, with their residuals.
+        remaining: Why the repair is not complete, a sentence each; empty where it is.
+        notes: What else the user should know.
+    """
+
+    layers: tuple[RepairedLayer, ...]
+    remaining: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def prove(repaired: Sequence[RepairedLayer], after: Verdict) -> Proof:
+    """Return what a repaired checkpoint shows of its layers.
+
+    No finding about statistics may be left on a repaired layer, BN401 on the data of the repair among them; what
+    `layerwise` estimated must differ from what is measured by no more than rounding.
 
     Args:
         repaired: The layers, as planned.
-        after: The inventory of what was written.
-        seen: What goes into the layers at inference; empty where no data were used.
+        after: The verdict on what is, or will be, written, with what goes into the layers at inference.
     """
-    by_name = {layer.name: layer for layer in after.layers}
-    entries = []
-    within = True
+    by_name = {layer.name: layer for layer in after.analysis.inventory.layers}
+    seen = after.subject.observed
+    entries, remaining = [], []
     for entry in repaired:
-        layer = by_name.get(entry.name)
-        if layer is None or entry.name not in seen:
-            entries.append(entry)
+        layer, observation = by_name.get(entry.name), seen.get(entry.name)
+        if layer is None or not set(STATISTICS) <= set(layer.values):
+            remaining.append(f"layer {entry.name} is not in what was written")
+        elif observation is not None:
+            mean, variance = (layer.values[role] for role in STATISTICS)
+            residual = observation.distance(mean, variance, layer.epsilon or DEFAULT_EPSILON)
+            entry = replace(entry, residual=residual)
+            if entry.method == "layerwise" and not residual <= LARGEST_RESIDUAL:
+                remaining.append(
+                    f"layer {entry.name}: its statistics are off by {residual:.2g} from what the model shows, at most "
+                    f"{LARGEST_RESIDUAL:g} is rounding"
+                )
+        elif entry.method in ESTIMATES and seen:
             # What was estimated must also be seen afterwards, or nothing is proven.
-            within = within and (entry.method not in ESTIMATES or not seen)
+            remaining.append(f"layer {entry.name}: the model does not run it with its new statistics")
+        entries.append(entry)
+    changed = {entry.name for entry in repaired}
+    for finding in after.findings:
+        if finding.severity == "note" or finding.rule in _OF_DATA or not finding.rule.startswith(_OF_STATISTICS):
             continue
-        residual, good = residuals(
-            seen[entry.name], layer.values["moving_mean"], layer.values["moving_variance"], layer.epsilon
-        )
-        entries.append(replace(entry, residual=residual))
-        within = within and good and (entry.method != "layerwise" or residual <= LARGEST_RESIDUAL)
-    return tuple(entries), within
+        if changed.intersection(finding.layers):
+            remaining.append(f"{finding.rule} is left: {finding.message}")
+    return Proof(tuple(entries), tuple(remaining), tuple(_left(after.findings, changed)))
+
+
+def _left(findings: Sequence[Finding], changed: set[str]) -> Iterator[str]:
+    """Yield what a scan goes on reporting of what was not repaired, a sentence for each rule."""
+    others: dict[str, Finding] = {}
+    for finding in findings:
+        if finding.severity != "note" and not changed.intersection(finding.layers):
+            others.setdefault(finding.rule, finding)
+    for finding in others.values():
+        yield f"{finding.rule} {finding.name} is still reported: {finding.message}"
 
 
 def doubts(inventory: Inventory, seen: Mapping[str, Observation]) -> Iterator[str]:

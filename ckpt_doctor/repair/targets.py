@@ -6,19 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from ckpt_doctor.batchnorm import BatchNormLayer, Inventory
+from ckpt_doctor.batchnorm import BatchNormLayer
 from ckpt_doctor.errors import BadRequest, RepairRefused
 from ckpt_doctor.finding import Finding
+from ckpt_doctor.heuristics.stored_in_training import lost_and_frozen
+from ckpt_doctor.rules import disposition
+from ckpt_doctor.verdict import Verdict
 
 METHODS = ("auto", "layerwise", "training", "debias", "copy")
 ESTIMATES = ("layerwise", "training")
 
-# Repaired without more ado, however sure the finding is: what is not there cannot be right.
-_MISSING = ("BN101", "BN102")
 _TRAINED_ON_STORED = "BN304"
-_SWAPPED = "BN206"
 _COLD = "BN202"
-_ROLES = ("moving_mean", "moving_variance")
+_OF_DATA = "BN401"
 _FROZEN = (
     "it was trained with its stored statistics (BN304), which this file lacks: in a network that was trained afresh "
     "they are still 0 and 1, in a fine-tuned one those of the checkpoint that it started from; estimating others would "
@@ -49,8 +49,7 @@ class Targets:
 
 
 def choose(
-    inventory: Inventory,
-    findings: Sequence[Finding],
+    verdict: Verdict,
     patterns: Sequence[str],
     *,
     method: str,
@@ -61,8 +60,7 @@ def choose(
     """Return what to repair.
 
     Args:
-        inventory: The checkpoint's batch norm.
-        findings: What the rules say.
+        verdict: What is wrong with the checkpoint.
         patterns: Globs on layer names; where there are any they decide, healthy layers included.
         method: One of `METHODS`.
         has_data: Whether there are data to estimate from.
@@ -73,10 +71,15 @@ def choose(
         BadRequest: A pattern matches no layer.
         RepairRefused: A pattern asks for a layer whose statistics are right (BN304).
     """
-    names = [layer.name for layer in inventory.layers if _has_statistics(layer)]
-    inert = {name for finding in findings if finding.rule == _TRAINED_ON_STORED for name in finding.layers}
+    layers = verdict.analysis.inventory.layers
+    names = [layer.name for layer in layers if _has_statistics(layer)]
+    on_layer: dict[str, list[Finding]] = {}
+    for finding in verdict.findings:
+        for name in finding.layers:
+            on_layer.setdefault(name, []).append(finding)
+    inert = {name for name in names if any(finding.rule == _TRAINED_ON_STORED for finding in on_layer.get(name, ()))}
     chosen = _matching(names, patterns) if patterns else names
-    frozen = {layer.name for layer in inventory.layers if _lost_and_frozen(layer)}
+    frozen = {layer.name for layer in layers if lost_and_frozen(layer)}
     refused = [name for name in chosen if name in inert]
     if patterns and refused and not force:
         raise RepairRefused(
@@ -85,10 +88,8 @@ def choose(
         )
     estimated, copied, debiased, left = [], [], [], []
     for name in chosen:
-        found = [finding for finding in findings if finding.layer == name and finding.repair != "none"]
-        sure = [
-            f for f in found if unproven or f.rule in _MISSING or (f.certainty != "unproven" and f.rule != _SWAPPED)
-        ]
+        found = [finding for finding in on_layer.get(name, ()) if finding.repair != "none"]
+        sure = [finding for finding in found if unproven or disposition(finding) == "safe"]
         asked = bool(patterns) or (name in inert and force)
         if name in frozen and not force and method in ("auto", *ESTIMATES):
             left.append((name, _FROZEN))
@@ -108,23 +109,16 @@ def choose(
     return Targets(tuple(estimated), tuple(copied), tuple(debiased), tuple(left))
 
 
-def _lost_and_frozen(layer: BatchNormLayer) -> bool:
-    """Return whether a layer was trained with stored statistics that are not in the file."""
-    facts = layer.facts
-    return (
-        facts is not None
-        and layer.evidence == "graph"
-        and facts.mode == "stored"
-        and facts.trained is False
-        and any(role in layer.absent for role in _ROLES)
-    )
-
-
 def _why_left(found: Sequence[Finding], sure: Sequence[Finding], method: str) -> str:
     doubtful = [finding for finding in found if finding not in sure]
+    if not sure and all(finding.rule == _OF_DATA for finding in doubtful):
+        return (
+            "its statistics are not those of the data (BN401); if the data are what the model is to serve, name the "
+            "layer with --layers"
+        )
     wanted = next((finding for finding in doubtful if finding.repair == method), doubtful[0] if not sure else None)
     if wanted is not None:
-        return f"{wanted.rule} is not proven for it; if you know that it is so, give --unproven"
+        return f"{wanted.rule} is not proven for it; if you know that it is so, pass --unproven"
     return f"--method {method} does not repair {sure[0].rule}, which takes {sure[0].repair}"
 
 

@@ -6,23 +6,23 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ckpt_doctor.batchnorm import BatchNormLayer, Inventory
+from ckpt_doctor.batchnorm import BatchNormLayer
 from ckpt_doctor.checkpoint import Array
 from ckpt_doctor.errors import RepairRefused
-from ckpt_doctor.rules.cold_average import coldness
-from ckpt_doctor.rules.never_updated import untouched
-from ckpt_doctor.rules.swapped_roles import exchanges
+from ckpt_doctor.heuristics.initial_value_share import InitialValueShare
+from ckpt_doctor.heuristics.initial_values import at_initial_values, copy_at_initial_values
+from ckpt_doctor.heuristics.role_swaps import RoleSwap
 
 _STATISTICS = ("moving_mean", "moving_variance")
 _COPIES = ("twin", "tower")
 
 
-def copied_statistics(layer: BatchNormLayer, inventory: Inventory) -> tuple[dict[str, Array], str]:
+def copied_statistics(layer: BatchNormLayer, swap: RoleSwap | None) -> tuple[dict[str, Array], str]:
     """Return the roles of a layer with the values that they should have, and where these come from.
 
     Args:
         layer: A layer with a finding whose repair is `copy` (BN103 to BN106, BN206).
-        inventory: All layers; roles are exchanged only where several agree.
+        swap: Which of its roles are swapped, if any.
 
     Returns:
         Role to value, float64 of shape `(channels,)`; at least both statistics.
@@ -30,9 +30,8 @@ def copied_statistics(layer: BatchNormLayer, inventory: Inventory) -> tuple[dict
     Raises:
         RepairRefused: Nothing tells which of two copies is right.
     """
-    exchange = next((found for found in exchanges(inventory.layers) if found.layer.name == layer.name), None)
-    if exchange is not None:
-        return _exchanged(layer, exchange.variance_in, exchange.found_in_variance), "roles put back in their places"
+    if swap is not None:
+        return _swapped_back(layer, swap), "roles put back in their places"
     values: dict[str, Array] = {}
     sources = []
     for role in _STATISTICS:
@@ -72,13 +71,13 @@ def _trained_copy(layer: BatchNormLayer) -> dict[str, Array]:
         RepairRefused: Two trained copies differ, and nothing tells which one is right.
     """
     kinds = {key.rpartition("/")[2] for key in layer.companion_values if key.rpartition("/")[2].startswith(_COPIES)}
-    own_is_untouched = untouched(layer) is not None
+    own_is_untouched = at_initial_values(layer) is not None
     for kind in sorted(kinds):
         copy = {role: layer.companion_values.get(f"{role}/{kind}") for role in _STATISTICS}
         found = {role: np.asarray(value, np.float64).reshape(-1) for role, value in copy.items() if value is not None}
         if set(found) != set(_STATISTICS):
             continue
-        copy_is_untouched = not found["moving_mean"].any() and len(set(found["moving_variance"].tolist())) == 1
+        copy_is_untouched = bool(copy_at_initial_values(layer, kind))
         if own_is_untouched and not copy_is_untouched:
             return found
         if kind.startswith("twin") and not own_is_untouched and not copy_is_untouched and not _alike(layer, found):
@@ -93,14 +92,14 @@ def _alike(layer: BatchNormLayer, copy: Mapping[str, Array]) -> bool:
     return all(np.array_equal(np.asarray(layer.values[role], np.float64), copy[role]) for role in copy)
 
 
-def _exchanged(layer: BatchNormLayer, variance_in: str, found_in_variance: bool) -> dict[str, Array]:
+def _swapped_back(layer: BatchNormLayer, swap: RoleSwap) -> dict[str, Array]:
     """Return the roles of a layer, put back.
 
     Either mean and variance stand in each other's place, or, in a nested Keras model that was saved frozen and loaded
     unfrozen, gamma and beta stand in the place of mean and variance and the reverse.
     """
     values = {role: np.asarray(value, np.float64) for role, value in layer.values.items()}
-    if variance_in == "moving_mean" and found_in_variance:
+    if swap.variance_in == "moving_mean" and swap.found_in_variance:
         values["moving_mean"], values["moving_variance"] = values["moving_variance"], values["moving_mean"]
         return values
     raise RepairRefused(
@@ -109,11 +108,15 @@ def _exchanged(layer: BatchNormLayer, variance_in: str, found_in_variance: bool)
     )
 
 
-def debiased_statistics(layer: BatchNormLayer, inventory: Inventory) -> dict[str, Array]:
+def debiased_statistics(layer: BatchNormLayer, cold: InitialValueShare | None) -> dict[str, Array]:
     """Return the statistics of a cold average with the initial value taken out.
 
     After N updates at a decay d, what is stored is `d**N * initial + (1 - d**N) * average`, with initial values 0 and 1
     (or 0 and 0). What stays is an average over training, not the statistics of the final weights.
+
+    Args:
+        layer: The layer.
+        cold: What is left of its initial values.
 
     Returns:
         Role to value, float64 of shape `(channels,)`.
@@ -121,7 +124,6 @@ def debiased_statistics(layer: BatchNormLayer, inventory: Inventory) -> dict[str
     Raises:
         RepairRefused: Steps and decay do not fit the values: a variance would come out negative.
     """
-    cold = coldness(layer, inventory)
     if cold is None:
         raise RepairRefused(f"layer {layer.name}: nothing tells how many updates its averages have seen")
     kept = 1.0 - cold.share

@@ -8,17 +8,15 @@ from contextlib import ExitStack
 from ckpt_doctor.batchnorm import Inventory
 from ckpt_doctor.capture.engine import Engine
 from ckpt_doctor.capture.estimation import (
-    DEFAULT_EPSILON,
     Request,
     load_model,
-    meta_graph_of,
     read_data,
     stored_statistics,
 )
 from ckpt_doctor.capture.metric import MetricFunction, measure_metric
 from ckpt_doctor.capture.samples import Samples
-from ckpt_doctor.checkpoint import Checkpoint
 from ckpt_doctor.errors import RepairRefused
+from ckpt_doctor.heuristics.agreement import DEFAULT_EPSILON
 from ckpt_doctor.observation import Observation
 from ckpt_doctor.progress import Listener, Progress
 from ckpt_doctor.repair.planning import LayerPlan
@@ -26,6 +24,7 @@ from ckpt_doctor.repair.proof import doubts
 from ckpt_doctor.repair.targets import Targets
 from ckpt_doctor.repair.without_data import copied_statistics, debiased_statistics
 from ckpt_doctor.repair_result import Metric
+from ckpt_doctor.verdict import Verdict
 
 
 class Work:
@@ -41,23 +40,23 @@ class Work:
 
     def __init__(
         self,
-        source: Checkpoint,
-        inventory: Inventory,
+        verdict: Verdict,
         request: Request,
         targets: Targets,
         kept: ExitStack,
         progress: Listener,
     ) -> None:
-        self.source = source
-        self.inventory = inventory
+        self.verdict = verdict
+        self.source = verdict.analysis.checkpoint
+        self.inventory = verdict.analysis.inventory
         self.request = request
         self.targets = targets
         self.kept = kept
         self.progress = progress
-        self.by_name = {layer.name: layer for layer in inventory.layers}
+        self.by_name = {layer.name: layer for layer in self.inventory.layers}
         self.left = list(targets.left)
         self.notes: list[str] = []
-        self.meta = meta_graph_of(source)
+        self.meta = verdict.analysis.graph
         self.samples = self.batches = 0
         self.engine: Engine | None = None
         self.feed: Samples | None = None
@@ -70,11 +69,11 @@ class Work:
             layer = self.by_name[name]
             try:
                 if name in self.targets.copied:
-                    values, origin = copied_statistics(layer, self.inventory)
+                    values, origin = copied_statistics(layer, self.verdict.subject.role_swaps.get(name))
                     self.notes.append(f"{name}: {origin}")
                     yield LayerPlan(layer, "copy", values)
                 else:
-                    yield LayerPlan(layer, "debias", debiased_statistics(layer, self.inventory))
+                    yield LayerPlan(layer, "debias", debiased_statistics(layer, self.verdict.subject.shares.of(layer)))
             except RepairRefused as refusal:
                 self.left.append((name, str(refusal)))
         if self.targets.debiased:

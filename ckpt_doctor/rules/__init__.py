@@ -6,6 +6,9 @@ that does not import stops the program instead of making it check less.
 
 from __future__ import annotations
 
+from typing import Literal
+
+from ckpt_doctor.finding import Finding
 from ckpt_doctor.rules import (
     aliases_disagree,
     batch_statistics_by_design,
@@ -76,6 +79,22 @@ RULES: tuple[Rule, ...] = (
     unfinished_save.RULE,
     non_finite_weights.RULE,
 )
+
+Disposition = Literal["safe", "unproven", "none"]
+
+_FIXED = {rule.code: rule.fixed for rule in RULES}
+
+
+def disposition(finding: Finding) -> Disposition:
+    """Return whether `fix` repairs a finding as it is, only when it is asked to, or not at all.
+
+    The default of a rule is not to: a repair on a guess breaks what works.
+    """
+    if finding.repair == "none":
+        return "none"
+    fixed = _FIXED[finding.rule]
+    return "safe" if fixed == "always" or (fixed == "proven" and finding.certainty == "proven") else "unproven"
+
 
 # Which findings a finding explains, on the layers that both concern; the first match counts.
 EXPLAINS: tuple[tuple[str, tuple[str, ...]], ...] = (

@@ -27,12 +27,11 @@ import numpy as np
 from ckpt_doctor.batchnorm import BatchNormLayer
 from ckpt_doctor.checkpoint import Array, same_values
 from ckpt_doctor.finding import Finding
+from ckpt_doctor.heuristics.agreement import is_beyond
+from ckpt_doctor.heuristics.initial_values import initial_values
 from ckpt_doctor.rules._examples import example, holding
 from ckpt_doctor.rules.interface import Rule, Subject
 
-# The limits of BN401, beyond which statistics are of other data: a quarter of a standard deviation, a factor of two.
-LARGEST_SHIFT = 0.25
-LARGEST_RATIO = 2.0
 _STATISTICS = ("moving_mean", "moving_variance")
 
 
@@ -89,7 +88,8 @@ def _histories(layer: BatchNormLayer, kind: str) -> str | None:
         return None
     (mean, mean_copy), (variance, variance_copy) = pairs["moving_mean"], pairs["moving_variance"]
     names = f"{layer.companions[f'moving_mean/{kind}']} and {layer.companions[f'moving_variance/{kind}']}"
-    here, there = _is_initial(mean, variance), _is_initial(mean_copy, variance_copy)
+    here = initial_values(mean, variance, None) is not None
+    there = initial_values(mean_copy, variance_copy, None) is not None
     if here != there:
         which = names if there else f"{layer.variables['moving_mean']} and {layer.variables['moving_variance']}"
         return (
@@ -101,16 +101,12 @@ def _histories(layer: BatchNormLayer, kind: str) -> str | None:
         return None
     shift = float(np.median(np.abs(mean - mean_copy)[known] / np.sqrt(spread[known])))
     ratio = float(np.median(variance_copy[known] / variance[known]))
-    if shift > LARGEST_SHIFT or not 1 / LARGEST_RATIO <= ratio <= LARGEST_RATIO:
+    if any(is_beyond(shift, ratio)):
         return (
             f"{names} are far from the plain ones: means {shift:.2g} standard deviations apart, variances {ratio:.2g} "
             "times as large (medians); find out which copy is served, and keep that"
         )
     return None
-
-
-def _is_initial(mean: Array, variance: Array) -> bool:
-    return bool(np.all(mean == 0) and (np.all(variance == 1) or np.all(variance == 0)))
 
 
 def _beside(kind: str, mean: list[float], variance: list[float]) -> BatchNormLayer:
@@ -128,6 +124,7 @@ RULE = Rule(
     severity="error",
     repair="copy",
     check=_check,
+    fixed="proven",
     healthy=(
         lambda: holding(example()),
         lambda: holding(_beside("twin", [0.4, -0.1, 2.0], [1.7, 0.3, 4.0])),

@@ -21,15 +21,15 @@ from collections.abc import Iterator
 import numpy as np
 
 from ckpt_doctor.finding import Finding
+from ckpt_doctor.heuristics.initial_values import at_initial_values
 from ckpt_doctor.rules._examples import example, holding
 from ckpt_doctor.rules.interface import Rule, Subject
-from ckpt_doctor.rules.never_updated import untouched
 
 
 def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
     for layer in subject.inventory.layers:
         variance = layer.values.get("moving_variance")
-        if variance is None or untouched(layer) is not None:
+        if variance is None or at_initial_values(layer) is not None:
             continue
         count = int(np.count_nonzero(variance == 0))
         if count:

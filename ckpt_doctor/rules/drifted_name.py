@@ -60,6 +60,7 @@ RULE = Rule(
     severity="warning",
     repair="copy",
     check=_check,
+    fixed="always",
     healthy=(lambda: holding(example()), lambda: holding(example(missing=_BOTH, facts=described()))),
     sick=(lambda: holding(_drifted()),),
 )

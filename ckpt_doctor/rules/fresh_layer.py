@@ -24,20 +24,20 @@ import numpy as np
 
 from ckpt_doctor.batchnorm import BatchNormLayer
 from ckpt_doctor.finding import Finding
+from ckpt_doctor.heuristics.initial_values import at_initial_values
 from ckpt_doctor.rules._examples import described, example, holding
 from ckpt_doctor.rules.interface import Rule, Subject
-from ckpt_doctor.rules.never_updated import untouched
 
 
 def _is_fresh(layer: BatchNormLayer) -> bool:
     affine = [
         np.all(layer.values[role] == start) for role, start in (("gamma", 1), ("beta", 0)) if role in layer.values
     ]
-    return bool(affine) and all(affine) and untouched(layer) is not None
+    return bool(affine) and all(affine) and at_initial_values(layer) is not None
 
 
 def _is_trained(layer: BatchNormLayer) -> bool:
-    return "moving_variance" in layer.values and untouched(layer) is None and not _is_fresh(layer)
+    return "moving_variance" in layer.values and at_initial_values(layer) is None and not _is_fresh(layer)
 
 
 def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:

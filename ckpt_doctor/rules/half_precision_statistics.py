@@ -22,9 +22,9 @@ import numpy as np
 
 from ckpt_doctor.batchnorm import BatchNormLayer
 from ckpt_doctor.finding import Finding
+from ckpt_doctor.heuristics.initial_values import at_initial_values
 from ckpt_doctor.rules._examples import example, holding
 from ckpt_doctor.rules.interface import Rule, Subject
-from ckpt_doctor.rules.never_updated import untouched
 
 _LARGEST_FLOAT16 = 65504.0
 _HALVES = ("float16", "bfloat16")
@@ -42,7 +42,7 @@ def _defects(layer: BatchNormLayer) -> Iterator[tuple[str, str]]:
         over = int(np.count_nonzero(np.isinf(values) | (np.abs(values) >= _LARGEST_FLOAT16)))
         if over and stored.dtype.name == "float16":
             yield role, f"{over} of {values.size} channels overflowed (65504 is the largest float16)"
-        if role == "moving_mean" or untouched(layer) is not None:
+        if role == "moving_mean" or at_initial_values(layer) is not None:
             continue
         mean = layer.values.get("moving_mean")
         moved = np.ones(values.shape, bool) if mean is None else mean.astype(np.float64).reshape(-1) != 0
@@ -76,6 +76,7 @@ RULE = Rule(
     severity="warning",
     repair="estimate",
     check=_check,
+    fixed="proven",
     healthy=(
         lambda: holding(example(dtype=np.float16)),
         lambda: holding(example(dtype=np.float16, moving_variance=[6e4, 0.3, 2])),

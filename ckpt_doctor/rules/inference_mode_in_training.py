@@ -16,23 +16,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ckpt_doctor.batchnorm import BatchNormLayer
 from ckpt_doctor.finding import Finding
+from ckpt_doctor.heuristics.stored_in_training import trained_on_stored
 from ckpt_doctor.rules._examples import described, example, holding
 from ckpt_doctor.rules.interface import Rule, Subject
-from ckpt_doctor.rules.never_updated import untouched
-
-
-def trained_on_stored(layer: BatchNormLayer) -> bool:
-    """Return whether the layer was trained with the statistics that it started with."""
-    facts = layer.facts
-    return (
-        facts is not None
-        and layer.evidence in ("graph", "config")
-        and facts.mode == "stored"
-        and facts.trained is False
-        and untouched(layer) is not None
-    )
 
 
 def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:

@@ -9,10 +9,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
 
 from ckpt_doctor.batchnorm import BatchNormLayer, Inventory
 from ckpt_doctor.checkpoint import Damage
 from ckpt_doctor.finding import Certainty, Finding, Repair, Severity
+from ckpt_doctor.heuristics.initial_value_share import InitialValueShares
+from ckpt_doctor.heuristics.role_swaps import RoleSwap, find_role_swaps
 from ckpt_doctor.observation import Observation
 
 
@@ -37,6 +41,19 @@ class Subject:
     observed: Mapping[str, Observation] = field(default_factory=dict)
     tolerance: float = 1.0
 
+    @cached_property
+    def shares(self) -> InitialValueShares:
+        """What is left of the initial values: what layers are compared by, computed once."""
+        return InitialValueShares(self.inventory)
+
+    @cached_property
+    def role_swaps(self) -> dict[str, RoleSwap]:
+        """The layers whose roles are swapped, by name."""
+        return find_role_swaps(self.inventory.layers)
+
+
+Fixed = Literal["always", "proven", "asked"]
+
 
 @dataclass(frozen=True, eq=False)
 class Rule:
@@ -48,6 +65,8 @@ class Rule:
         severity: The worst that it reports.
         repair: What `fix` can do about it.
         check: Yields the findings of one checkpoint.
+        fixed: When `fix` repairs it: `always` (what is missing cannot be right), `proven` (a proven finding), `asked`
+            (with --unproven, or by the layer's name).
         healthy: Subjects in which it finds nothing, near misses included: its tests.
         sick: Subjects in which it finds something: its tests.
     """
@@ -59,6 +78,7 @@ class Rule:
     check: Callable[[Rule, Subject], Iterator[Finding]]
     healthy: tuple[Callable[[], Subject], ...]
     sick: tuple[Callable[[], Subject], ...]
+    fixed: Fixed = "asked"
 
     @property
     def documentation(self) -> str:

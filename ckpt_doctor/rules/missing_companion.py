@@ -54,6 +54,7 @@ RULE = Rule(
     severity="warning",
     repair="copy",
     check=_check,
+    fixed="always",
     healthy=(
         lambda: holding(example(facts=described())),
         # All of it is missing: BN101 and BN102 say so.

@@ -39,6 +39,7 @@ RULE = Rule(
     severity="error",
     repair="estimate",
     check=_check,
+    fixed="always",
     healthy=(
         lambda: holding(example()),
         lambda: holding(example(missing=("moving_mean",))),

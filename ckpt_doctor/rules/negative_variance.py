@@ -63,6 +63,7 @@ RULE = Rule(
     severity="error",
     repair="estimate",
     check=_check,
+    fixed="proven",
     healthy=(
         lambda: holding(example()),
         lambda: holding(example(moving_variance=[0, 1, 1])),

@@ -22,86 +22,45 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
 from ckpt_doctor.batchnorm import BatchNormLayer
 from ckpt_doctor.finding import Finding
+from ckpt_doctor.heuristics.initial_values import never_updated
 from ckpt_doctor.rules._examples import described, example, holding
 from ckpt_doctor.rules.interface import Rule, Subject
 
-# Five standard deviations of the widest random start in use, N(1, 0.02) (Radford et al., DCGAN, 2015).
-_RANDOM_START = 0.1
-
-
-def untouched(layer: BatchNormLayer) -> str | None:
-    """Return the pair of initial values that every channel of the statistics has, `0/1` or `0/0`, or None.
-
-    A variance of 0 is an initial value only for averages that start there; elsewhere it is a dead layer's.
-    """
-    mean, variance = layer.values.get("moving_mean"), layer.values.get("moving_variance")
-    if mean is None or variance is None or not mean.size or not variance.size or np.any(mean != 0):
-        return None
-    for start, of_variance in (("0/1", 1), ("0/0", 0)):
-        if layer.initial in (start, None) and np.all(variance == of_variance):
-            return start
-    return None
-
-
-def affine_is_trained(layer: BatchNormLayer) -> bool | None:
-    """Return whether gamma or beta has left its initial value; None for a layer with neither.
-
-    Beta starts at 0 everywhere. Gamma starts at 1, in the last layer of a residual block at 0, and in TFLearn,
-    TensorLayer and DCGAN at random within a few hundredths of 1, so beside a beta it is believed only further away.
-    """
-    gamma, beta = layer.values.get("gamma"), layer.values.get("beta")
-    if beta is not None and np.any(beta != 0):
-        return True
-    if gamma is None or not gamma.size:
-        return None if beta is None else False
-    if np.all(gamma == 0) or np.all(gamma == 1):
-        return False
-    return bool(beta is None or np.any(np.abs(gamma - 1) > _RANDOM_START))
-
-
-def never_updated(layer: BatchNormLayer) -> str | None:
-    """Return the initial values that the statistics still have although they should not, `0/1` or `0/0`; or None."""
-    start = untouched(layer)
-    facts = layer.facts
-    if start is None or (facts is not None and facts.trained is False):
-        return None
-    # A layer that no step has touched says nothing about updates; BN210 judges it beside its siblings.
-    return None if affine_is_trained(layer) is False else start
-
 
 def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
-    # Where no layer has a gamma or beta, only a step counter says that anything was trained at all.
-    steps = subject.inventory.steps
     for layer in subject.inventory.layers:
         start = never_updated(layer)
-        if start is None or (affine_is_trained(layer) is None and steps == 0):
+        if start is None:
             continue
-        facts = layer.facts
         mean, variance = start.split("/")
         seen = (
             f"layer {layer.name}: all {layer.channels} channels have moving_mean exactly {mean} and moving_variance "
             f"exactly {variance}, the initial values"
         )
-        names = tuple(layer.variables[role] for role in ("moving_mean", "moving_variance"))
-        if facts is not None and facts.trained:
-            why = "it was trained on batch statistics, so updates should have run; estimate them from data"
-            yield rule.finding(f"{seen}; {why}", layer=layer, variables=names)
-            continue
-        if layer.evidence == "graph" and subject.inventory.model is not None and subject.inventory.model.trains:
-            unknown = "the graph trains it on batch statistics only if its switch is fed, which no file shows"
-        else:
-            unknown = "whether updates should have run is not known; the training graph (--meta) would tell"
+        proven = layer.facts is not None and bool(layer.facts.trained) and layer.evidence == "graph"
         yield rule.finding(
-            f"{seen}; {unknown}; if the layer was trained with training=True, estimate them from data with --unproven",
+            f"{seen}; it was trained on batch statistics, so updates should have run; estimate them from data"
+            if proven
+            else f"{seen}; {_unknown(layer, subject)}; if the layer was trained with training=True, estimate them from "
+            "data with --unproven",
             layer=layer,
-            variables=names,
-            severity="warning",
-            certainty="unproven",
+            variables=tuple(layer.variables[role] for role in ("moving_mean", "moving_variance")),
+            severity=None if proven else "warning",
+            certainty="proven" if proven else "unproven",
         )
+
+
+def _unknown(layer: BatchNormLayer, subject: Subject) -> str:
+    """Return why nothing proves that updates should have run."""
+    if layer.evidence == "graph" and subject.inventory.model is not None and subject.inventory.model.trains:
+        return "the graph trains it on batch statistics only if its switch is fed, which no file shows"
+    if layer.evidence == "config":
+        steps = subject.inventory.steps
+        trained = f"its optimizer has made {steps:,} steps" if steps else "no steps since it was compiled, or none kept"
+        return f"{trained}, and the file does not show in which mode the layer was trained"
+    return "whether updates should have run is not known; the training graph (--meta) would tell"
 
 
 _INITIAL: dict[str, Any] = {"moving_mean": 0, "moving_variance": 1}
@@ -112,6 +71,7 @@ RULE = Rule(
     severity="error",
     repair="estimate",
     check=_check,
+    fixed="proven",
     healthy=(
         lambda: holding(example(facts=described(), moving_mean=0, moving_variance=0.97)),
         lambda: holding(example(facts=described(), moving_mean=1e-30, moving_variance=1)),

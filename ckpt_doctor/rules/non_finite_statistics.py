@@ -72,6 +72,7 @@ RULE = Rule(
     severity="error",
     repair="estimate",
     check=_check,
+    fixed="proven",
     healthy=(_finite, _the_largest_half, _missing_mean),
     sick=(_one_nan, _infinite_variance),
 )

@@ -58,6 +58,7 @@ RULE = Rule(
     severity="warning",
     repair="copy",
     check=_check,
+    fixed="always",
     healthy=(
         lambda: holding(example()),
         # Missing altogether: BN101 and BN102.

@@ -25,14 +25,14 @@ import numpy as np
 from ckpt_doctor.batchnorm import BatchNormLayer
 from ckpt_doctor.checkpoint import same_values
 from ckpt_doctor.finding import Finding
+from ckpt_doctor.heuristics.initial_values import at_initial_values
 from ckpt_doctor.rules._examples import example, holding
 from ckpt_doctor.rules.interface import Rule, Subject
-from ckpt_doctor.rules.never_updated import untouched
 
 
 def _average(layer: BatchNormLayer) -> str | None:
     """Return the name of the averaged copy that the layer's gamma or beta equals, or is replaced by; or None."""
-    if "moving_mean" not in layer.values or untouched(layer) is not None:
+    if "moving_mean" not in layer.values or at_initial_values(layer) is not None:
         return None
     if any(key.startswith("moving_") and key.endswith("/shadow") for key in layer.companions):
         return None

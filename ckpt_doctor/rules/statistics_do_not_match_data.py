@@ -21,52 +21,23 @@ from dataclasses import replace
 
 import numpy as np
 
-from ckpt_doctor.batchnorm import BatchNormLayer
 from ckpt_doctor.finding import Finding
+from ckpt_doctor.heuristics.agreement import mismatch
 from ckpt_doctor.observation import Observation
 from ckpt_doctor.rules._examples import example, holding
 from ckpt_doctor.rules.interface import Rule, Subject
-
-# Of the contract; `--tolerance` multiplies both.
-LARGEST_SHIFT = 0.25
-LARGEST_RATIO = 2.0
-STANDARD_ERRORS = 4.0
-_DEFAULT_EPSILON = 1e-3
-
-
-def _off(layer: BatchNormLayer, seen: Observation, tolerance: float) -> tuple[float, float] | None:
-    """Return median shift and variance ratio where they are beyond tolerance and beyond chance, else None."""
-    mean, variance = layer.values.get("moving_mean"), layer.values.get("moving_variance")
-    if mean is None or variance is None or mean.size != seen.mean.size:
-        return None
-    epsilon = layer.epsilon or _DEFAULT_EPSILON
-    stored = np.asarray(variance, np.float64) + epsilon
-    if not np.all(stored > 0):
-        return None
-    difference = np.abs(seen.mean - np.asarray(mean, np.float64))
-    shifts = difference / np.sqrt(stored)
-    ratios = (seen.variance + epsilon) / stored
-    shift, ratio = float(np.median(shifts)), float(np.median(ratios))
-    mean_error, variance_error = seen.mean_error, seen.variance_error
-    certain_shift = mean_error is None or np.median(difference / np.maximum(mean_error, 1e-30)) > STANDARD_ERRORS
-    apart = np.abs(seen.variance + epsilon - stored)
-    certain_ratio = variance_error is None or np.median(apart / np.maximum(variance_error, 1e-30)) > STANDARD_ERRORS
-    largest = 1 + (LARGEST_RATIO - 1) * tolerance
-    shifted = shift > LARGEST_SHIFT * tolerance and certain_shift
-    scaled = not 1 / largest <= ratio <= largest and certain_ratio
-    return (shift, ratio) if shifted or scaled else None
 
 
 def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
     for layer in subject.inventory.layers:
         seen = subject.observed.get(layer.name)
-        off = None if seen is None else _off(layer, seen, subject.tolerance)
+        off = None if seen is None else mismatch(layer, seen, subject.tolerance)
         if seen is None or off is None:
             continue
         yield rule.finding(
             f"layer {layer.name}: on {seen.samples:,} samples the median of its {layer.channels} channels has a mean "
-            f"{off[0]:.2g} standard deviations from the stored one and {off[1]:.2g} times the stored variance; check "
-            "the preprocessing, or estimate the statistics from these data with --layers",
+            f"{off.shift:.2g} standard deviations from the stored one and {off.ratio:.2g} times the stored variance; "
+            "check the preprocessing, or estimate the statistics from these data with --layers",
             layer=layer,
             variables=tuple(layer.variables[role] for role in ("moving_mean", "moving_variance")),
         )

@@ -20,8 +20,7 @@ Source: keras-team/keras issues 12470 and 10784, gmalivenko/pytorch2keras issue 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -30,76 +29,9 @@ from ckpt_doctor.finding import Finding
 from ckpt_doctor.rules._examples import example, holding
 from ckpt_doctor.rules.interface import Rule, Subject
 
-# Means of both signs are the rule; so many channels above zero in a row are chance once in 256 times.
-_FEWEST_CHANNELS = 8
-_FEWEST_LAYERS = 2
-# A variance that diverged is negative in a few channels or in all; a vector of means, betas or gammas in between.
-_SHARES = (0.1, 0.95)
-
-
-@dataclass(frozen=True)
-class Exchange:
-    """Two roles whose values stand in each other's place.
-
-    Attributes:
-        layer: The layer.
-        variance_in: The role whose vector looks like the variance.
-        found_in_variance: Whether the vector under `moving_variance` cannot be one; else that under `gamma`.
-        channels: Number of its channels.
-    """
-
-    layer: BatchNormLayer
-    variance_in: str
-    found_in_variance: bool
-    channels: int
-
-
-def exchanges(layers: Sequence[BatchNormLayer]) -> list[Exchange]:
-    """Return the layers of a checkpoint that agree on having roles exchanged; none where only one looks so."""
-    suspects = [found for layer in layers if (found := _suspect(layer)) is not None]
-    chosen: list[Exchange] = []
-    for role in ("moving_mean", "beta"):
-        agreeing = [found for found in suspects if found.variance_in == role]
-        shifted = [found for found in suspects if found not in agreeing] if role == "moving_mean" else []
-        # In the nested model of Keras one layer has gamma and beta under its statistics, the next the reverse.
-        enough = len(agreeing) >= _FEWEST_LAYERS or (agreeing and shifted)
-        if enough and sum(found.channels for found in [*agreeing, *shifted]) >= _FEWEST_CHANNELS:
-            chosen += [found for found in [*agreeing, *shifted] if found not in chosen]
-    order = {id(layer): number for number, layer in enumerate(layers)}
-    return sorted(chosen, key=lambda found: order[id(found.layer)])
-
-
-def _suspect(layer: BatchNormLayer) -> Exchange | None:
-    values = {role: value.astype(np.float64).reshape(-1) for role, value in layer.values.items()}
-    if not {"moving_mean", "moving_variance"} <= set(values) or any(not np.isfinite(v).all() for v in values.values()):
-        return None
-    mean, variance = values["moving_mean"], values["moving_variance"]
-    size = variance.size
-    if np.all(mean == 1) and np.all(variance == 0):
-        # Initial values, in each other's place.
-        return Exchange(layer, "moving_mean", True, size)
-    if _has_both_signs(variance):
-        if _could_be_variance(mean):
-            return Exchange(layer, "moving_mean", True, size)
-        beta = values.get("beta")
-        return Exchange(layer, "beta", True, size) if beta is not None and _could_be_variance(beta) else None
-    gamma, beta = values.get("gamma"), values.get("beta")
-    if gamma is not None and beta is not None and _has_both_signs(gamma) and _could_be_variance(beta):
-        return Exchange(layer, "beta", False, size)
-    return None
-
-
-def _could_be_variance(vector: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> bool:
-    return bool(np.all(vector > 0) and np.any(vector != vector[0]))
-
-
-def _has_both_signs(vector: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> bool:
-    share = float(np.mean(vector < 0))
-    return _SHARES[0] <= share <= _SHARES[1]
-
 
 def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
-    for found in exchanges(subject.inventory.layers):
+    for found in subject.role_swaps.values():
         layer = found.layer
         odd = "moving_variance" if found.found_in_variance else "gamma"
         names = tuple(layer.variables[role] for role in (odd, found.variance_in))

@@ -18,13 +18,13 @@ from dataclasses import replace
 import numpy as np
 
 from ckpt_doctor.finding import Finding
+from ckpt_doctor.heuristics.agreement import DEFAULT_EPSILON
 from ckpt_doctor.observation import Observation
 from ckpt_doctor.rules._examples import example, holding
 from ckpt_doctor.rules.interface import Rule, Subject
 
 # BN401 calls a mean wrong that is off by a quarter of a standard deviation; an error of half of that could be it.
 LARGEST_ERROR = 0.125
-_DEFAULT_EPSILON = 1e-3
 
 
 def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
@@ -33,7 +33,7 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
         seen = subject.observed.get(layer.name)
         if seen is None:
             continue
-        error = seen.largest_error(layer.epsilon or _DEFAULT_EPSILON)
+        error = seen.largest_error(layer.epsilon or DEFAULT_EPSILON)
         names = tuple(layer.variables[role] for role in ("moving_mean", "moving_variance") if role in layer.variables)
         if error is None:
             message = f"{seen.samples:,} samples in one batch give no error bar; use several batches"

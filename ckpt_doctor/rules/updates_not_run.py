@@ -20,9 +20,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from ckpt_doctor.finding import Finding
+from ckpt_doctor.heuristics.initial_values import never_updated
 from ckpt_doctor.rules._examples import described, example, holding
 from ckpt_doctor.rules.interface import Rule, Subject
-from ckpt_doctor.rules.never_updated import never_updated
 
 
 def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:

@@ -12,35 +12,35 @@ from ckpt_doctor.graphs.facts import LayerFacts
 
 ZOO = Path(__file__).parents[2] / "fixtures" / "zoo"
 
-# Sample: mode, decay, epsilon, whether one op runs updates and gradients, whether training used batch statistics, and
-# what the averages start at.
+# Sample: mode, decay, epsilon, whether one op runs updates and gradients, whether it is proven that training used
+# batch statistics, and what the averages start at.
 MADE = {
-    "tf1/layers_control": ("switch", 0.8, 1e-3, True, True, "0/1"),
-    "tf1/layers_group": ("switch", 0.8, 1e-3, True, True, "0/1"),
-    "tf1/layers_slim": ("switch", 0.8, 1e-3, True, True, "0/1"),
-    "tf1/layers_separate": ("switch", 0.8, 1e-3, False, True, "0/1"),
-    "tf1/layers_forgotten": ("switch", 0.8, 1e-3, False, True, "0/1"),
+    # What was fed to a switch during training is in no file.
+    "tf1/layers_control": ("switch", 0.8, 1e-3, True, None, "0/1"),
+    "tf1/layers_group": ("switch", 0.8, 1e-3, True, None, "0/1"),
+    "tf1/layers_slim": ("switch", 0.8, 1e-3, True, None, "0/1"),
+    "tf1/layers_separate": ("switch", 0.8, 1e-3, False, None, "0/1"),
+    "tf1/layers_forgotten": ("switch", 0.8, 1e-3, False, None, "0/1"),
     "tf1/layers_default": ("stored", None, 1e-3, None, False, "0/1"),
-    "tf1/layers_frozen": ("switch", 0.99, 1e-3, False, True, "0/1"),
-    "tf1/contrib_in_place": ("switch", 0.8, 1e-3, True, True, "0/1"),
-    "tf1/control_flow_v2": ("switch", 0.8, 1e-3, True, True, "0/1"),
-    # Keras' learning phase is inference unless it is fed, and no file shows whether it was.
+    "tf1/layers_frozen": ("switch", 0.99, 1e-3, False, None, "0/1"),
+    "tf1/contrib_in_place": ("switch", 0.8, 1e-3, True, None, "0/1"),
+    "tf1/control_flow_v2": ("switch", 0.8, 1e-3, True, None, "0/1"),
     "tf1/keras_updates_run": ("switch", 0.8, 1e-3, False, None, "0/1"),
-    "tf1/hand_cond": ("switch", 0.6, 1e-3, True, True, "0/1"),
-    "tf1/hand_where": ("switch", 0.6, 1e-3, False, True, "0/1"),
-    "tf1/hand_phase": ("switch", 0.6, 1e-3, False, True, "0/1"),
-    "tf1/hand_ema": ("switch", 0.6, 1e-3, True, True, "0/0"),
-    "tf1/hand_anonymous": ("switch", 0.6, 1e-3, False, True, "0/1"),
+    "tf1/hand_cond": ("switch", 0.6, 1e-3, True, None, "0/1"),
+    "tf1/hand_where": ("switch", 0.6, 1e-3, False, None, "0/1"),
+    "tf1/hand_phase": ("switch", 0.6, 1e-3, False, None, "0/1"),
+    "tf1/hand_ema": ("switch", 0.6, 1e-3, True, None, "0/0"),
+    "tf1/hand_anonymous": ("switch", 0.6, 1e-3, False, None, "0/1"),
     "tf1/hand_sufficient": ("batch", 0.6, 1e-3, False, True, "0/1"),
     "tf1/hand_weighted": ("batch", 0.6, 1e-3, False, True, "0/1"),
-    "tf1/renorm": ("switch", 0.8, 1e-3, True, True, "0/1"),
-    "tf1/partitioned": ("switch", 0.8, 1e-3, True, True, "0/1"),
+    "tf1/renorm": ("switch", 0.8, 1e-3, True, None, "0/1"),
+    "tf1/partitioned": ("switch", 0.8, 1e-3, True, None, "0/1"),
     "tf1/trained_by_gradient": ("stored", None, 1e-5, None, False, "0/1"),
     "tf1/serves_stored": ("stored", None, 1e-3, None, None, "0/1"),
     "tf1/serves_batch": ("batch", 0.8, 1e-3, None, None, "0/1"),
     "tf1/design_trains": ("batch", None, 1e-3, None, True, "0/1"),
     "libraries/tensorpack": ("batch", 0.8, 1e-5, True, True, "0/1"),
-    "libraries/tflearn": ("switch", 0.8, 1e-5, True, True, "0/1"),
+    "libraries/tflearn": ("switch", 0.8, 1e-5, True, None, "0/1"),
     "libraries/sonnet": ("batch", 0.8, 1e-3, True, True, "0/1"),
     "tf2/serves_stored": ("stored", None, 1e-3, None, None, "0/1"),
     "tf2/serves_batch": ("batch", 0.8, 1e-3, None, None, "0/1"),

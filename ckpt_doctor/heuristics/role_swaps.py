@@ -1,0 +1,79 @@
+"""Layers whose mean, variance, gamma and beta stand in each other's place, by their values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ckpt_doctor.batchnorm import BatchNormLayer
+
+# Means of both signs are the rule; so many channels above zero in a row are chance once in 256 times.
+_FEWEST_CHANNELS = 8
+_FEWEST_LAYERS = 2
+# A variance that diverged is negative in a few channels or in all; a vector of means, betas or gammas in between.
+_SHARES = (0.1, 0.95)
+
+
+@dataclass(frozen=True, eq=False)
+class RoleSwap:
+    """Two roles whose values stand in each other's place.
+
+    Attributes:
+        layer: The layer.
+        variance_in: The role whose vector looks like the variance.
+        found_in_variance: Whether the vector under `moving_variance` cannot be one; else that under `gamma`.
+        channels: Number of its channels.
+    """
+
+    layer: BatchNormLayer
+    variance_in: str
+    found_in_variance: bool
+    channels: int
+
+
+def find_role_swaps(layers: Sequence[BatchNormLayer]) -> dict[str, RoleSwap]:
+    """Return the layers of a checkpoint that agree on having roles swapped, by name and in their order.
+
+    Empty where only one layer looks so: that may be chance.
+    """
+    suspects = [found for layer in layers if (found := _suspect(layer)) is not None]
+    chosen: set[str] = set()
+    for role in ("moving_mean", "beta"):
+        agreeing = [found for found in suspects if found.variance_in == role]
+        shifted = [found for found in suspects if found.variance_in != role] if role == "moving_mean" else []
+        # In the nested model of Keras one layer has gamma and beta under its statistics, the next the reverse.
+        enough = len(agreeing) >= _FEWEST_LAYERS or (agreeing and shifted)
+        if enough and sum(found.channels for found in [*agreeing, *shifted]) >= _FEWEST_CHANNELS:
+            chosen |= {found.layer.name for found in [*agreeing, *shifted]}
+    return {found.layer.name: found for found in suspects if found.layer.name in chosen}
+
+
+def _suspect(layer: BatchNormLayer) -> RoleSwap | None:
+    values = {role: value.astype(np.float64).reshape(-1) for role, value in layer.values.items()}
+    if not {"moving_mean", "moving_variance"} <= set(values) or any(not np.isfinite(v).all() for v in values.values()):
+        return None
+    mean, variance = values["moving_mean"], values["moving_variance"]
+    size = variance.size
+    if np.all(mean == 1) and np.all(variance == 0):
+        # Initial values, in each other's place.
+        return RoleSwap(layer, "moving_mean", True, size)
+    if _has_both_signs(variance):
+        if _could_be_variance(mean):
+            return RoleSwap(layer, "moving_mean", True, size)
+        beta = values.get("beta")
+        return RoleSwap(layer, "beta", True, size) if beta is not None and _could_be_variance(beta) else None
+    gamma, beta = values.get("gamma"), values.get("beta")
+    if gamma is not None and beta is not None and _has_both_signs(gamma) and _could_be_variance(beta):
+        return RoleSwap(layer, "beta", False, size)
+    return None
+
+
+def _could_be_variance(vector: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> bool:
+    return bool(np.all(vector > 0) and np.any(vector != vector[0]))
+
+
+def _has_both_signs(vector: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> bool:
+    share = float(np.mean(vector < 0))
+    return _SHARES[0] <= share <= _SHARES[1]
