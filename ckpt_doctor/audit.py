@@ -242,6 +242,7 @@ def _read(path: str, how: _How, seen: tuple[Damage, ...]) -> CheckpointResult:
         values={layer.name: _values(layer, observed.get(layer.name)) for layer in inventory.layers}
         if how.keep_values
         else {},
+        measured_with=_measured_with(how),
     )
 
 
@@ -257,6 +258,25 @@ def _values(layer: BatchNormLayer, observation: Observation | None) -> LayerValu
         return LayerValues(stored)
     measured = (tuple(vector.astype(np.float64).tolist()) for vector in (observation.mean, observation.variance))
     return LayerValues(stored, ChannelValues(*measured))
+
+
+def _measured_with(how: _How) -> tuple[str, ...]:
+    """Return the options by which the data were read, as words of a command line."""
+    if not how.data:
+        return ()
+    from ckpt_doctor.capture.estimation import Request
+
+    request = Request(data=how.data, model=how.model, **how.data_options)
+    words: list[str] = []
+    for field in dataclasses.fields(request):
+        value = getattr(request, field.name)
+        if value == field.default or not value:
+            continue
+        option = {"inputs": "--input", "feeds": "--feed"}.get(field.name, f"--{field.name.replace('_', '-')}")
+        values = [f"{key}={one}" for key, one in value.items()] if isinstance(value, Mapping) else value
+        for one in [values] if isinstance(values, (str, int)) else values:
+            words += [option] if one is True else [option, str(one)]
+    return tuple(words)
 
 
 def _observed(analysis: Analysis, how: _How) -> tuple[dict[str, Observation], dict[str, str]]:

@@ -130,6 +130,7 @@ class CheckpointResult:
         findings: What is wrong, worst first.
         suppressed: What is wrong too, and was not to be reported.
         values: Layer to its statistics, channel by channel, where they were asked for.
+        measured_with: The options of the command line that say on what data it was measured; empty where it was not.
     """
 
     path: str
@@ -143,6 +144,7 @@ class CheckpointResult:
     findings: tuple[Finding, ...]
     suppressed: tuple[SuppressedFinding, ...] = ()
     values: Mapping[str, LayerValues] = field(default_factory=dict)
+    measured_with: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import glob
 import shlex
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from ckpt_doctor.finding import Finding
 from ckpt_doctor.result import CheckpointResult
+from ckpt_doctor.rules import disposition
+
+# What Keras before 2 wrote is read and never rewritten; see `formats.keras_hdf5`.
+_READ_ONLY = ("Keras 0.", "Keras 1")
+_OF_DATA = "BN401"
 
 
 @dataclass(frozen=True)
@@ -23,24 +31,67 @@ class NextStep:
 
 
 def next_step(checkpoint: CheckpointResult) -> NextStep | None:
-    """Return the command that repairs what can be repaired, or None where nothing can."""
+    """Return the command that repairs what can be repaired, or None where nothing can.
+
+    It says what `fix` needs to be told: the data and options of `scan --data`, which layers where only data show that
+    their statistics are wrong, and --unproven only where nothing else is to be done.
+    """
     repairable = [finding for finding in checkpoint.findings if finding.repair != "none"]
     damaged = any(finding.rule.startswith("CK") and finding.severity == "error" for finding in checkpoint.findings)
-    if not repairable or damaged:  # A repair reads every byte: what is damaged must be whole again first.
+    # A repair reads every byte: what is damaged must be whole again first. What is remote is never written.
+    if not repairable or damaged or "://" in checkpoint.path or (checkpoint.producer or "").startswith(_READ_ONLY):
         return None
+    of_data = [finding for finding in repairable if finding.rule == _OF_DATA]
+    safe = [finding for finding in repairable if disposition(finding) == "safe"]
+    chosen = [*of_data, *safe] or repairable
     options, remarks = [f"ckpt-doctor fix {_quoted(checkpoint.path)}"], []
-    if any(finding.repair == "estimate" for finding in repairable):
-        if not {"graph", "config"} & set(checkpoint.evidence):
-            options.append("--model MODEL")
-            remarks.append("MODEL: its .meta, SavedModel or Keras config, or FILE.py:FUNCTION that builds it")
+    estimates = any(finding.repair == "estimate" for finding in chosen)
+    if estimates and "--model" not in checkpoint.measured_with and not {"graph", "config"} & set(checkpoint.evidence):
+        options.append("--model MODEL")
+        remarks.append("MODEL: its .meta, SavedModel or Keras config, or FILE.py:FUNCTION that builds it")
+    if checkpoint.measured_with:
+        words = [_quoted(word) for word in checkpoint.measured_with]
+        options += [" ".join(pair) for pair in _pairs(words)]
+    elif estimates:
         options.append("--data DATA.npz")
-        remarks.insert(0, "DATA.npz: inputs like those of training, by numpy.savez; no labels needed")
-    if all(finding.certainty == "unproven" for finding in repairable):
+        remarks.insert(0, "DATA.npz: training-like inputs, saved with numpy.savez; no labels needed")
+    if of_data:
+        options += [f"--layers {_quoted(pattern)}" for pattern in _patterns(checkpoint, chosen)]
+        remarks.append("only if these data are what the model is to serve; else check the preprocessing first")
+    elif not safe:
         options.append("--unproven")
+        remarks.append(
+            "--unproven: nothing here is proven; pass it only if the layers were trained on batch statistics, or let "
+            "--metric FILE.py:FUNCTION decide"
+        )
+    else:
+        left = {layer for finding in repairable for layer in finding.layers}
+        left -= {layer for finding in chosen for layer in finding.layers}
+        if left:
+            remarks.append(f"--unproven would also repair {len(left)} layers whose findings are not proven")
     options.append(f"--output {_quoted(repaired_name(checkpoint))}")
     first, *rest = options
     lines = [first, *(f"    {option}" for option in rest)]
     return NextStep((*(f"{line} \\" for line in lines[:-1]), lines[-1]), tuple(remarks))
+
+
+def _pairs(words: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Yield each option with its value, as one line each."""
+    found: list[str] = []
+    for word in words:
+        if word.startswith("--") and found:
+            yield tuple(found)
+            found = []
+        found.append(word)
+    if found:
+        yield tuple(found)
+
+
+def _patterns(checkpoint: CheckpointResult, findings: Sequence[Finding]) -> list[str]:
+    """Return globs for exactly the layers of some findings."""
+    names = list(dict.fromkeys(layer for finding in findings for layer in finding.layers))
+    every = {layer.name for layer in checkpoint.batch_norm_layers}
+    return ["*"] if set(names) == every else [glob.escape(name) for name in names]
 
 
 def _quoted(text: str) -> str:

@@ -71,9 +71,9 @@ def _repair(result: RepairResult) -> dict[str, Any]:
 
 
 def _checkpoint(checkpoint: CheckpointResult) -> dict[str, Any]:
-    # Values of channels are for plots; here they would be most of the document.
+    # Values of channels are for plots; here they would be most of the document. The options are the caller's own.
     fields = _fields(dataclasses.replace(checkpoint, values={}))
-    del fields["values"]
+    del fields["values"], fields["measured_with"]
     return fields
 
 
