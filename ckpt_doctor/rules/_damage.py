@@ -6,14 +6,14 @@ from collections.abc import Iterator
 
 from ckpt_doctor.batchnorm import BatchNormLayer, Inventory
 from ckpt_doctor.checkpoint import Damage
-from ckpt_doctor.finding import Finding
+from ckpt_doctor.finding import Certainty, Finding
 from ckpt_doctor.rules.interface import Rule, Subject
 
 # A message is one line for people; a bundle with a hole may fail the checksum of every tensor after it.
 _PLACES_NAMED = 3
 
 
-def report(rule: Rule, subject: Subject) -> Iterator[Finding]:
+def report(rule: Rule, subject: Subject, certainty: Certainty) -> Iterator[Finding]:
     """Yield one finding for all damages of the kind that `rule` is named after, or none.
 
     The finding's `layers` are those with a variable that cannot be trusted because of it.
@@ -32,7 +32,7 @@ def report(rule: Rule, subject: Subject) -> Iterator[Finding]:
     message = "; ".join(places[:_PLACES_NAMED])
     if len(places) > _PLACES_NAMED:
         message += f"; and {len(places) - _PLACES_NAMED} more places"
-    yield rule.finding(message, layers=layers, variables=variables)
+    yield rule.finding(message, layers=layers, variables=variables, certainty=certainty)
 
 
 def damaged(*damages: Damage) -> Subject:

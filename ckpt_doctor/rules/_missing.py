@@ -21,6 +21,14 @@ def copy_of(layer: BatchNormLayer, role: str) -> str | None:
     return f"{role}/biased" if debiased and layer.momentum is not None else None
 
 
+def certainty_of_absence(layer: BatchNormLayer) -> Certainty:
+    """Return how sure it is that a layer needs a statistic that is not in the file.
+
+    A graph, a config or an object graph names the variable; the names of others only suggest it.
+    """
+    return "likely" if layer.evidence == "names" else "proven"
+
+
 def missing(rule: Rule, subject: Subject, role: str) -> Iterator[Finding]:
     """Yield a finding for every layer that needs the statistic `role` and whose file has no copy of it."""
     for layer in subject.inventory.layers:
@@ -28,7 +36,7 @@ def missing(rule: Rule, subject: Subject, role: str) -> Iterator[Finding]:
             continue
         name = layer.absent[role]
         channels = f"{layer.channels} channels" if layer.channels else "channels"
-        certainty: Certainty = "proven" if layer.evidence in ("graph", "config", "object-graph") else "likely"
+        certainty = certainty_of_absence(layer)
         severity: Severity | None = None
         advice = f"a loader that skips it runs on {_DEFAULT[role]}; estimate it from data"
         if layer.evidence == "names" and layer.by_company:

@@ -53,7 +53,7 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
                     if role in layer.variables
                 ),
                 severity=None if exact else "warning",
-                certainty="proven" if exact else "likely",
+                certainty="likely",
             )
 
 

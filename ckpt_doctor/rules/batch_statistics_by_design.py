@@ -44,6 +44,7 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
             "it with the batch size that it was made for",
             layers=tuple(layer.name for layer in concerned),
             variables=tuple(name for layer in concerned for name in layer.variables.values()),
+            certainty="proven",
         )
 
 

@@ -39,6 +39,7 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
                 f"never varied in training; a channel that comes alive is amplified by 1 / sqrt(epsilon){epsilon}",
                 layer=layer,
                 variables=(layer.variables["moving_variance"],),
+                certainty="proven",
             )
 
 

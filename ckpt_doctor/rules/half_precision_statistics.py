@@ -20,7 +20,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ckpt_doctor.batchnorm import BatchNormLayer
+from ckpt_doctor.batchnorm import STATISTICS, BatchNormLayer
 from ckpt_doctor.finding import Finding
 from ckpt_doctor.heuristics.initial_values import at_initial_values
 from ckpt_doctor.rules._examples import example, holding
@@ -56,6 +56,14 @@ def _defects(layer: BatchNormLayer) -> Iterator[tuple[str, str]]:
             yield role, f"{stuck} of {values.size} channels are still exactly 1 although their means have moved"
 
 
+def _has_overflowed(layer: BatchNormLayer) -> bool:
+    return any(
+        values.dtype.name == "float16" and np.isinf(values).any()
+        for role in STATISTICS
+        if (values := layer.values.get(role)) is not None
+    )
+
+
 def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
     for layer in subject.inventory.layers:
         defects = list(_defects(layer))
@@ -67,6 +75,8 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
                 "float32, and estimate them from data",
                 layer=layer,
                 variables=tuple(dict.fromkeys(layer.variables[role] for role, _ in defects)),
+                # A variance of exactly 0 or 1 may be the true one; an infinity is not.
+                certainty="proven" if _has_overflowed(layer) else "likely",
             )
 
 

@@ -32,6 +32,7 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
             variables=tuple(
                 layer.variables[role] for layer in concerned for role in ("moving_mean", "moving_variance")
             ),
+            certainty="proven" if all(layer.evidence == "graph" for layer in concerned) else "likely",
         )
 
 

@@ -92,12 +92,25 @@ class Rule:
         layer: BatchNormLayer | None = None,
         layers: tuple[str, ...] = (),
         variables: tuple[str, ...] = (),
+        certainty: Certainty,
         severity: Severity | None = None,
-        certainty: Certainty = "proven",
         cause: str | None = None,
         repair: Repair | None = None,
     ) -> Finding:
-        """Return a finding of this rule; what is not given is the rule's own."""
+        """Return a finding of this rule; severity and repair are the rule's own if they are not given.
+
+        Args:
+            message: What was seen, in numbers, and what to do next.
+            layer: The layer that it is about, if it is about one.
+            layers: All affected layers; `layer` alone if they are not given.
+            variables: Names of the affected variables.
+            certainty: `proven` if the bytes of the file or the graph show it; `likely` or `unproven` if it rests on
+                names, a config, a counter, the optimizer, or on what values usually look like. No default: every
+                rule has to decide.
+            severity: Another severity than the rule's.
+            cause: The code of the rule whose finding explains this one.
+            repair: Another repair than the rule's.
+        """
         return Finding(
             rule=self.code,
             name=self.name,

@@ -40,6 +40,7 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
                 "graph's saver restores; `fix --method copy` computes them from the statistics",
                 layer=layer,
                 variables=tuple(names.values()),
+                certainty="proven",
             )
 
 

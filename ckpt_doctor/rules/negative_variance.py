@@ -53,7 +53,8 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
             layer=layer,
             variables=(layer.variables["moving_variance"],),
             severity=None if sure else "warning",
-            certainty="proven" if sure else "unproven",
+            # The limit rests on what frameworks use if the model does not give its epsilon.
+            certainty="unproven" if not sure else "likely" if layer.epsilon is None else "proven",
         )
 
 

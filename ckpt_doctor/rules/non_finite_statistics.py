@@ -38,6 +38,7 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
                 f"layer {layer.name}: {' and '.join(found)} are NaN or infinite; estimate them from data",
                 layer=layer,
                 variables=tuple(names),
+                certainty="proven",
             )
 
 

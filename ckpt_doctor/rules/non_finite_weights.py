@@ -33,6 +33,7 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
         f"{sum(counts.values()):,} values are NaN or infinite: {named}{more}; go back to a checkpoint without",
         layers=concerned,
         variables=tuple(counts),
+        certainty="proven",
     )
 
 

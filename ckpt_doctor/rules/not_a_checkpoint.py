@@ -20,7 +20,7 @@ from ckpt_doctor.rules.interface import Rule, Subject
 
 
 def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
-    yield from report(rule, subject)
+    yield from report(rule, subject, "proven")
 
 
 RULE = Rule(

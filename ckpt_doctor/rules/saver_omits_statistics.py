@@ -35,6 +35,7 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
             f"of {len(concerned)} layers, as Saver(tf.trainable_variables()) does; save with tf.train.Saver()",
             layers=tuple(layer.name for layer in concerned),
             variables=names,
+            certainty="proven",
         )
 
 

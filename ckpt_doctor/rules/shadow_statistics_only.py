@@ -22,7 +22,7 @@ from dataclasses import replace
 from ckpt_doctor.batchnorm import BatchNormLayer
 from ckpt_doctor.finding import Finding
 from ckpt_doctor.rules._examples import example, holding
-from ckpt_doctor.rules._missing import copy_of
+from ckpt_doctor.rules._missing import certainty_of_absence, copy_of
 from ckpt_doctor.rules.interface import Rule, Subject
 
 
@@ -41,6 +41,7 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
             "not find it; `fix --method copy` writes it",
             layer=layer,
             variables=tuple(layer.absent[role] for role in found),
+            certainty=certainty_of_absence(layer),
         )
 
 

@@ -36,6 +36,7 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
                 "where the file was put together",
                 layer=layer,
                 variables=tuple(layer.variables[role] for role in lengths),
+                certainty="likely" if layer.evidence == "names" else "proven",
             )
 
 

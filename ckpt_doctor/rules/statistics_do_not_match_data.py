@@ -40,6 +40,7 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
             "check the preprocessing, or estimate the statistics from these data with --layers",
             layer=layer,
             variables=tuple(layer.variables[role] for role in ("moving_mean", "moving_variance")),
+            certainty="likely",
         )
 
 

@@ -49,7 +49,13 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
             if role in layer.variables
         ),
         severity="note" if repaired else None,
+        # A slot shows that the optimizer was given the variable, not that a gradient reached it.
+        certainty="proven" if all(_graph_trains(layer) for layer in concerned) else "likely",
     )
+
+
+def _graph_trains(layer: BatchNormLayer) -> bool:
+    return layer.evidence == "graph" and layer.facts is not None and layer.facts.gradient_trains
 
 
 def _with_slots() -> BatchNormLayer:

@@ -17,7 +17,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ckpt_doctor.finding import Finding
+from ckpt_doctor.finding import Certainty, Finding
 from ckpt_doctor.heuristics.agreement import DEFAULT_EPSILON
 from ckpt_doctor.observation import Observation
 from ckpt_doctor.rules._examples import example, holding
@@ -37,17 +37,20 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
         names = tuple(layer.variables[role] for role in ("moving_mean", "moving_variance") if role in layer.variables)
         if error is None:
             message = f"{seen.samples:,} samples in one batch give no error bar; use several batches"
+            certainty: Certainty = "proven"
         elif error > LARGEST_ERROR:
             enough = math.ceil(seen.samples * (error / LARGEST_ERROR) ** 2)
             message = (
                 f"with {seen.samples:,} samples the standard error of a channel's mean is {error:.2g} standard "
                 f"deviations; about {enough:,} samples would do"
             )
+            # The error is estimated from a few batches itself.
+            certainty = "likely"
         else:
             if seen.are_batches_unlike():
                 unlike.append(layer)
             continue
-        yield rule.finding(f"layer {layer.name}: {message}", layer=layer, variables=names)
+        yield rule.finding(f"layer {layer.name}: {message}", layer=layer, variables=names, certainty=certainty)
     for layer in unlike:
         yield rule.finding(
             f"layer {layer.name}: neighbouring batches resemble each other, so the data look sorted; shuffle them",

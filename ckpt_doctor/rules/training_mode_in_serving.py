@@ -45,6 +45,7 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
                 for role in ("moving_mean", "moving_variance")
                 if role in layer.variables
             ),
+            certainty="proven",
         )
 
 
