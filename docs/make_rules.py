@@ -24,9 +24,14 @@ _HEAD = """\
 `ckpt-doctor explain CODE` prints the same. A rule is meant by its code (`BN201`), its name (`never-updated`) or the
 beginning of its code (`BN2`: the whole range), in `--select`, `--ignore`, `--severity` and `per-path-ignores`.
 
-*Severity* is the worst that a rule reports: what is suspicious and not proven is a warning at most. *Repair* is what
-`ckpt-doctor fix` can do: **estimate** the statistics from data, **copy** them from where they lie, **debias** an
-average that had no time to settle, or **none**.
+*Severity* is the worst that a rule reports; an unproven finding is a warning at most. *Repair* is what
+`ckpt-doctor fix` can do: **estimate** the statistics from data, **copy** them from another place in the file,
+**debias** an average that had no time to settle, or **none**.
+
+Every finding has a *certainty*. **proven**: the bytes of the file or the graph of the model show it. **likely**: it
+rests on names, on a config, or on what values usually look like. **unproven**: it is one explanation of several, and
+`fix` repairs it only with `--unproven`. *False positives* lists what a rule can mistake for its defect, and *Repair is
+unsafe when* the cases in which the repair would do harm.
 """
 
 

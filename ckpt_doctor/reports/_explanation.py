@@ -9,7 +9,9 @@ from dataclasses import dataclass
 # Where the documentation of every rule stands, for reports that can hold a link.
 DOCUMENTATION = "https://github.com/ckpt-doctor/ckpt-doctor/blob/main/docs/rules.md"
 
-_HEADING = re.compile(r"(Usual cause|Repair|Source): ")
+# In the order in which every rule has them.
+HEADINGS = ("Usual cause", "False positives", "Repair", "Repair is unsafe when", "Source")
+_HEADING = re.compile(f"({'|'.join(HEADINGS)}): ")
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class Block:
     Attributes:
         text: Words in one line; code in its own lines, without the indentation that they share.
         code: Whether it is code.
-        heading: `Usual cause`, `Repair`, `Source`, or empty for what the rule is about.
+        heading: One of `HEADINGS`, or empty for what the rule is about.
     """
 
     text: str

@@ -13,7 +13,17 @@ scope, `get_collection(UPDATE_OPS, scope)`), so that the others never left 0/1.
     updates = tf.get_collection(tf.GraphKeys.UPDATE_OPS)     # of every tower
     updates = tf.get_collection(tf.GraphKeys.UPDATE_OPS, "tower_0/")   # of the one that is saved and served
 
+False positives: exported twins are paired by the name that TensorFlow shows (`net/kernel`). Several variables of a
+subclassed model can share one name, and a healthy export then looks as if copies differed; twins that differ are
+therefore `likely` and not `proven`. A tower that has seen other data, and a shadow early in training, differ without a
+defect.
+
 Repair: `ckpt-doctor fix --method copy` writes the trained copy over the others.
+
+Repair is unsafe when: the paired variables are not copies of each other: the values of one layer overwrite those of
+another. Compare the model's outputs before and after. Two trained twins that differ are refused, as the file does not
+tell which is right.
+
 Source: argman/EAST issue 112, tensorflow/models issue 100; keras/src/export/saved_model.py (the two lists).
 """
 

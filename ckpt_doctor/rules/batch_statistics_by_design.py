@@ -9,7 +9,14 @@ Usual cause: intent; `training=True` for generators, as in the pix2pix paper.
 
     net = tf.layers.batch_normalization(net, training=True)
 
+False positives: statistics that are kept outside the layer, under names and in ops that the graph reader does not
+connect with it.
+
 Repair: none, nothing is broken.
+
+Repair is unsafe when: the layer is switched to inference mode by hand: it has no statistics, and would run on 0 and 1.
+`fix` repairs nothing here.
+
 Source: ImagingLab/Colorizing-with-GANs issue 5, cbfinn/maml issue 9; Isola et al., 2017, section 3.
 """
 

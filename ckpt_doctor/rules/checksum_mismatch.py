@@ -4,7 +4,15 @@ The bytes are not those that were saved: at least one value is wrong, and nothin
 exponent bit turns a weight of 0.1 into 1e37.
 
 Usual cause: a failing disk or memory, a transfer in text mode, or a tool that changed the file without its checksums.
+
+False positives: a program that changed values on purpose and left the old checksum: the values are as intended, but
+TensorFlow refuses them.
+
 Repair: copy the file again; if the original fails too, go back to an earlier checkpoint.
+
+Repair is unsafe when: the checksum is recomputed and the value is not restored: the wrong value then passes every
+check. `fix` does not repair a damaged checkpoint.
+
 Source: tensorflow/core/util/tensor_bundle/tensor_bundle.cc (masked CRC32C of each tensor), core/lib/io/format.cc (of
     each block of the index); HDF5's Fletcher-32 and the CRC-32 of zip members for Keras files.
 """

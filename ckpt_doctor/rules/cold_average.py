@@ -8,13 +8,26 @@ The number of updates is taken from the file's step counter, and believed only i
 as it must be. Where a file has neither counter nor decay, channels that never vary give it away: their variance is
 exactly d^N, the same number in several layers. Averages that correct for their start (zero debiasing) are never cold.
 
+The finding is proven only if the training graph runs the updates in every step, whatever is fed, and the values agree.
+A counter, a config, a placeholder or the optimizer alone make it unproven.
+
 Usual cause: a decay for long training in a short one, or an evaluation after the first few hundred steps.
 
     tf.layers.batch_normalization(x, momentum=0.9, training=is_training)     # 0.99 is the default, slim's is 0.999
 
-Repair: estimated from data by `ckpt-doctor fix`. Without data, `--method debias` takes the initial value out exactly;
-what is left is an average over training, not the statistics of the final weights. A receipt of such a repair beside the
-file turns this into a note.
+False positives: the counter is not the number of updates. Fine-tuned models load their statistics before the counter
+begins, a warm start or another `compile` resets it; layers that are called several times in a step are updated as often
+(shared layers, T times under `TimeDistributed` in Keras 3, twice with `keras.remat`), and gradient accumulation updates
+once a micro-batch. Zero-debiased averages whose companions the file does not keep (Keras 2.1.3 to 2.2 H5) look cold and
+are not. All of these are `unproven`.
+
+Repair: estimated from data by `ckpt-doctor fix`. Without data, debiasing takes the initial value out exactly; what is
+left is an average over training, not the statistics of the final weights. What is unproven is repaired with
+`--unproven` only, from data or without. A receipt of such a repair beside the file turns this into a note.
+
+Repair is unsafe when: the number of updates, the decay or the start is wrong: `--method debias` then takes out what was
+never in, and a healthy model falls from 0.98 to 0.68. Estimates from data need data that are prepared as in training.
+
 Source: tensorflow/tensorflow issue 1122, keras-team/keras issue 7177, tensorflow/models issue 4367.
 """
 

@@ -13,7 +13,15 @@ Usual cause: automatic names, and more than one model in one process.
     tf.keras.backend.clear_session()                         # before the model is built
     x = tf.keras.layers.BatchNormalization(name="stem_bn")(x)   # or a name that cannot drift
 
+False positives: statistics left over from a removed branch or an older model, with as many layers and channels as the
+layers that lack theirs. The match rests on names and shapes, so it is always `likely`.
+
 Repair: `ckpt-doctor fix --method copy` writes the values under the names that the model asks for.
+
+Repair is unsafe when: the layers were created in another order than their numbers suggest: two layers with the same
+number of channels get each other's statistics, and no shape contradicts. Compare the model's outputs, or estimate from
+data instead.
+
 Source: tensorflow/tensorflow issue 35906, Dobiasd/frugally-deep issue 156.
 """
 

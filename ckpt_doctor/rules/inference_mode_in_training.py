@@ -7,7 +7,16 @@ working model.
 Usual cause: `tf.layers.batch_normalization` called without `training=`, whose default is False; in Keras a layer, or a
     model around it, that is frozen (`trainable = False`) while the rest is trained.
     x = tf.layers.batch_normalization(x, training=is_training)
+
+False positives: a teacher or target network whose weights are copied from a trained network and whose statistics are
+not: its graph never trains it, and its 0 and 1 are wrong. In Keras, a layer that was frozen after its training, just
+before the save (`likely`, as a config shows only the state at the save).
+
 Repair: none; `ckpt-doctor fix` refuses without --force. To get batch norm, mend the call and train again.
+
+Repair is unsafe when: always, apart from the two cases above: `--force` replaces the statistics that the weights were
+trained with, and a working model breaks.
+
 Source: Belval/CRNN issue 67, dmzou/RSRAE issue 2, lindawangg/COVID-Net issue 163.
 """
 

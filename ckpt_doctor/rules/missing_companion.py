@@ -10,7 +10,14 @@ Usual cause: the checkpoint is older than the option in the code (`zero_debias_m
 
     slim.batch_norm(x, zero_debias_moving_mean=False)    # as when the checkpoint was written
 
+False positives: a checkpoint that is only served: inference needs none of these variables. The training code may also
+restore with a saver of its own, which does not ask for them.
+
 Repair: `ckpt-doctor fix --method copy` computes them from the stored statistics, without data.
+
+Repair is unsafe when: training goes on and was expected to debias a young average: the step counter is set as if the
+average had settled, so statistics that are cold (BN202) stay cold longer.
+
 Source: keras-team/keras issues 9003 and 9165, tensorflow/tensorflow issues 5827 and 32398.
 """
 

@@ -7,7 +7,18 @@ and the model answers garbage without a word.
 Usual cause: the checkpoint was written by a saver that was given the trainable variables, and moving statistics are not
 trainable. Give it all variables:
     saver = tf.train.Saver()                      # not tf.train.Saver(tf.trainable_variables())
+
+False positives: instance or conditional normalisation that calls its vectors gamma and beta, if only names say batch
+norm (`likely`), and a scale and shift next to a convolution (`unproven`); layers that normalise with their batch at
+inference too and keep no statistics; a `.meta` or `--model` of another model.
+
 Repair: estimated from data by `ckpt-doctor fix`.
+
+Repair is unsafe when: the layer was trained in inference mode and then saved without its statistics: the true values
+are those it trained with, 1 if it started from scratch and those of the original checkpoint if it was fine-tuned. With
+the training graph `fix` leaves such a layer alone; an inference graph does not show it. Also unsafe: data that are not
+prepared as in training.
+
 Source: tinghuiz/SfMLearner issue 17, zhengyang-wang/Unet_3D issue 5, Shiaoming/vid2depth issue 1.
 """
 

@@ -6,7 +6,14 @@ may be long after the deploy began.
 
 Usual cause: an upload or copy that took only some of the files, a `.gitignore` for `*.data-*`, or a prefix that was
     renamed for one file and not for the other.
+
+False positives: a copy that is still running, or a remote folder that lists its files late.
+
 Repair: copy the missing file from where the checkpoint was made; what is in it cannot be computed.
+
+Repair is unsafe when: the shard comes from another step or run with the same file name: its checksums differ (CK103),
+which `scan --quick` does not look at. `fix` does not repair a damaged checkpoint.
+
 Source: tensorflow/core/util/tensor_bundle/naming.cc (names of the shards), tensor_bundle.proto (`shard_id`).
 """
 

@@ -10,7 +10,15 @@ Usual cause: several updates of one shared layer in one step, whose changes add 
 
     y1 = bn(x1, training=True); y2 = bn(x2, training=True)   # one call on tf.concat([x1, x2], 0) instead
 
+False positives: the epsilon is not known and is larger than the rule assumes: `likely` if the sum is not above zero
+even with 1e-3, `unproven` if it is so with 1e-5 only.
+
 Repair: estimated from data by `ckpt-doctor fix`.
+
+Repair is unsafe when: the vectors are in each other's place (BN206): estimates repair the statistics and leave gamma
+and beta wrong; use `--method copy` first. Statistics that were trained by gradient (BN305) are part of what the weights
+learned.
+
 Source: tensorflow/tensorflow issues 14353 and 3290, shicai/MobileNet-Caffe issue 87 (the harmless case).
 """
 

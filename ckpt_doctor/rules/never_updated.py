@@ -6,14 +6,29 @@ training looks fine, the served model is at chance.
 
 The same values have three meanings. If the layer was trained with the moments of each batch, they are wrong, and this
 rule reports them. If it ran on its stored statistics during training too, they are right (BN304); and some models use
-the moments of the batch on purpose (BN306). A graph with gradients, or a Keras file with optimizer steps, tells which;
-without either the finding is a warning.
+the moments of the batch on purpose (BN306).
+
+The finding is proven only if the training graph itself shows that the layer normalised with the moments of each batch,
+whatever was fed. A config, an iteration counter, a placeholder or the optimizer alone make it an unproven warning, and
+so does a model of zero iterations, which may have been trained before it was compiled again.
 
 Usual cause: the update ops never ran.
     with tf.control_dependencies(tf.get_collection(tf.GraphKeys.UPDATE_OPS)):
         train_op = optimizer.minimize(loss)
 In Keras: a hand-written training loop that drops the non-trainable updates, or momentum 1.0.
-Repair: estimated from data by `ckpt-doctor fix`; an unproven case needs --unproven.
+
+False positives: models that were trained in inference mode, for which 0 and 1 are right: an own loop or `train_step`
+that calls the model with `training=False`; a wrapper or an outer model that freezes the layer; `training=False` at the
+call in a Keras 2 config; a switch that is a placeholder or a bool variable and was never true. Zero iterations prove
+nothing either: a model that was loaded, compiled and saved again has them, whatever was trained before. All of these
+are `unproven`.
+
+Repair: estimated from data by `ckpt-doctor fix`; what is unproven is repaired with `--unproven` only.
+
+Repair is unsafe when: the layer was trained on its stored statistics, as above: estimates take a working model from
+0.97 to 0.78 or worse. Use `--unproven` only if the training code ran the layer with `training=True`, and compare
+accuracy before and after (`--metric`).
+
 Source: tensorflow/tensorflow issues 11965 and 16102, ritheshkumar95/im2latex-tensorflow issue 6.
 """
 

@@ -6,7 +6,15 @@ loss may look healthy to the end.
 
 Usual cause: one batch with a NaN or an overflow, which a moving average never forgets (`d * NaN + (1 - d) * x` is NaN);
     or the variance of a batch of one value, which the unbiased estimate divides by zero.
+
+False positives: none in the values: they are NaN or infinite. A layer that the served outputs do not use, such as an
+auxiliary head of training, does no harm.
+
 Repair: estimate the statistics from data.
+
+Repair is unsafe when: weights in front are NaN too (CK201), or the data produce the NaN again: look for its origin
+first. Training that diverged has often spoilt the weights as well.
+
 Source: tensorflow/tensorflow issue 34062 (a batch of one), keras-team/tf-keras issue 379 (NaN at inference only).
 """
 

@@ -5,7 +5,15 @@ HTML page of a login or of an error, or a binary file through which somebody's l
 
 Usual cause: `git clone` without git-lfs; `curl` or `wget` of a page instead of the file behind it; a transfer in text
     mode, or `* text=auto` in `.gitattributes`.
+
+False positives: files of another program that use the same extension, such as the `.index` of a search engine; ignore
+CK104 for their folder (`per-path-ignores`).
+
 Repair: `git lfs pull` for a pointer; otherwise download again, in binary mode, and look at the size.
+
+Repair is unsafe when: the damaged file is overwritten and was the only copy, or line endings are converted back: bytes
+that were line endings before are lost too. `fix` does not repair a damaged checkpoint.
+
 Source: https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md (the pointer's first line).
 """
 

@@ -7,8 +7,16 @@ checkpoint from the same code will lack them too.
 Usual cause: a saver over the trainable variables. Moving statistics are not trainable.
     saver = tf.train.Saver()                      # all variables
     saver = tf.train.Saver(tf.global_variables()) # the same, spelled out
+
+False positives: code with a second saver that keeps the statistics in another file on purpose. The rule speaks only if
+they are missing from this file.
+
 Repair: the statistics by `ckpt-doctor fix`, which also extends the saver of the repaired `.meta`; the training code by
 hand.
+
+Repair is unsafe when: the extended `.meta` is used with older checkpoints of the same run: its saver asks for
+statistics that they do not have, and `restore` fails. Keep the old `.meta` for them.
+
 Source: tensorflow/python/training/saver.py (`BaseSaverBuilder.save_op`); tinghuiz/SfMLearner issue 17.
 """
 

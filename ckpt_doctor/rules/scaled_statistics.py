@@ -11,8 +11,16 @@ Usual cause: `scale_factor = blobs[2]` was not applied when a Caffe model was co
     factor = 1 / blobs[2][0] if blobs[2][0] != 0 else 0
     moving_mean, moving_variance = blobs[0] * factor, blobs[1] * factor
 
+False positives: networks whose inputs are large numbers (pixels in 0..255 without centring, physical units) and whose
+layers all keep that scale. The finding rests on values alone, so it is always `likely`.
+
 Repair: none, as the factor is not in the file; convert again, or estimate from data with `ckpt-doctor fix --layers
     '*'`.
+
+Repair is unsafe when: the data are not prepared as the original model wants them (channel order, mean subtraction,
+scale): `fix --layers '*'` then measures another distribution. Weights that were trained further after the conversion
+expect the scaled values.
+
 Source: BVLC/caffe issue 4885; caffe/src/caffe/layers/batch_norm_layer.cpp (blob 2).
 
 """

@@ -8,8 +8,16 @@ Usual cause: the checkpoint was exported from the averages alone, and the code t
 
     saver = tf.train.Saver(ema.variables_to_restore())   # the mapping, where the shadows are wanted
 
+False positives: a file of averages that its code restores with `variables_to_restore()` is complete. If only names
+describe the layer, the finding is `likely`.
+
 Repair: the values are in the file; `ckpt-doctor fix --method copy` writes them under the plain name, exactly and
     without data.
+
+Repair is unsafe when: gamma, beta and the kernels are plain weights: averaged statistics then belong to slightly other
+weights. A `biased` average is divided by `1 - d^N` with the decay of the model that is given; another decay gives wrong
+values.
+
 Source: tensorflow/tpu issue 818 (EfficientNet-L2), google/automl issues 168 and 632.
 
 """

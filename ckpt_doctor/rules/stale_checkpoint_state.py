@@ -4,7 +4,15 @@
 one is gone, it returns None, and training quietly starts from scratch or a server finds no model.
 
 Usual cause: the folder was moved or trimmed by hand, or the file holds the absolute paths of another machine.
+
+False positives: code that never calls `latest_checkpoint` and names its checkpoint itself. A `checkpoint` file with
+paths of another machine is right on that machine.
+
 Repair: edit `checkpoint` so that `model_checkpoint_path` names a bundle that is there, or remove it.
+
+Repair is unsafe when: a job resumes from `latest_checkpoint`: it goes on from the bundle that is named by hand, and
+overwrites or removes later ones of the same folder. `fix` does not change this file.
+
 Source: tensorflow/python/training/checkpoint_state.proto; tensorflow/python/checkpoint/checkpoint_management.py.
 """
 

@@ -10,7 +10,17 @@ it is the very first, look at the preprocessing.
 
 Usual cause: statistics of other weights. After averaging, run training batches through the model once more:
     ckpt-doctor fix CHECKPOINT --data TRAINING.npz --output PATH --layers '*'
+
+False positives: data that the model was not made for: another scale (0..255 instead of 0..1), channel order,
+augmentation or domain, a single class, padding without a mask. The stored statistics are then right, so the finding is
+`likely` at most.
+
 Repair: estimated from data by `ckpt-doctor fix --layers '*'`, if the data are what the model is to serve.
+
+Repair is unsafe when: the data are wrong and not the statistics: the repaired model fits the wrong data and fails on
+the right ones (0.96 to 0.09 for pixels that were not scaled). First check that the stored statistics of healthy layers
+agree with the data.
+
 Source: fadel/pytorch_ema issue 13, tensorflow/addons issue 2497, keras-team/keras issue 7177.
 """
 

@@ -12,8 +12,16 @@ Usual cause: Keras' legacy HDF5 weights of a nested model, saved while it was fr
     model.load_weights("weights.h5")           # or use .weights.h5, which is immune
     inner.trainable = False
 
+False positives: two layers whose variance diverged to negative values in some channels (BN204) while their means are
+above zero in all, as behind a ReLU. The finding rests on values alone, so it is always `likely`.
+
 Repair: `ckpt-doctor fix --method copy --unproven` puts the vectors back in their places, without data; load the
     original file in the right order where it still exists.
+
+Repair is unsafe when: the loader itself exchanges the vectors (a nested Keras model, frozen when it was saved and not
+when it is loaded): corrected values are exchanged again. If three or four vectors are permuted, mean and variance alone
+do not undo it. This is why `fix` wants --unproven.
+
 Source: keras-team/keras issues 12470 and 10784, gmalivenko/pytorch2keras issue 120.
 
 """

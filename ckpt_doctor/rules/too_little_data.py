@@ -5,7 +5,15 @@ deviation, or neighbouring batches resemble each other, as those of sorted data 
 uncertain, and batches of one class normalise each other away in `--method training`.
 
 Usual cause: a few dozen samples, or a loader that goes through the classes one after the other.
+
+False positives: the worst channel decides, so one channel that is rarely active is enough. Neighbouring samples of time
+series and video resemble each other by nature.
+
 Repair: more samples; the message says how many would do. A shuffled loader for sorted ones.
+
+Repair is unsafe when: statistics are estimated from these data all the same, above all with `--method training` on
+sorted ones. The finding itself repairs nothing.
+
 Source: Wu and Johnson, "Rethinking 'Batch' in BatchNorm", 2021, section 3: 10**3 to 10**4 samples suffice.
 """
 

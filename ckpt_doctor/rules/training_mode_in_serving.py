@@ -8,7 +8,15 @@ Usual cause: the graph was exported from the training session, with `training=Tr
     tf.keras.backend.set_learning_phase(0)        # before the model is built or loaded for export
     logits = network(images, is_training=False)   # in the function that builds the graph to export
 
+False positives: generators and meta-learners that want the moments of the batch and still carry unused statistics; a
+graph that was exported for an evaluation in training mode on purpose.
+
 Repair: none by `ckpt-doctor fix`, as the statistics are not at fault; export the graph again in inference mode.
+
+Repair is unsafe when: a graph in inference mode is exported before the statistics are known to be good: check BN201,
+BN202 and BN401 first. A model that was tuned on the statistics of its batch answers differently in inference mode.
+`fix` repairs nothing here.
+
 Source: openvinotoolkit/openvino issue 21, tensorflow/tensorflow issue 3628, qubvel/segmentation_models issue 223. The
     graph's `is_training` is true also where the attribute is absent (tensorflow/core/ops/nn_ops.cc).
 """

@@ -4,7 +4,14 @@ The tensors beyond the end are lost. TensorFlow itself notices only when it read
 `inspect_checkpoint` lists the names of such a file and exits 0.
 
 Usual cause: an upload, download or copy that broke off, a full disk while saving, or a store with a limit on size.
+
+False positives: a copy or download that is still running.
+
 Repair: copy the file again and compare the size; if the original is short too, go back to an earlier checkpoint.
+
+Repair is unsafe when: the file is padded to the length that the index wants: it loads, with zeros for the lost weights.
+`fix` does not repair a damaged checkpoint.
+
 Source: tensorflow/tpu issue 775, where two published checkpoints end at byte 536,870,913.
 """
 

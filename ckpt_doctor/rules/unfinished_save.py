@@ -4,7 +4,16 @@ TensorFlow writes the tensors first, under a temporary name, and the index last.
 interrupted looks like a checkpoint and is none; and a checkpoint that changes while it is read is one in the making.
 
 Usual cause: training was killed, or ran out of disk, while it saved; or it is saving right now.
+
+False positives: a save that is running, or a copy that left out the `.index`: file names alone tell, so the finding is
+`likely`.
+
 Repair: wait for the save to end and scan again; remove leftovers when no job writes to the folder any more.
+
+Repair is unsafe when: a job still writes to the folder: removing its temporary files breaks the save. Data files
+without an index may be all that is left of a finished checkpoint; look for its `.index` before you remove them. `fix`
+does not repair them.
+
 Source: tensorflow/core/kernels/save_restore_v2_ops.cc (`MergeV2Checkpoints`), python/training/saver.py (`_temp_`).
 """
 

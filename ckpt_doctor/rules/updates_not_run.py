@@ -3,14 +3,24 @@
 The graph normalises with the moments of each batch while it trains, and nothing in it waits both for a gradient update
 and for the updates of the moving statistics. Running the train op therefore never fills them. Reported only together
 with statistics that are missing or untouched (BN101, BN102, BN201), because a script may also run the updates by hand,
-`sess.run([train_op, updates])`, which no graph shows.
+`sess.run([train_op, updates])`, which no graph shows. It is proven only if the layers normalise with the moments of
+their batch whatever is fed, and the values are still those of the start; a switch makes it unproven.
 
 Usual cause: the collection UPDATE_OPS is not tied to the train op, or was read before the model was built.
     updates = tf.get_collection(tf.GraphKeys.UPDATE_OPS)   # after the model is built
     with tf.control_dependencies(updates):
         train_op = optimizer.minimize(loss)
 Keras layers in a TF1 session keep their updates in `model.updates`, not in UPDATE_OPS: run those.
+
+False positives: a script that runs the updates by hand, if the statistics are missing from the file and their values
+cannot tell; a switch (placeholder or bool variable) that was at inference all along, so that there was nothing to
+update. Neither is `proven`.
+
 Repair: the statistics by `ckpt-doctor fix`; the training code by hand.
+
+Repair is unsafe when: the layer was trained on its stored 0 and 1 (BN304): estimates break it. When the training code
+is corrected and training goes on from this file, the averages start at 0 and 1: see BN202.
+
 Source: tensorflow/tensorflow issues 11965, 16102 and 19643.
 """
 

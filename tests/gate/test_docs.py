@@ -10,7 +10,7 @@ import pytest
 
 from ckpt_doctor.cli import main
 from ckpt_doctor.reports import REPORTS
-from ckpt_doctor.reports._explanation import explanations
+from ckpt_doctor.reports._explanation import HEADINGS, explanations
 from ckpt_doctor.rules import RULES
 from tests.gate.conftest import FIXTURES
 
@@ -35,8 +35,10 @@ def test_every_rule_says_what_it_is_and_what_to_do():
         assert found.summary.endswith("."), rule.code
         assert "\n" not in found.summary
         headings = [block.heading for block in found.blocks]
-        for heading in ("", "Usual cause", "Repair", "Source"):
+        for heading in ("", "Usual cause", "False positives", "Repair", "Repair is unsafe when", "Source"):
             assert heading in headings, (rule.code, heading)
+        in_order = [heading for heading in dict.fromkeys(headings) if heading]
+        assert in_order == list(HEADINGS), rule.code
         for block in found.blocks:
             assert block.text, rule.code
             prose = re.match(r"[A-Z]?[a-z]+ [a-z]+ [a-z]+", block.text) is not None

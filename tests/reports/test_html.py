@@ -85,6 +85,8 @@ def test_everything_is_said_without_a_script_and_nothing_is_fetched():
         "is not there",
         "could be two things",
         "Usual cause",
+        "False positives",
+        "Repair is unsafe when",
         "no longer needed",
     ):
         assert text in page

@@ -82,7 +82,8 @@ def test_the_documentation_has_every_part(rule):
     first, *_ = rule.documentation.splitlines()
     assert first.startswith(f"{rule.code}: ")
     assert first.endswith(".")
-    places = [rule.documentation.find(f"\n{part}: ") for part in ("Usual cause", "Repair", "Source")]
+    parts = ("Usual cause", "False positives", "Repair", "Repair is unsafe when", "Source")
+    places = [rule.documentation.find(f"\n\n{part}: ") for part in parts]
     assert -1 not in places
     assert places == sorted(places)
     assert max(map(len, rule.documentation.splitlines())) <= 120
