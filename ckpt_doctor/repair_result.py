@@ -125,6 +125,9 @@ class RepairResult:
             it: exit code 0.
         backups: Files that hold what was there before a repair in place.
         notes: What else the user should know, a sentence each.
+        clean: Whether a scan of what was written, with the same options, finds nothing but notes; in no JSON.
+        needs_receipt: Whether it does so only beside a receipt, because nothing in the file shows that its statistics
+            are new (the step counter goes on saying what it said); in no JSON.
     """
 
     checkpoint: str
@@ -142,3 +145,5 @@ class RepairResult:
     complete: bool
     backups: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    clean: bool = True
+    needs_receipt: bool = False

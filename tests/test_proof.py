@@ -11,20 +11,19 @@ from ckpt_doctor.checkpoint import Checkpoint
 from ckpt_doctor.observation import Observation
 from ckpt_doctor.repair.proof import prove
 from ckpt_doctor.repair_result import RepairedLayer
-from ckpt_doctor.verdict import Policy, judge
 
 EPSILON = 1e-3
 
 
-def verdict(mean, variance, *, seen_mean=0.0, seen_variance=1.0, observed=True):
-    """Return the verdict on one written layer of three channels, on data with these moments."""
+def proof_of(entries, mean, variance, *, seen_mean=0.0, seen_variance=1.0, observed=True):
+    """Return the proof of one written layer of three channels, on data with these moments."""
     values = {"moving_mean": np.full(3, mean, np.float32), "moving_variance": np.full(3, variance, np.float32)}
     values |= {"gamma": np.full(3, 1.3), "beta": np.full(3, 0.2)}
     layer = BatchNormLayer("bn", {role: role for role in values}, values=values, channels=3, epsilon=EPSILON)
     moments = np.full((2, 3), seen_mean), np.full((2, 3), seen_variance)
     seen = Observation(10, moments[0][0], moments[1][0], *moments)
     analysis = Analysis(Checkpoint("x", "tensor-bundle", (), (), 0), Inventory((layer,)))
-    return judge(analysis, Policy(observed={"bn": seen} if observed else {}, repaired=frozenset()))
+    return prove(entries, analysis, {"bn": seen} if observed else {})
 
 
 def repaired(method="layerwise"):
@@ -41,7 +40,7 @@ def repaired(method="layerwise"):
     ],
 )
 def test_layerwise_leaves_no_more_than_rounding(method, off, good):
-    proof = prove(repaired(method), verdict(0.01, 1, seen_mean=0.01 + off))
+    proof = proof_of(repaired(method), 0.01, 1, seen_mean=0.01 + off)
     assert (proof.remaining == ()) is good
     assert proof.layers[0].residual == pytest.approx(off / np.sqrt(1 + EPSILON), rel=1e-2)
 
@@ -50,34 +49,33 @@ def test_layerwise_leaves_no_more_than_rounding(method, off, good):
 def test_the_variance_counts_as_the_mean_does(ratio, good):
     """BN401 allows `training` a factor of two in the variance; the means are right here."""
     stored = 4.0
-    proof = prove(repaired("training"), verdict(0.01, stored, seen_mean=0.01, seen_variance=stored * ratio))
+    proof = proof_of(repaired("training"), 0.01, stored, seen_mean=0.01, seen_variance=stored * ratio)
     assert (proof.remaining == ()) is good
     off = abs(ratio - 1) * stored / (stored * ratio + EPSILON)
     assert proof.layers[0].residual == pytest.approx(off, rel=1e-3)
 
 
 def test_layerwise_does_not_forgive_a_variance_that_is_a_little_off():
-    assert prove(repaired(), verdict(0.01, 4, seen_mean=0.01, seen_variance=4 * 1.05)).remaining
-    assert not prove(repaired(), verdict(0.01, 4, seen_mean=0.01, seen_variance=4 * 1.0001)).remaining
+    assert proof_of(repaired(), 0.01, 4, seen_mean=0.01, seen_variance=4 * 1.05).remaining
+    assert not proof_of(repaired(), 0.01, 4, seen_mean=0.01, seen_variance=4 * 1.0001).remaining
 
 
 def test_what_was_estimated_must_be_seen_afterwards():
-    unseen = verdict(0.01, 1)
-    assert prove([RepairedLayer("other", "layerwise", None, None)], unseen).remaining
+    assert proof_of([RepairedLayer("other", "layerwise", None, None)], 0.01, 1).remaining
     # Without data nothing was estimated, and nothing needs to be seen.
-    assert not prove(repaired("copy"), verdict(0.01, 1, observed=False)).remaining
+    assert not proof_of(repaired("copy"), 0.01, 1, observed=False).remaining
 
 
 @pytest.mark.parametrize(
     ("mean", "variance", "rule"), [(np.nan, 1.0, "BN203"), (0.1, -1.0, "BN204"), (0.0, 1.0, "BN201")]
 )
 def test_a_finding_that_is_left_on_a_repaired_layer_is_no_repair(mean, variance, rule):
-    proof = prove(repaired("copy"), verdict(mean, variance, observed=False))
+    proof = proof_of(repaired("copy"), mean, variance, observed=False)
     assert any(reason.startswith(f"{rule} is left: ") for reason in proof.remaining)
 
 
 def test_a_finding_elsewhere_is_told_and_hinders_nothing():
-    proof = prove([], verdict(0.0, 1.0, observed=False))
+    proof = proof_of([], 0.0, 1.0, observed=False)
     assert proof.remaining == ()
     (note,) = proof.notes
     assert note.startswith("BN201 never-updated is still reported: ")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 from pathlib import Path
 from typing import Any
 
@@ -87,11 +89,23 @@ def fix(
             progress=listener,
             **tidied(data),
         )
+    if receipt is None and result.needs_receipt and result.output is not None:
+        receipt = receipt_beside(result.output)
+        terminal.message(f"{receipt}: a receipt, without which a scan could not tell that the statistics are new")
     if receipt is not None and result.output is not None:
         Path(receipt).write_text(json.render_repair(result, terminal.style()), encoding="utf-8")
     render = {"text": text.render, "json": json.render_repair, "html": html.render_repair}[report]
     terminal.report(render(result, terminal.style()))
     return 0 if result.complete else 1
+
+
+def receipt_beside(output: str) -> str:
+    """Return a name for a receipt beside a checkpoint that no other file has."""
+    for number in itertools.count():
+        path = f"{output.rstrip('/')}.receipt{number or ''}.json"
+        if not os.path.lexists(path):
+            return path
+    raise AssertionError("counting has no end")
 
 
 def _check(output: str | None, *, overwrite: bool, in_place: bool, no_backup: bool, dry_run: bool) -> None:

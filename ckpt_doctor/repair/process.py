@@ -202,10 +202,8 @@ def fix(
             verify=not in_place or full_verify,
             described=_described_before(analysis, described, changes),
         )
-        # Rules that judge history cannot see in the values that these are new.
-        renewed = frozenset(plan.layer.name for plan in plans if plan.method != "copy")
-        verdict = judge(after, Policy(observed=work.observe(after.inventory), repaired=renewed))
-    proof = prove(result.layers, verdict)
+        seen = work.observe(after.inventory)
+    proof = prove(result.layers, after, seen)
     return replace(
         result,
         output=written.path,
@@ -215,7 +213,9 @@ def fix(
         seconds=time.monotonic() - started,
         complete=not work.left and not proof.remaining,
         backups=written.backups,
-        notes=(*result.notes, *proof.notes),
+        notes=(*result.notes, *proof.remaining, *proof.notes),
+        clean=proof.clean,
+        needs_receipt=proof.needs_receipt,
     )
 
 

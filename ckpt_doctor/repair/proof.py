@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from ckpt_doctor.analysis import Analysis
 from ckpt_doctor.batchnorm import STATISTICS, Inventory
 from ckpt_doctor.finding import Finding
 from ckpt_doctor.heuristics.agreement import DEFAULT_EPSILON
@@ -13,7 +14,7 @@ from ckpt_doctor.repair.targets import ESTIMATES
 from ckpt_doctor.repair_result import RepairedLayer
 from ckpt_doctor.rules import too_little_data
 from ckpt_doctor.rules.interface import Subject
-from ckpt_doctor.verdict import Verdict
+from ckpt_doctor.verdict import Policy, Verdict, judge
 
 # What layerwise statistics may be off from a plain pass over the same data: float32 leaves 1e-7 to 1e-5, and a network
 # that computes in float16 up to 5e-3; a mistake of the estimate is far above.
@@ -32,14 +33,18 @@ class Proof:
         layers: The repaired layers, with their residuals.
         remaining: Why the repair is not complete, a sentence each; empty where it is.
         notes: What else the user should know.
+        clean: Whether a scan with the same options finds nothing but notes.
+        needs_receipt: Whether it does so only beside a receipt of the repair.
     """
 
     layers: tuple[RepairedLayer, ...]
     remaining: tuple[str, ...]
     notes: tuple[str, ...]
+    clean: bool
+    needs_receipt: bool
 
 
-def prove(repaired: Sequence[RepairedLayer], after: Verdict) -> Proof:
+def prove(repaired: Sequence[RepairedLayer], after: Analysis, seen: Mapping[str, Observation]) -> Proof:
     """Return what a repaired checkpoint shows of its layers.
 
     No finding about statistics may be left on a repaired layer, BN401 on the data of the repair among them; what
@@ -47,44 +52,69 @@ def prove(repaired: Sequence[RepairedLayer], after: Verdict) -> Proof:
 
     Args:
         repaired: The layers, as planned.
-        after: The verdict on what is, or will be, written, with what goes into the layers at inference.
+        after: What is, or will be, written.
+        seen: What goes into its layers at inference; empty where no data were used.
     """
-    by_name = {layer.name: layer for layer in after.analysis.inventory.layers}
-    seen = after.subject.observed
-    entries, remaining = [], []
+    # Rules that judge history cannot see in the values that these are new.
+    renewed = frozenset(entry.name for entry in repaired if entry.method != "copy")
+    findings = _told(judge(after, Policy(observed=seen, repaired=renewed)))
+    alone = _told(judge(after, Policy(observed=seen, repaired=frozenset()))) if renewed else findings
+    only_history = {finding.rule for finding in alone} - {finding.rule for finding in findings}
+    entries, remaining = _compared(repaired, after.inventory, seen)
+    changed = {entry.name for entry in repaired}
+    elsewhere = []
+    for finding in findings:
+        if finding.rule.startswith(_OF_STATISTICS) and changed.intersection(finding.layers):
+            remaining.append(f"{finding.rule} is left: {finding.message}")
+        else:
+            elsewhere.append(finding)
+    notes = list(_others(elsewhere))
+    if only_history:
+        notes.append(
+            f"nothing in the file shows that its statistics are new, so scan reports {', '.join(sorted(only_history))} "
+            "unless the receipt of this repair is beside it"
+        )
+    return Proof(entries, tuple(remaining), tuple(notes), not findings and not remaining, bool(only_history))
+
+
+def _told(verdict: Verdict) -> list[Finding]:
+    """Return the findings that count against a checkpoint, and not against the data that were given."""
+    return [finding for finding in verdict.findings if finding.severity != "note" and finding.rule not in _OF_DATA]
+
+
+def _compared(
+    repaired: Sequence[RepairedLayer], after: Inventory, seen: Mapping[str, Observation]
+) -> tuple[tuple[RepairedLayer, ...], list[str]]:
+    """Return the layers with their residuals, and which of them are not what the data show."""
+    by_name = {layer.name: layer for layer in after.layers}
+    entries: list[RepairedLayer] = []
+    wrong: list[str] = []
     for entry in repaired:
         layer, observation = by_name.get(entry.name), seen.get(entry.name)
         if layer is None or not set(STATISTICS) <= set(layer.values):
-            remaining.append(f"layer {entry.name} is not in what was written")
+            wrong.append(f"layer {entry.name} is not in what was written")
         elif observation is not None:
             mean, variance = (layer.values[role] for role in STATISTICS)
             residual = observation.distance(mean, variance, layer.epsilon or DEFAULT_EPSILON)
             entry = replace(entry, residual=residual)
             if entry.method == "layerwise" and not residual <= LARGEST_RESIDUAL:
-                remaining.append(
-                    f"layer {entry.name}: its statistics are off by {residual:.2g} from what the model shows, at most "
+                wrong.append(
+                    f"layer {entry.name}: its statistics are off by {residual:.2g} from what the model shows; up to "
                     f"{LARGEST_RESIDUAL:g} is rounding"
                 )
         elif entry.method in ESTIMATES and seen:
             # What was estimated must also be seen afterwards, or nothing is proven.
-            remaining.append(f"layer {entry.name}: the model does not run it with its new statistics")
+            wrong.append(f"layer {entry.name}: the model does not run it with its new statistics")
         entries.append(entry)
-    changed = {entry.name for entry in repaired}
-    for finding in after.findings:
-        if finding.severity == "note" or finding.rule in _OF_DATA or not finding.rule.startswith(_OF_STATISTICS):
-            continue
-        if changed.intersection(finding.layers):
-            remaining.append(f"{finding.rule} is left: {finding.message}")
-    return Proof(tuple(entries), tuple(remaining), tuple(_left(after.findings, changed)))
+    return tuple(entries), wrong
 
 
-def _left(findings: Sequence[Finding], changed: set[str]) -> Iterator[str]:
+def _others(findings: Sequence[Finding]) -> Iterator[str]:
     """Yield what a scan goes on reporting of what was not repaired, a sentence for each rule."""
-    others: dict[str, Finding] = {}
+    first: dict[str, Finding] = {}
     for finding in findings:
-        if finding.severity != "note" and not changed.intersection(finding.layers):
-            others.setdefault(finding.rule, finding)
-    for finding in others.values():
+        first.setdefault(finding.rule, finding)
+    for finding in first.values():
         yield f"{finding.rule} {finding.name} is still reported: {finding.message}"
 
 

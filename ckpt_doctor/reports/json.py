@@ -67,6 +67,7 @@ def _repair(result: RepairResult) -> dict[str, Any]:
     fields = _fields(result)
     for layer in fields["layers"]:  # As below: for plots.
         del layer["before_values"], layer["after_values"]
+    del fields["clean"], fields["needs_receipt"]
     return fields
 
 

@@ -79,7 +79,8 @@ def _verdict(page: Page, result: RepairResult) -> None:
     for backup in result.backups:
         page.paragraph(f"backup: {backup}", hanging=2)
     if result.complete:
-        page.paragraph(f"written and scanned clean: {result.output}", hanging=2, color="green")
+        said = "written and scanned clean" if result.clean else "written; all targeted defects are gone"
+        page.paragraph(f"{said}: {result.output}", hanging=2, color="green")
     else:
         page.paragraph(f"written, but not everything is repaired: {result.output}", hanging=2, color="yellow")
 

@@ -28,7 +28,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ckpt_doctor.finding import Finding
+from ckpt_doctor.batchnorm import BatchNormLayer
+from ckpt_doctor.finding import Certainty, Finding
 from ckpt_doctor.rules._examples import example, holding
 from ckpt_doctor.rules.interface import Rule, Subject
 
@@ -36,6 +37,8 @@ from ckpt_doctor.rules.interface import Rule, Subject
 # ResNets: 1e-5; tf.layers, Keras, contrib: 1e-3).
 _SMALLEST_EPSILON = 1e-5
 _LARGEST_EPSILON = 1e-3
+# Nobody adds so much; what lies below it is negative with every epsilon.
+_NO_EPSILON = 0.1
 
 
 def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
@@ -61,9 +64,15 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
             layer=layer,
             variables=(layer.variables["moving_variance"],),
             severity=None if sure else "warning",
-            # The limit rests on what frameworks use if the model does not give its epsilon.
-            certainty="unproven" if not sure else "likely" if layer.epsilon is None else "proven",
+            certainty=_certainty(layer, float(np.nanmin(values)), sure=sure),
         )
+
+
+def _certainty(layer: BatchNormLayer, lowest: float, *, sure: bool) -> Certainty:
+    """Return how sure it is; if the model does not give its epsilon, the limit rests on what frameworks use."""
+    if not sure:
+        return "unproven"
+    return "likely" if layer.epsilon is None and lowest > -_NO_EPSILON else "proven"
 
 
 RULE = Rule(
