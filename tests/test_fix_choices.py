@@ -23,7 +23,6 @@ from tests.independent import read_file, write_bundle
 pytestmark = pytest.mark.tensorflow
 
 BROKEN = BY_NAME["keras_v3/broken.keras"].path
-HEALTHY_KERAS = BY_NAME["keras_v3/healthy.keras"].path
 BROKEN_TF1 = BY_NAME["tf1_layers/trainable/model.ckpt-400"].path
 TEST = np.load(FIXTURES / "data" / "test.npz")
 

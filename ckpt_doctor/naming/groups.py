@@ -24,7 +24,6 @@ from ckpt_doctor.naming.reading import (
 
 STATISTICS = ("moving_mean", "moving_variance")
 _AFFINE = ("gamma", "beta")
-_SPOKEN = {"slot": "optimizer slot", "other": "weight", "maybe": "weight"}
 # One copy of the model for each device, by variable scope (tensorflow/models, tutorials/image/cifar10_multi_gpu).
 _TOWER = re.compile(r"^(?P<before>(?:.*/)?)(?P<tower>(?:tower|replica|clone|gpu)_?(?P<number>\d+))/(?P<rest>.+)$")
 # In a file without a model, so many groups of gamma and beta beside a convolution are no coincidence.

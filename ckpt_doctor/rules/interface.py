@@ -94,10 +94,8 @@ class Rule:
         variables: tuple[str, ...] = (),
         certainty: Certainty,
         severity: Severity | None = None,
-        cause: str | None = None,
-        repair: Repair | None = None,
     ) -> Finding:
-        """Return a finding of this rule; severity and repair are the rule's own if they are not given.
+        """Return a finding of this rule; the severity is the rule's own if it is not given.
 
         Args:
             message: What was seen, in numbers, and what to do next.
@@ -108,8 +106,6 @@ class Rule:
                 names, a config, a counter, the optimizer, or on what values usually look like. No default: every
                 rule has to decide.
             severity: Another severity than the rule's.
-            cause: The code of the rule whose finding explains this one.
-            repair: Another repair than the rule's.
         """
         return Finding(
             rule=self.code,
@@ -120,6 +116,6 @@ class Rule:
             layers=layers or ((layer.name,) if layer else ()),
             variables=variables,
             message=message,
-            cause=cause,
-            repair=repair or self.repair,
+            cause=None,
+            repair=self.repair,
         )
