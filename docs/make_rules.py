@@ -29,9 +29,10 @@ beginning of its code (`BN2`: the whole range), in `--select`, `--ignore`, `--se
 **debias** an average that had no time to settle, or **none**.
 
 Every finding has a *certainty*. **proven**: the bytes of the file or the graph of the model show it. **likely**: it
-rests on names, on a config, or on what values usually look like. **unproven**: it is one explanation of several, and
-`fix` repairs it only with `--unproven`. *False positives* lists what a rule can mistake for its defect, and *Repair is
-unsafe when* the cases in which the repair would do harm.
+rests on names, on a config, or on what values usually look like. **unproven**: it is one explanation of several. If no
+flag is given, `fix` repairs what is missing and what is proven; the rest needs `--unproven`, or its layer's name in
+`--layers`. *False positives* lists what a rule can mistake for its defect, and *Repair is unsafe when* the cases in
+which the repair would do harm.
 """
 
 

@@ -18,7 +18,7 @@ subclassed model can share one name, and a healthy export then looks as if copie
 therefore `likely` and not `proven`. A tower that has seen other data, and a shadow early in training, differ without a
 defect.
 
-Repair: `ckpt-doctor fix --method copy` writes the trained copy over the others.
+Repair: `ckpt-doctor fix --method copy --unproven` writes the trained copy over the others.
 
 Repair is unsafe when: the paired variables are not copies of each other: the values of one layer overwrite those of
 another. Compare the model's outputs before and after. Two trained twins that differ are refused, as the file does not

@@ -22,7 +22,7 @@ once a micro-batch. Zero-debiased averages whose companions the file does not ke
 are not. All of these are `unproven`.
 
 Repair: estimated from data by `ckpt-doctor fix`. Without data, debiasing takes the initial value out exactly; what is
-left is an average over training, not the statistics of the final weights. What is unproven is repaired with
+left is an average over training, not the statistics of the final weights. What is not proven is repaired with
 `--unproven` only, from data or without. A receipt of such a repair beside the file turns this into a note.
 
 Repair is unsafe when: the number of updates, the decay or the start is wrong: `--method debias` then takes out what was

@@ -13,8 +13,8 @@ Usual cause: `load_weights(..., by_name=True)` or `skip_mismatch=True` after a r
 False positives: a layer that was added and not trained yet, one that the loss does not reach, or a branch that is not
 used. The finding rests on values and on the neighbours, so it is always `likely`.
 
-Repair: statistics are estimated from data by `ckpt-doctor fix`; gamma and beta, and perhaps weights beside them, are to
-be loaded again from the original file.
+Repair: statistics are estimated from data by `ckpt-doctor fix` if `--unproven` or `--layers` asks for it; gamma and
+beta, and perhaps weights beside them, are to be loaded again from the original file.
 
 Repair is unsafe when: the kernels next to the layer are as fresh: estimated statistics fit random weights and hide that
 a load failed. Load the original file first.

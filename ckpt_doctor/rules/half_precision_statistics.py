@@ -13,7 +13,8 @@ Usual cause: a model built with `dtype="float16"` instead of a mixed policy, or 
 False positives: infinities are certain; variances of exactly 0 or 1 are `likely`: a constant channel has 0, and an
 input that was whitened has 1 within half a step of the type.
 
-Repair: estimated from data by `ckpt-doctor fix`, as far as the type of the file can hold it.
+Repair: estimated from data by `ckpt-doctor fix`, as far as the type of the file can hold it; what is not proven, with
+`--unproven` only.
 
 Repair is unsafe when: the type cannot hold the measured values: those above 65504 are refused, small variances are
 rounded to 0 again. Convert the model to float32 first.

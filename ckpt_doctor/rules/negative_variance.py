@@ -13,7 +13,7 @@ Usual cause: several updates of one shared layer in one step, whose changes add 
 False positives: the epsilon is not known and is larger than the rule assumes: `likely` if the sum is not above zero
 even with 1e-3, `unproven` if it is so with 1e-5 only.
 
-Repair: estimated from data by `ckpt-doctor fix`.
+Repair: estimated from data by `ckpt-doctor fix`; what is not proven, with `--unproven` only.
 
 Repair is unsafe when: the vectors are in each other's place (BN206): estimates repair the statistics and leave gamma
 and beta wrong; use `--method copy` first. Statistics that were trained by gradient (BN305) are part of what the weights

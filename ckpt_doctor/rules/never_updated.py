@@ -23,7 +23,7 @@ call in a Keras 2 config; a switch that is a placeholder or a bool variable and 
 nothing either: a model that was loaded, compiled and saved again has them, whatever was trained before. All of these
 are `unproven`.
 
-Repair: estimated from data by `ckpt-doctor fix`; what is unproven is repaired with `--unproven` only.
+Repair: estimated from data by `ckpt-doctor fix`; what is not proven, with `--unproven` only.
 
 Repair is unsafe when: the layer was trained on its stored statistics, as above: estimates take a working model from
 0.97 to 0.78 or worse. Use `--unproven` only if the training code ran the layer with `training=True`, and compare

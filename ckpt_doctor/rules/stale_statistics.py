@@ -13,7 +13,8 @@ Usual cause: `use_ema=True` in Keras, whose averages overwrite the weights at th
 False positives: averages that equal the weights for another reason: they were just synchronised, or the learning rate
 was 0. Averages whose statistics another tool has already estimated leave no receipt. Always `likely`.
 
-Repair: estimated from data by `ckpt-doctor fix`. A receipt of such a repair beside the file turns this into a note.
+Repair: estimated from data by `ckpt-doctor fix` if `--unproven` or `--layers` asks for it. A receipt of such a repair
+beside the file turns this into a note.
 
 Repair is unsafe when: the plain weights are served and the averages are not: the stored statistics belong to the plain
 weights. Training that goes on from the repaired file continues with the statistics of the averages.

@@ -13,7 +13,8 @@ Usual cause: hand-written layers whose `moving_mean` and `moving_variance` are p
 False positives: an optimizer may keep slots for variables that no gradient reached, all zero. Slots alone are therefore
 `likely`; a graph that applies a gradient to the statistics proves it.
 
-Repair: estimated from data by `ckpt-doctor fix`. A receipt of such a repair beside the file turns this into a note.
+Repair: estimated from data by `ckpt-doctor fix` if `--unproven` or `--layers` asks for it. A receipt of such a repair
+beside the file turns this into a note.
 
 Repair is unsafe when: the layer also ran on these statistics while it trained: they are parameters that the weights are
 adapted to, and measured ones change the model. Compare accuracy before and after (`--metric`).
