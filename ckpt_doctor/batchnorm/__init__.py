@@ -7,6 +7,7 @@ object graph > names. Everything is accounted for: variables of layers + other v
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
+from functools import cached_property
 
 from ckpt_doctor.batchnorm.layer import ROLES, STATISTICS, BatchNormLayer, Inventory
 from ckpt_doctor.batchnorm.relatives import find_twins, with_averages, with_drifted, with_relatives, with_twins
@@ -28,12 +29,13 @@ def take_inventory(checkpoint: Checkpoint, facts: ModelFacts | None) -> Inventor
     layers: list[BatchNormLayer] = []
     unmatched: list[BatchNormLayer] = []
     claimed: set[str] = set()
+    stored = _StoredScopes(checkpoint)
     for described in facts.layers if facts is not None else ():
         layer = _described(checkpoint, facts.evidence if facts is not None else "names", described)
         if claimed & set(layer.variables.values()):
             continue
         claimed |= {*layer.variables.values(), *layer.companions.values()}
-        if _is_here(checkpoint, layer, described):
+        if _is_here(stored, layer, described):
             layers.append(layer)
         elif layer.absent:
             unmatched.append(layer)
@@ -42,7 +44,7 @@ def take_inventory(checkpoint: Checkpoint, facts: ModelFacts | None) -> Inventor
     layers, grouped = with_drifted(checkpoint, layers, unmatched, grouped)
     layers = with_relatives(layers, grouped, checkpoint)
     layers += [_named(checkpoint, group) for group in grouped.layers]
-    layers = [with_twins(layer, twins) for layer in layers]
+    layers = with_twins(layers, twins)
     others = grouped.others | dict.fromkeys(twins, "twin")
     for layer in layers:
         for name in (*layer.variables.values(), *layer.companions.values()):
@@ -83,7 +85,7 @@ def _described(checkpoint: Checkpoint, evidence: Evidence, facts: LayerFacts) ->
     )
 
 
-def _is_here(checkpoint: Checkpoint, layer: BatchNormLayer, facts: LayerFacts) -> bool:
+def _is_here(stored: _StoredScopes, layer: BatchNormLayer, facts: LayerFacts) -> bool:
     """Return whether the file is meant to hold a layer: a file may hold a part of a graph only.
 
     A layer without gamma and beta leaves no trace of its own; there the part of the model that it belongs to tells. A
@@ -94,17 +96,40 @@ def _is_here(checkpoint: Checkpoint, layer: BatchNormLayer, facts: LayerFacts) -
     if not layer.absent:
         return False
     if layer.evidence == "config":
-        return any(read_name(variable.name).kind in ("other", "batch-norm") for variable in checkpoint.variables)
-    return facts.gamma is None and facts.beta is None and _scope_is_stored(checkpoint, layer.absent)
+        return stored.holds_weights
+    return facts.gamma is None and facts.beta is None and stored.has_any_of(layer.absent)
 
 
-def _scope_is_stored(checkpoint: Checkpoint, absent: Mapping[str, str]) -> bool:
-    """Return whether the file holds anything of the part of the model that the absent variables belong to."""
-    tops = {name.split("/")[0] for name in absent.values() if "/" in name}
-    scopes = {name.rpartition("/")[0].rpartition("/")[0] for name in absent.values()} - {""}
-    return any(
-        variable.name.startswith(tuple(f"{scope}/" for scope in (scopes or tops))) for variable in checkpoint.variables
-    ) or (not scopes and bool(checkpoint.variables))
+class _StoredScopes:
+    """What parts of a model a file holds anything of: asked by every layer that left no trace of its own.
+
+    Args:
+        checkpoint: The file.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._names = [variable.name for variable in checkpoint.variables]
+
+    @cached_property
+    def holds_weights(self) -> bool:
+        """Whether the file holds more than an optimizer."""
+        return any(read_name(name).kind in ("other", "batch-norm") for name in self._names)
+
+    @cached_property
+    def _scopes(self) -> set[str]:
+        found: set[str] = set()
+        for name in self._names:
+            scope = name.rpartition("/")[0]
+            while scope and scope not in found:
+                found.add(scope)
+                scope = scope.rpartition("/")[0]
+        return found
+
+    def has_any_of(self, absent: Mapping[str, str]) -> bool:
+        """Return whether the file holds anything of the part of the model that the absent variables belong to."""
+        tops = {name.split("/")[0] for name in absent.values() if "/" in name}
+        scopes = {name.rpartition("/")[0].rpartition("/")[0] for name in absent.values()} - {""}
+        return bool(self._scopes & (scopes or tops)) or (not scopes and bool(self._names))
 
 
 def _by_name(checkpoint: Checkpoint, claimed: set[str], facts: ModelFacts | None) -> Grouped:

@@ -50,14 +50,19 @@ def _shape(checkpoint: Checkpoint, name: str) -> tuple[int, ...] | None:
     return None if variable is None else variable.shape
 
 
-def with_twins(layer: BatchNormLayer, twins: Mapping[str, tuple[str, str]]) -> BatchNormLayer:
-    """Return a layer with the further copies of its variables."""
-    companions, copies = dict(layer.companions), dict(layer.copies)
+def with_twins(layers: Sequence[BatchNormLayer], twins: Mapping[str, tuple[str, str]]) -> list[BatchNormLayer]:
+    """Return the layers with the further copies of their variables."""
+    copies_of: dict[str, list[tuple[str, str]]] = {}
     for name, (first, kind) in twins.items():
+        copies_of.setdefault(first, []).append((name, kind))
+    result = []
+    for layer in layers:
+        companions, copies = dict(layer.companions), dict(layer.copies)
         for role, own in layer.variables.items():
-            if own == first:
+            for name, kind in copies_of.get(own, ()):
                 (companions if role in STATISTICS else copies)[f"{role}/{kind}"] = name
-    return replace(layer, companions=companions, copies=copies)
+        result.append(replace(layer, companions=companions, copies=copies))
+    return result
 
 
 def with_relatives(layers: Sequence[BatchNormLayer], grouped: Grouped, checkpoint: Checkpoint) -> list[BatchNormLayer]:
@@ -143,10 +148,15 @@ def with_drifted(
     if not expected:
         expected = named
 
+    channels: dict[str, set[int]] = {}
+    for layer in (*layers, *unmatched):
+        if layer.channels:
+            channels.setdefault(layer.name, set()).add(layer.channels)
+
     def length(group: Group) -> int | None:
         found = [variable for name in group.roles.values() if (variable := checkpoint.variable(name)) is not None]
         known = {int(np.prod(variable.shape, dtype=np.int64)) for variable in found}
-        known |= {layer.channels for layer in (*layers, *unmatched) if layer.name == group.name and layer.channels}
+        known |= channels.get(group.name, set())
         return known.pop() if len(known) == 1 else None
 
     whole = bool(unmatched) and not described
@@ -158,13 +168,14 @@ def with_drifted(
     found = drifted(expected, orphans, length)
     if not found:
         return layers, grouped
+    places = {id(layer): number for number, layer in enumerate(layers)}
     for number, group in found.items():
         moved = {f"{role}/drifted": group.roles[role] for role in STATISTICS}
         if expected is named:
             expected[number].companions.update(moved)
         elif described:
             layer = described[number]
-            layers[layers.index(layer)] = replace(layer, companions={**layer.companions, **moved})
+            layers[places[id(layer)]] = replace(layer, companions={**layer.companions, **moved})
         else:
             copies = {f"{role}/drifted": name for role, name in group.roles.items() if role not in STATISTICS}
             layers.append(replace(unmatched[number], companions=moved, copies=copies))

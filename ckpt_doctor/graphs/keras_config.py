@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from ckpt_doctor.checkpoint import Checkpoint
@@ -65,17 +67,17 @@ def describe_keras(checkpoint: Checkpoint) -> ModelFacts:
         return ModelFacts(
             "config", problems=(f"the model config cannot be understood: {type(error).__name__}: {error}",)
         )
-    names = [item.path[-1] for item in found]
-    steps = optimizer_steps(checkpoint)
+    counts = Counter(item.path[-1] for item in found)
+    file = _File(checkpoint)
     layers = [
-        _facts(checkpoint, item, item.path[-1] if names.count(item.path[-1]) == 1 else "/".join(item.path), steps)
+        _facts(file, item, item.path[-1] if counts[item.path[-1]] == 1 else "/".join(item.path))
         for item in found
         if _is_batch_norm(item)
     ]
     return ModelFacts(
         evidence="config",
         layers=tuple(layers),
-        trains=bool(steps),
+        trains=bool(file.steps),
         other_normalization=frozenset(i.path[-1] for i in found if _OTHER_NORMALIZATION.search(i.class_name)),
     )
 
@@ -141,22 +143,58 @@ def optimizer_steps(checkpoint: Checkpoint) -> int | None:
     return None
 
 
-def _facts(checkpoint: Checkpoint, found: _Found, name: str, steps: int | None) -> LayerFacts:
-    config = found.config
+class _File:
+    """What all layers ask of the file that they are in, computed once.
+
+    Args:
+        checkpoint: The file.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint = checkpoint
+        self.steps = optimizer_steps(checkpoint)
+        self.legacy = checkpoint.format in ("keras-hdf5", "keras-weights-hdf5")
+        new, old = _LAYERS
+        self.layers = old if any(variable.name.startswith(f"{old}/") for variable in checkpoint.variables) else new
+        self.freezes_to_inference = _freezes_to_inference(checkpoint)
+
+    @cached_property
+    def owners(self) -> dict[tuple[str, str], list[tuple[int, re.Match[str]]]]:
+        """The batch-norm weights that a legacy file lists, by layer group and by the layer that their names say.
+
+        Each with its place in the list of the group.
+        """
+        found: dict[tuple[str, str], list[tuple[int, re.Match[str]]]] = {}
+        for group, listed in self.checkpoint.attributes.get("weight_names", {}).items():
+            for number, weight in enumerate(listed):
+                ending = _ENDINGS.match(str(weight))
+                if ending is not None:
+                    owner = ending["layer"] or (ending["scope"] or "").rpartition("/")[2]
+                    found.setdefault((group, owner), []).append((number, ending))
+        return found
+
+    @cached_property
+    def has_colons(self) -> bool:
+        """Whether weights are called `gamma:0`, as before Keras 3."""
+        listed = self.checkpoint.attributes.get("weight_names", {}).values()
+        return any(str(weight).endswith(":0") for weights in listed for weight in weights)
+
+
+def _facts(file: _File, found: _Found, name: str) -> LayerFacts:
+    checkpoint, config, steps = file.checkpoint, found.config, file.steps
     roles = [
         role
         for role in _ROLES
         if not (role == "gamma" and config.get("scale") is False)
         and not (role == "beta" and config.get("center") is False)
     ]
-    legacy = checkpoint.format in ("keras-hdf5", "keras-weights-hdf5")
-    group = _group(checkpoint, found.group)
-    names = _legacy_names(checkpoint, found, roles) if legacy else _positions(group, roles)
+    group = "/".join(file.layers if part == _LAYERS[0] else part for part in found.group.split("/"))
+    names = _legacy_names(file, found, roles) if file.legacy else _positions(group, roles)
     companions: tuple[Companion, ...] = ()
     if config.get("renorm") is True:
         before, _, after = names["moving_mean"].rpartition("moving_mean")
         companions = tuple(
-            Companion(f"{before}{role}{after}" if legacy else f"{group}/vars/{number}", role, "layer")
+            Companion(f"{before}{role}{after}" if file.legacy else f"{group}/vars/{number}", role, "layer")
             for number, role in enumerate(("moving_stddev", "renorm_mean", "renorm_stddev"), start=len(roles))
         )
     # Steps of an optimizer do not prove updates: a loop of the user's own, `training=False` at the call or a wrapper
@@ -176,7 +214,7 @@ def _facts(checkpoint: Checkpoint, found: _Found, name: str, steps: int | None) 
         epsilon=float(config["epsilon"]) if isinstance(config.get("epsilon"), (int, float)) else None,
         momentum=float(config["momentum"]) if isinstance(config.get("momentum"), (int, float)) else None,
         # Keras runs a frozen layer with its stored statistics, in training too.
-        mode="stored" if steps and not found.trainable and _freezes_to_inference(checkpoint) else "switch",
+        mode="stored" if steps and not found.trainable and file.freezes_to_inference else "switch",
         has_update_ops=found.trainable,
         trained=trained,
         renorm_clipped=bool(config.get("renorm_clipping")) if config.get("renorm") is True else None,
@@ -193,14 +231,6 @@ def _freezes_to_inference(checkpoint: Checkpoint) -> bool:
     return version is not None and (int(version[1]), int(version[2])) >= (2, 4)
 
 
-def _group(checkpoint: Checkpoint, group: str) -> str:
-    """Return a layer's group as this file spells it."""
-    new, old = _LAYERS
-    if any(variable.name.startswith(f"{old}/") for variable in checkpoint.variables):
-        return "/".join(old if part == new else part for part in group.split("/"))
-    return group
-
-
 def _positions(group: str, roles: list[str]) -> dict[str, str]:
     """Return the names in a Keras 3 weights file, where a role is a position."""
     return {role: f"{group}/vars/{number}" for number, role in enumerate(roles)}
@@ -214,35 +244,28 @@ def _channels(checkpoint: Checkpoint, names: Mapping[str, str]) -> int | None:
     return None
 
 
-def _legacy_names(checkpoint: Checkpoint, found: _Found, roles: list[str]) -> dict[str, str]:
+def _legacy_names(file: _File, found: _Found, roles: list[str]) -> dict[str, str]:
     """Return the names in a legacy file: those listed for the layer, and made in their likeness where one is absent."""
-    listed = [str(weight) for weight in checkpoint.attributes.get("weight_names", {}).get(found.path[0], ())]
-    root = checkpoint.attributes.get("root", "")
+    root = file.checkpoint.attributes.get("root", "")
     names: dict[str, str] = {}
     likeness: tuple[str, str] | None = None
     closest = -1
-    for weight in listed:
-        ending = _ENDINGS.match(weight)
-        if ending is None:
+    # A weight without scope and layer in its name is the layer's own whose group it is in.
+    owners = dict.fromkeys((found.path[-1], *found.path[-2:-1], ""))
+    listed = [entry for owner in owners for entry in file.owners.get((found.path[0], owner), ())]
+    for _, ending in sorted(listed, key=lambda entry: entry[0]):
+        role = _KERAS_1.get(ending["role"], ending["role"])
+        # Layers of one name, in models inside each other, differ by the scope around them.
+        scope = [part for part in (*(ending["scope"] or "").split("/"), ending["layer"]) if part]
+        fit = _alike_at_the_end(scope, found.path[1:])
+        if fit < closest:
             continue
-        owner = ending["layer"] or (ending["scope"] or "").rpartition("/")[2]
-        if owner in (found.path[-1], *found.path[-2:-1]) or (not ending["scope"] and not ending["layer"]):
-            role = _KERAS_1.get(ending["role"], ending["role"])
-            # Layers of one name, in models inside each other, differ by the scope around them.
-            scope = [part for part in (*(ending["scope"] or "").split("/"), ending["layer"]) if part]
-            fit = _alike_at_the_end(scope, found.path[1:])
-            if fit < closest:
-                continue
-            if fit > closest:
-                names, closest = {}, fit
-            names[role] = weight
-            likeness = (weight[: ending.start("role")], ending["suffix"])
+        if fit > closest:
+            names, closest = {}, fit
+        names[role] = ending.string
+        likeness = (ending.string[: ending.start("role")], ending["suffix"])
     if likeness is None:
-        everywhere = [
-            str(weight) for group in checkpoint.attributes.get("weight_names", {}).values() for weight in group
-        ]
-        colon = any(weight.endswith(":0") for weight in everywhere)
-        likeness = (f"{found.path[-1]}/", ":0" if colon else "")
+        likeness = (f"{found.path[-1]}/", ":0" if file.has_colons else "")
     before, suffix = likeness
     full = {role: names.get(role, f"{before}{role}{suffix}") for role in roles}
     return {role: "/".join(part for part in (root, found.path[0], weight) if part) for role, weight in full.items()}

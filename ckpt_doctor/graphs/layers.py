@@ -8,7 +8,8 @@ beta.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ckpt_doctor.graphs.facts import Companion, Mode, Site
@@ -161,35 +162,54 @@ def scope_of(name: str) -> str:
     return name.rpartition("/")[0]
 
 
-def belongs(base: str, statistic: str) -> bool:
-    """Return whether companions under `base` are those of `statistic`, also where the scope is doubled."""
-    return base == statistic or (
-        base.endswith("/" + statistic) and statistic.startswith(base[: -len(statistic) - 1] + "/")
-    )
+def bases_of(statistic: str) -> Iterator[str]:
+    """Yield the scopes in which companions of a statistic stand: its own name, also where the scope is doubled.
+
+    `a/bn/moving_mean` has those below `a/bn/moving_mean`, `a/bn/a/bn/moving_mean` and `a/a/bn/moving_mean`.
+    """
+    yield statistic
+    end = statistic.find("/")
+    while end >= 0:
+        yield f"{statistic[:end]}/{statistic}"
+        end = statistic.find("/", end + 1)
 
 
-def companions_of(graph: Graph, saved: Mapping[str, str], item: Gathered) -> Iterable[Companion]:
-    """Yield the variables that belong to a layer's statistics; `saved` maps variable nodes to names in the file."""
-    for role, statistic in (("moving_mean", item.moving_mean), ("moving_variance", item.moving_variance)):
-        if statistic is None:
-            continue
-        for node, name in saved.items():
+class CompanionVariables:
+    """The variables that belong to statistics, by the scope in which they stand.
+
+    Args:
+        graph: The whole graph.
+        saved: Variable's node to its name in the file.
+    """
+
+    def __init__(self, graph: Graph, saved: Mapping[str, str]) -> None:
+        self._below: dict[str, list[tuple[int, str, str, bool]]] = {}
+        for number, (node, name) in enumerate(saved.items()):
             base, _, last = node.rpartition("/")
-            if last in _ZERO_DEBIAS and belongs(base, statistic):
-                yield Companion(name, last, role)
-            elif last == _SHADOW and base == statistic:
-                yield Companion(name, "shadow", role)
-    scope = scope_of(item.moving_mean or item.moving_variance or "")
-    for node, name in saved.items():
-        base, _, last = node.rpartition("/")
-        if (
-            scope
-            and base == scope
-            and last in _RENORM
-            and (found := graph.nodes.get(node)) is not None
-            and found.op in VARIABLE_OPS
-        ):
-            yield Companion(name, last, "layer")
+            if last in (*_ZERO_DEBIAS, _SHADOW, *_RENORM):
+                is_variable = (found := graph.nodes.get(node)) is not None and found.op in VARIABLE_OPS
+                self._below.setdefault(base, []).append((number, last, name, is_variable))
+
+    def of(self, item: Gathered) -> list[Companion]:
+        """Return the companions of a layer, in the order in which they are saved."""
+        found: list[Companion] = []
+        for role, statistic in (("moving_mean", item.moving_mean), ("moving_variance", item.moving_variance)):
+            if statistic is None:
+                continue
+            of_statistic = [
+                (number, Companion(name, "shadow" if last == _SHADOW else last, role))
+                for base in bases_of(statistic)
+                for number, last, name, _ in self._below.get(base, ())
+                if last in _ZERO_DEBIAS or (last == _SHADOW and base == statistic)
+            ]
+            found += [companion for _, companion in sorted(of_statistic, key=lambda each: each[0])]
+        scope = scope_of(item.moving_mean or item.moving_variance or "")
+        found += [
+            Companion(name, last, "layer")
+            for _, last, name, is_variable in (self._below.get(scope, ()) if scope else ())
+            if last in _RENORM and is_variable
+        ]
+        return found
 
 
 def names_of(layers: list[Gathered]) -> list[str]:
@@ -209,8 +229,8 @@ def names_of(layers: list[Gathered]) -> list[str]:
             half = scope[: len(scope) // 2]
             scope = half if scope == f"{half}/{half}" else scope
         names.append(scope or anchor or item.node)
-    repeated = {name for name in names if names.count(name) > 1}
+    counts = Counter(names)
     return [
-        (item.moving_mean or item.gamma or item.beta or item.node) if name in repeated else name
+        (item.moving_mean or item.gamma or item.beta or item.node) if counts[name] > 1 else name
         for item, name in zip(layers, names, strict=True)
     ]

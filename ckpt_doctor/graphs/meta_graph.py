@@ -15,7 +15,7 @@ from ckpt_doctor.graphs.facts import Companion, LayerFacts, Mode, ModelFacts
 from ckpt_doctor.graphs.graph import DTYPES, PART, VARIABLE_OPS, Graph, plain_dtype, sound, split_tensor, tensor_name
 from ckpt_doctor.graphs.hidden import opened_graphs, undecided, with_bodies
 from ckpt_doctor.graphs.inline import inline
-from ckpt_doctor.graphs.layers import Gathered, Gathering, belongs, companions_of, gather, names_of, scope_of
+from ckpt_doctor.graphs.layers import CompanionVariables, Gathered, Gathering, bases_of, gather, names_of, scope_of
 from ckpt_doctor.graphs.saver import Saver, read_saver
 from ckpt_doctor.graphs.sites import find_sites
 from ckpt_doctor.graphs.specialise import resolve_tensor, specialise, training_switches
@@ -212,7 +212,7 @@ class MetaGraph:
         # Looked for where the training switch is resolved: inside a cond, an update writes through a Switch.
         updates = update_nodes(self.training, statistics)
         has_updates = bool(statistics) and all(updates[variable] for variable in statistics)
-        companions = tuple(companions_of(self.graph, self.saved_names, item))
+        companions = tuple(self._companions.of(item))
         channels = self._channels((*statistics, item.gamma, item.beta))
         decays = (decay_of(self.training, variable) for variable in self._averaged(statistics))
         saved = self.saved_names
@@ -239,8 +239,14 @@ class MetaGraph:
 
     def _renorm_clipped(self, companions: Iterable[Companion]) -> bool | None:
         names = {companion.name for companion in companions if companion.role == "renorm_stddev"}
+        if not names:
+            return None
         nodes = [node for node, name in self.saved_names.items() if name in names]
-        return any(map(partial(corrections_are_clipped, self.training), nodes)) if nodes else None
+        return any(map(partial(corrections_are_clipped, self.training), nodes))
+
+    @cached_property
+    def _companions(self) -> CompanionVariables:
+        return CompanionVariables(self.graph, self.saved_names)
 
     @cached_property
     def _trained_by_gradient(self) -> frozenset[str]:
@@ -286,8 +292,8 @@ class MetaGraph:
     def _averaged(self, statistics: Iterable[str]) -> list[str]:
         """Return the statistics, and the zero-debiased averages behind them, which hold the decay."""
         names = list(statistics)
-        biased = [node for node in self.graph.nodes if node.endswith("/biased")]
-        return names + [node for node in biased if any(belongs(node[: -len("/biased")], name) for name in names)]
+        biased = (f"{base}/biased" for name in names for base in bases_of(name))
+        return names + [node for node in dict.fromkeys(biased) if node in self.graph.nodes]
 
     def _channels(self, variables: Iterable[str | None]) -> int | None:
         for name in variables:

@@ -8,6 +8,7 @@ Source: tensorflow/core/protobuf/trackable_object_graph.proto.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import replace
 
 from google.protobuf.message import DecodeError
@@ -66,11 +67,9 @@ def describe_objects(data: bytes) -> ModelFacts:
 
 def _named(layers: list[tuple[LayerFacts, str]]) -> list[LayerFacts]:
     """Return the layers, by their names for people where the path of a key is none."""
-    spoken = [full_name for _, full_name in layers]
+    spoken = Counter(full_name for _, full_name in layers)
     return [
-        replace(facts, name=full_name)
-        if full_name and spoken.count(full_name) == 1 and _is_place(facts.name)
-        else facts
+        replace(facts, name=full_name) if full_name and spoken[full_name] == 1 and _is_place(facts.name) else facts
         for facts, full_name in layers
     ]
 

@@ -7,6 +7,7 @@ What no signature reaches (a second model, a function that only trains) is known
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -141,4 +142,5 @@ def _label(layer: LayerFacts, labels: Mapping[str, str]) -> str:
 
 
 def _names(wished: list[str], own: list[str]) -> list[str]:
-    return [wish if wish and wished.count(wish) == 1 else name for wish, name in zip(wished, own, strict=True)]
+    counts = Counter(wished)
+    return [wish if wish and counts[wish] == 1 else name for wish, name in zip(wished, own, strict=True)]

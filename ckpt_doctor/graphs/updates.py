@@ -58,15 +58,37 @@ def update_nodes(graph: Graph, variables: Iterable[str]) -> dict[str, list[str]]
     table: dict[str, list[str]] = {name: [] for name in variables}
     for variable, names in table.items():
         for node in graph.assignments.get(variable, ()):
-            if node.op in ("Assign", "AssignVariableOp"):
-                origin = graph.ancestors([split_tensor(graph.inputs(node)[1])[0]], control=False)
-                ops = {graph.nodes[name].op for name in origin}
-                # An initialiser depends on constants and random numbers; an update on its own old value or on data.
-                depends = variable in origin or "Mean" in ops or any(op.startswith("FusedBatchNorm") for op in ops)
-                if ops & _RESTORES or not depends:
-                    continue
-            names.append(node.name)
+            sets = node.op in ("Assign", "AssignVariableOp")
+            if not sets or _is_update(graph, split_tensor(graph.inputs(node)[1])[0], variable):
+                names.append(node.name)
     return table
+
+
+def _is_update(graph: Graph, source: str, variable: str) -> bool:
+    """Return whether what is assigned to a variable is an update, and no initialiser or restored value.
+
+    An initialiser depends on constants and random numbers; an update on the variable's old value or on data. The
+    nearest sign decides, so that not the whole network before the layer is walked.
+    """
+    seen = {source}
+    frontier = [source]
+    while frontier:
+        following: list[str] = []
+        for name in frontier:
+            node = graph.nodes.get(name)
+            if node is None:
+                continue
+            if node.op in _RESTORES:
+                return False
+            if name == variable or node.op == "Mean" or node.op.startswith("FusedBatchNorm"):
+                return True
+            for tensor in graph.inputs(node):
+                before = split_tensor(tensor)[0]
+                if before not in seen:
+                    seen.add(before)
+                    following.append(before)
+        frontier = following
+    return False
 
 
 def run_together(graph: Graph, trained: set[str], updates: Iterable[Iterable[str]]) -> bool:
@@ -77,10 +99,11 @@ def run_together(graph: Graph, trained: set[str], updates: Iterable[Iterable[str
         trained: Names of the nodes that wait for a gradient update.
         updates: For each statistic, the names of the nodes that update it.
     """
-    common = set(trained)
+    common: set[str] | None = None
     for nodes in updates:
-        common &= graph.descendants(nodes)
-    return bool(common)
+        waiting = graph.descendants(nodes)
+        common = waiting & trained if common is None else common & waiting
+    return bool(trained if common is None else common)
 
 
 def decay_of(graph: Graph, variable: str) -> float | None:

@@ -273,7 +273,8 @@ class _Sorter:
         return set(pairs) if len(beside) >= _FEWEST_BY_COMPANY and 2 * len(beside) >= len(pairs) else set()
 
     def _may_be(self, scope: str) -> bool:
-        return not any(scope == name or scope.endswith(f"/{name}") for name in self.other_normalization)
+        parts = scope.split("/")
+        return not any("/".join(parts[start:]) in self.other_normalization for start in range(len(parts)))
 
     def _doubt(self, group: Group) -> str | None:
         """Return why a group may be batch norm or not, or None."""
