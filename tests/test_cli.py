@@ -4,12 +4,15 @@ import json
 import shutil
 from pathlib import Path
 
+import click
 import jsonschema
 import pytest
 
 import ckpt_doctor
 from ckpt_doctor.cli import BUG, main
+from ckpt_doctor.cli.group import ckpt_doctor_group
 from ckpt_doctor.cli.scan_command import exit_code
+from ckpt_doctor.cli.terminal import Terminal
 from ckpt_doctor.result import AuditResult, CheckpointResult, NotJudged, PathError
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
@@ -218,6 +221,62 @@ def test_quiet_says_only_what_is_wrong(run):
     _, out, _ = run("-q", "scan", HEALTHY, BROKEN)
     assert str(HEALTHY) not in out
     assert str(BROKEN) in out
+
+
+@pytest.fixture(params=list(ckpt_doctor_group.commands))
+def terminal_of(request, run, monkeypatch):
+    """Run one command that does nothing, with words before and behind its name; return its terminal."""
+    name = request.param
+    command = ckpt_doctor_group.commands[name]
+    arguments = [one.name for one in command.params if isinstance(one, click.Argument)]
+    found = []
+
+    def callback(*_, **__):
+        found.append(click.get_current_context().obj)
+        return 0
+
+    monkeypatch.setattr(command, "callback", callback)
+
+    def terminal_of(before=(), behind=()):
+        code, _, err = run(*before, name, *arguments, *behind)
+        assert (code, err) == (0, "")
+        return found.pop()
+
+    return terminal_of
+
+
+@pytest.mark.parametrize(
+    ("word", "name"),
+    [
+        ("-q", "quiet"),
+        ("--quiet", "quiet"),
+        ("-v", "verbose"),
+        ("--verbose", "verbose"),
+        ("--no-color", "no_color"),
+        ("--no-progress", "no_progress"),
+    ],
+)
+def test_options_of_the_terminal_stand_before_or_behind_every_command(terminal_of, word, name):
+    assert terminal_of() == Terminal()
+    wanted = Terminal(**{name: True})
+    assert terminal_of(before=[word]) == terminal_of(behind=[word]) == terminal_of([word], [word]) == wanted
+    other = "-v" if name == "quiet" else "-q"
+    assert terminal_of(before=[word], behind=[other]) == terminal_of(before=[other], behind=[word])
+    assert getattr(terminal_of(before=[word], behind=[other]), name)
+
+
+def test_options_of_the_terminal_come_from_the_environment_and_from_files_too(terminal_of, monkeypatch, tmp_path):
+    (tmp_path / ".ckpt-doctor.toml").write_text("no-color = true")
+    monkeypatch.setenv("CKPT_DOCTOR_VERBOSE", "1")
+    assert terminal_of() == Terminal(verbose=True, no_color=True)
+    assert terminal_of(behind=["-q"]) == Terminal(quiet=True, verbose=True, no_color=True)
+
+
+@pytest.mark.parametrize("name", ckpt_doctor_group.commands)
+def test_the_help_of_every_command_shows_the_options_of_the_terminal(run, name):
+    _, out, _ = run(name, "--help")
+    for words in ("-q, --quiet", "-v, --verbose", "--no-color", "--no-progress"):
+        assert f"\n  {words} " in out
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from ckpt_doctor.cli.options import Command
 from ckpt_doctor.cli.terminal import Terminal
 from ckpt_doctor.errors import BadRequest
 
@@ -16,7 +17,7 @@ _MARK = ".written-by-ckpt-doctor-demo"
 _CHECKPOINT = "model.ckpt-400"
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("folder", metavar="[FOLDER]", default="ckpt-doctor-demo")
 @click.pass_context
 def demo(context: click.Context, folder: str) -> int:
@@ -70,6 +71,7 @@ def _step(context: click.Context, *arguments: str) -> int:
     assert isinstance(group, click.Group)
     command = group.commands[arguments[0]]
     with command.make_context(arguments[0], list(arguments[1:]), parent=context.find_root()) as own:
+        own.obj = terminal  # `demo -q` is quiet in every step
         code = command.invoke(own)
     terminal.report(f"(exit code {code})\n\n")
     return int(code)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import click
 
+from ckpt_doctor.cli.options import Command
 from ckpt_doctor.cli.terminal import Terminal
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("a", metavar="A")
 @click.argument("b", metavar="B")
 @click.option("--tolerance", metavar="X", type=float, default=0.0, help="Values this near count as equal.")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import click
 
+from ckpt_doctor.cli.options import Command
 from ckpt_doctor.cli.terminal import Terminal
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("code", metavar="[CODE]", required=False)
 @click.pass_obj
 def explain(terminal: Terminal, code: str | None) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from ckpt_doctor.cli.data_options import data_options, tidied
-from ckpt_doctor.cli.options import bytes_of
+from ckpt_doctor.cli.options import Command, bytes_of
 from ckpt_doctor.cli.terminal import Terminal, check_output
 from ckpt_doctor.errors import BadRequest
 
@@ -18,7 +18,7 @@ METHODS = ("auto", "layerwise", "training", "debias", "copy")
 FORMATS = ("text", "json", "html")
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("checkpoint", metavar="CHECKPOINT")
 @data_options
 @click.option("--output", metavar="PATH", help="Where to write the repaired checkpoint: a prefix, folder or file.")

@@ -16,24 +16,17 @@ from ckpt_doctor.cli.fix_command import fix
 from ckpt_doctor.cli.ls_command import ls
 from ckpt_doctor.cli.options import Group, set_environment_variables
 from ckpt_doctor.cli.scan_command import scan
-from ckpt_doctor.cli.terminal import Terminal
 from ckpt_doctor.errors import CkptDoctorError
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(ckpt_doctor.__version__, prog_name="ckpt-doctor")
-@click.option("-q", "--quiet", is_flag=True, help="Say only what is wrong.")
-@click.option("-v", "--verbose", is_flag=True, help="Name everything that is otherwise shortened.")
-@click.option("--no-color", is_flag=True, help="No colours, even on a terminal.")
-@click.option("--no-progress", is_flag=True, help="No progress bar, even on a terminal.")
-@click.pass_context
-def ckpt_doctor_group(context: click.Context, quiet: bool, verbose: bool, no_color: bool, no_progress: bool) -> None:
+def ckpt_doctor_group() -> None:
     """Find and repair what is broken in TensorFlow and Keras checkpoints.
 
     Every option can also come from CKPT_DOCTOR_<OPTION>, or from [tool.ckpt-doctor] in pyproject.toml or
     .ckpt-doctor.toml; the command line wins.
     """
-    context.obj = Terminal(quiet=quiet, verbose=verbose, no_color=no_color, no_progress=no_progress)
 
 
 for _command in (scan, fix, ls, diff, explain, demo):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import click
 
+from ckpt_doctor.cli.options import Command
 from ckpt_doctor.cli.terminal import Terminal
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("checkpoint", metavar="CHECKPOINT")
 @click.option("--grep", metavar="REGEX", help="Only names that match.")
 @click.option("--stats", is_flag=True, help="Read the values: min, max, mean, std, non-finite, zeros.")

@@ -2,17 +2,51 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import re
 from collections.abc import Iterable
+from typing import Any
 
 import click
 
+from ckpt_doctor.cli.terminal import Terminal
 from ckpt_doctor.errors import BadRequest
+
+
+def _tell_terminal(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    """Set what an option of every command says; one that was given before the command counts behind it too."""
+    terminal = context.obj if isinstance(context.obj, Terminal) else Terminal()
+    context.obj = dataclasses.replace(terminal, **{str(parameter.name): True}) if value else terminal
+
+
+def _terminal_options() -> list[click.Parameter]:
+    """Return the options that every command takes, and the group itself: a command has its own copies."""
+    return [
+        click.Option(names, is_flag=True, expose_value=False, callback=_tell_terminal, help=text)
+        for names, text in (
+            (["-q", "--quiet"], "Say only what is wrong."),
+            (["-v", "--verbose"], "Name everything that is otherwise shortened."),
+            (["--no-color"], "No colours, even on a terminal."),
+            (["--no-progress"], "No progress bar, even on a terminal."),
+        )
+    ]
+
+
+class Command(click.Command):
+    """A command; the options of the terminal may stand behind its name as well as before it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params += _terminal_options()
 
 
 class Group(click.Group):
     """A group that keeps its commands in the order of their use."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params += _terminal_options()
 
     def list_commands(self, context: click.Context) -> list[str]:
         """Return the commands in the order in which they were added."""

@@ -9,7 +9,7 @@ import click
 
 from ckpt_doctor.cli.data_options import data_options, tidied
 from ckpt_doctor.cli.gate_options import Gate, failing, gate_options
-from ckpt_doctor.cli.options import pairs
+from ckpt_doctor.cli.options import Command, pairs
 from ckpt_doctor.cli.terminal import Terminal
 from ckpt_doctor.finding import SEVERITIES
 from ckpt_doctor.reports import REPORTS
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _MOST_JOBS = 8  # Beyond that the disk or the memory bus is what one waits for.
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True)
 @click.option("--format", "report", type=click.Choice(list(REPORTS)), default="text", help="Form of the report.")
 @click.option("--output", metavar="FILE", help="Write the report to FILE instead of stdout.")
