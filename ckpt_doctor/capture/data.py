@@ -7,6 +7,7 @@ Arrays in `file.npz` (matched to the inputs by name; a single array feeds a sing
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -24,6 +25,8 @@ from ckpt_doctor.capture.streams import by_input, record_batches, user_batches
 from ckpt_doctor.capture.user_code import is_reference
 from ckpt_doctor.checkpoint import Array, numpy_dtype
 from ckpt_doctor.errors import BadRequest
+
+_log = logging.getLogger(__name__)
 
 _ARGUMENT = re.compile(r"^(?P<path>.*?)(?:\[(?P<key>[^\[\]]+)\])?$", re.DOTALL)
 _ARRAY_FILES = (".npz", ".npy", ".h5", ".hdf5")
@@ -114,6 +117,8 @@ def _single_source(
             continue
         records = ".tfrecord" in Path(argument).name
         folder = Path(argument).is_dir()
+        kind = "a folder of images" if folder else "TFRecord files" if records else "a function"
+        _log.debug("--data %s: is read as %s", argument, kind)
         if len(arguments) > 1:
             raise BadRequest(f"--data {argument}: feeds the whole model and cannot stand beside other --data")
         if folder:
@@ -168,6 +173,7 @@ def _from_array_files(
         where = f"--data {argument}: array {name or '(the only one)'}"
         fits(where, array, entry)
         notes.extend(remarks(name or "the data", array, entry))
+        _log.debug("%s %s %s feeds the input %s (%s)", where, tuple(array.shape), array.dtype, entry.name, entry.tensor)
         arrays[entry.tensor] = _Typed(array, entry, where)
     lengths = {tensor: len(array) for tensor, array in arrays.items()}
     if len(set(lengths.values())) > 1:

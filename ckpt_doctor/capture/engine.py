@@ -14,6 +14,7 @@ The result pools all values that a layer saw; its variance is the population var
 from __future__ import annotations
 
 import gc
+import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -31,6 +32,8 @@ from ckpt_doctor.graphs.graph import Graph
 from ckpt_doctor.moments import Moments
 from ckpt_doctor.observation import Observation
 from ckpt_doctor.progress import Listener, unheard
+
+_log = logging.getLogger(__name__)
 
 # A layer that feeds itself has settled when no channel moves by more than this, and is left after so many sweeps.
 # What still moves is further from its end than its last step, so it goes on until that is small, or mere rounding.
@@ -114,6 +117,13 @@ class Engine:
                 assigns, feeds = [], {}
         if assigns:
             self.session.run(assigns, feeds)
+        _log.debug(
+            "TensorFlow %s runs %d nodes with %d batch-norm sites; the values of its variables take %d bytes",
+            self.tf.__version__,
+            len(self.program.cut.proto.node),
+            len(self.sites),
+            total,
+        )
         if total > _ASSIGNED_TOGETHER:
             # A Keras model that the values came from is made of cycles, and its memory serves the first runs.
             del feeds
@@ -195,6 +205,7 @@ class Engine:
             found = self._sweep(samples, measured, whole=True, given=given, progress=progress)
             epsilon = {site.layer: site.epsilon for site in self.sites}
             residual = {layer: found[layer].distance(*given[layer], epsilon[layer]) for layer in sequences}
+            _log.debug("layers that feed themselves moved by %.2g in this sweep", max(residual.values()))
             before, worst = worst, max(residual.values())
             if worst <= SETTLED and (worst <= _AT_REST or worst > before / 2):
                 return found, {}
@@ -227,6 +238,25 @@ class Engine:
         levels = plan_levels(self.graph, inputs, self.sites, measured, awaited, pooled=whole)
         batches = range(samples.batch_count)
         chunks = [list(batches)] if whole else [[number] for number in batches]
+        _log.debug(
+            "%d levels for %d of %d sites; %d samples in %d batches; each chunk is %s",
+            len(levels),
+            len(measured),
+            len(self.sites),
+            len(samples),
+            samples.batch_count,
+            "all batches" if whole else "one batch",
+        )
+        for number, level in enumerate(levels):
+            _log.debug(
+                "level %d measures %s; reads %d inputs and %d live tensors, keeps %d, drops %d",
+                number,
+                ", ".join(dict.fromkeys(self.sites[site].layer for site in level.sites)) or "nothing",
+                len(level.inputs),
+                len(level.feeds),
+                len(level.kept),
+                len(level.dropped),
+            )
         tally = Tally(self.sites, samples, progress, levels=len(levels))
         with LiveTensors(self.cache_memory) as live:
             for chunk in chunks:
@@ -238,6 +268,12 @@ class Engine:
                     for to_come, batch in zip(reversed(range(len(chunk))), chunk, strict=True):
                         self._run_level(level, batch, samples, live, feeds, tally, pooled, to_come)
                     known |= self._known(pooled, whole)
+            _log.debug(
+                "of live tensors at most %d bytes were in memory (limit %d); %d bytes went to disk",
+                live.most_held,
+                live.limit,
+                live.spilled,
+            )
         return tally.result()
 
     def _run_level(
@@ -297,6 +333,7 @@ class Engine:
             if small.lengths == samples.lengths:
                 raise
             # Towers share a batch in equal parts, virtual batches are parts of one: others may be what the model takes.
+            _log.debug("batches of %d samples do not run; those that were given are tried", max(small.lengths))
             return run(samples)
 
     @property
@@ -323,6 +360,7 @@ class Engine:
         feeds = self._statistics({}, {})
         inputs = [site.x for site in self.sites]
         samples = self._for_room(samples, inputs, feeds)
+        _log.debug("a plain pass over %d samples in %d batches", len(samples), samples.batch_count)
         tally = Tally(self.sites, samples, progress, levels=1)
         for number, batch in enumerate(samples):
             for site, value in enumerate(self._run(inputs, {**feeds, **batch})):

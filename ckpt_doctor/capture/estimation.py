@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ from ckpt_doctor.graphs.meta_graph import MetaGraph
 from ckpt_doctor.graphs.saved_model import ServedGraph
 from ckpt_doctor.observation import Observation
 from ckpt_doctor.progress import Listener, unheard
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,19 +93,29 @@ def load_model(checkpoint: Checkpoint, inventory: Inventory, request: Request, o
                 f"{checkpoint.path}: no model lies with it (a .meta beside a bundle, or the config in a Keras file), "
                 "so it cannot be run; name one with --model"
             )
+        _log.debug("%s: run by its graph; nothing names a Keras model", checkpoint.path)
         return _by_graph(checkpoint, inventory, request, meta, outputs)
     if request.model is not None or meta is None or keras_models.masks(checkpoint):
+        why = "--model names it" if request.model is not None else "no graph" if meta is None else "its layers mask"
+        _log.debug("%s: run by Keras (%s)", checkpoint.path, why)
         return _by_keras(checkpoint, inventory, request)
     # Of classes that Keras does not know, and of what may not run, a SavedModel holds the graph all the same.
     try:
         loaded = _by_keras(checkpoint, inventory, request)
     except RepairRefused as refusal:
+        _log.debug("%s: run by the graph of the SavedModel, because Keras refused: %s", checkpoint.path, refusal)
         with suppress(RepairRefused):
             return _by_graph(checkpoint, inventory, request, meta, outputs)
         raise refusal
     if loaded.left:
         with suppress(RepairRefused):
             served = _by_graph(checkpoint, inventory, request, meta, outputs)
+            _log.debug(
+                "%s: Keras cannot measure %d layers, the graph of the SavedModel %d; the one with fewer is run",
+                checkpoint.path,
+                len(loaded.left),
+                len(served.left),
+            )
             return served if len(served.left) < len(loaded.left) else loaded
     return loaded
 

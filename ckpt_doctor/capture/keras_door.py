@@ -7,6 +7,7 @@ graph comes cut open.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,6 +24,8 @@ from ckpt_doctor.errors import RepairRefused
 from ckpt_doctor.graphs.cut import CutGraph, CutSite, set_variables
 from ckpt_doctor.graphs.graph import Graph, split_tensor
 from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
+
+_log = logging.getLogger(__name__)
 
 _INNER = "it runs inside a loop or a branch of the model, where its input cannot be seen"
 
@@ -76,8 +79,18 @@ def load(
     traced = _Trace(loaded.model, names, inputs).program()
     closed = _closed(inputs, shapes) if traced.left else inputs
     if closed is not inputs:
+        _log.debug("traced again with the shapes of the data %s: %d layers were left", closed.shapes, len(traced.left))
         again = _Trace(loaded.model, names, closed).program()
         traced = again if len(again.left) < len(traced.left) else traced
+    _log.debug(
+        "%s: %s %s with the inputs %s; %d of %d layers cut open",
+        checkpoint.path,
+        type(loaded.model).__module__.partition(".")[0],
+        loaded.model.name,
+        ", ".join(inputs.names),
+        len({site.layer for site in traced.program.cut.sites}),
+        len(chosen),
+    )
     unknown = dict.fromkeys(chosen - set(loaded.names.values()), "nothing in the model tells which of its layers it is")
     return replace(traced, left={**traced.left, **unknown})
 

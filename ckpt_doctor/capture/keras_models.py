@@ -7,6 +7,7 @@ model, the JSON of its config, or a function that builds it. Values are always l
 from __future__ import annotations
 
 import json
+import logging
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,8 @@ from ckpt_doctor.formats import format_of, open_checkpoint
 from ckpt_doctor.formats.interface import Changes
 from ckpt_doctor.graphs.keras_config import describe_keras
 from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
+
+_log = logging.getLogger(__name__)
 
 # What loading a model raises for files that it cannot make sense of.
 _LOADING_ERRORS = (
@@ -105,13 +108,21 @@ def load_keras(
     if model is None:
         refuse_code(checkpoint.path, checkpoint.descriptions.keras_config, allow_code)
     if model is None and checkpoint.format == "saved-model":
+        _log.debug("%s: loaded by tf_keras from the SavedModel itself", checkpoint.path)
         return _from_saved_model(checkpoint, layers, allow_code=allow_code)
     if checkpoint.format in ("saved-model", "tensor-bundle"):
         assert model is not None
+        _log.debug("%s: restored by its objects into the model that %s gives", checkpoint.path, model)
         return _restored(checkpoint, layers, build(model, allow_code=allow_code))
     with tempfile.TemporaryDirectory(prefix="ckpt-doctor-") as folder:
         path = Path(checkpoint.path)
         additions = completion(checkpoint, layers)
+        _log.debug(
+            "%s: %s; values that the file lacks and a copy gets: %s",
+            checkpoint.path,
+            "loaded with its own config" if model is None else f"weights loaded into the model that {model} gives",
+            ", ".join(additions) or "none",
+        )
         if additions:
             completed = Path(folder) / path.name
             format_of(checkpoint).rewrite(checkpoint, completed, Changes(values=additions))

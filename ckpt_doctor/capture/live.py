@@ -34,7 +34,7 @@ class LiveTensors:
 
     def __init__(self, limit: int = DEFAULT_LIMIT) -> None:
         self.limit = limit
-        self.held = 0
+        self.held = self.most_held = 0
         self.spilled = 0
         self._memory: dict[tuple[int, str], Array] = {}
         self._disk: dict[tuple[int, str], tuple[Path, np.dtype[Any], tuple[int, ...]]] = {}
@@ -69,6 +69,7 @@ class LiveTensors:
             roomy = self.held + value.nbytes * (1 + to_come) <= _ROOMY * self.limit
             self._memory[key] = value if roomy else _in_own_pages(value)
             self.held += value.nbytes
+            self.most_held = max(self.most_held, self.held)
             return
         if self._folder is None:
             self._folder = tempfile.TemporaryDirectory(prefix="ckpt-doctor-")

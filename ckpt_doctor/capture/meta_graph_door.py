@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
@@ -19,6 +20,8 @@ from ckpt_doctor.graphs.loops import nodes_in_branches, nodes_in_loops
 from ckpt_doctor.graphs.meta_graph import MetaGraph
 from ckpt_doctor.graphs.saved_model import ServedGraph
 from ckpt_doctor.graphs.specialise import resolve_tensor
+
+_log = logging.getLogger(__name__)
 
 
 def load(
@@ -73,6 +76,15 @@ def load(
             "taken out; if the noise belongs there at inference, allow it with --unproven"
         )
     fixed = _fixed(opened, {tensor: (given, feeds[given]) for tensor, given in fed.items() if feeds and given in feeds})
+    _log.debug(
+        "%s: cut open at %d sites of %d layers; %d layers left; %d variables; fed constants: %s",
+        checkpoint.path,
+        len(opened.sites),
+        len({site.layer for site in opened.sites}),
+        len(left),
+        len(opened.variables),
+        ", ".join(fixed) or "none",
+    )
     notes = []
     if meta.bypassed_dropout:
         notes.append(f"dropout was taken out of the graph at {len(meta.bypassed_dropout)} places")

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from ckpt_doctor.cli.debug_log import debug_log
 from ckpt_doctor.cli.terminal import Terminal
 from ckpt_doctor.errors import BadRequest
 
@@ -26,7 +27,7 @@ def _terminal_options() -> list[click.Parameter]:
         click.Option(names, is_flag=True, expose_value=False, callback=_tell_terminal, help=text)
         for names, text in (
             (["-q", "--quiet"], "Say only what is wrong."),
-            (["-v", "--verbose"], "Name everything that is otherwise shortened."),
+            (["-v", "--verbose"], "Do not abbreviate lists and messages; show the debug log."),
             (["--no-color"], "No colours, even on a terminal."),
             (["--no-progress"], "No progress bar, even on a terminal."),
         )
@@ -39,6 +40,11 @@ class Command(click.Command):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.params += _terminal_options()
+
+    def invoke(self, context: click.Context) -> Any:
+        """Run the command, with the debug log where it was asked for."""
+        with debug_log(isinstance(context.obj, Terminal) and context.obj.verbose):
+            return super().invoke(context)
 
 
 class Group(click.Group):

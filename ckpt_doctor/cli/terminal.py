@@ -25,7 +25,7 @@ class Terminal:
 
     Attributes:
         quiet: Only what is wrong.
-        verbose: Nothing shortened.
+        verbose: Nothing shortened, and the debug log.
         no_color: No colours, even on a terminal.
         no_progress: No progress bar, even on a terminal.
     """
@@ -51,7 +51,7 @@ class Terminal:
             Path(output).write_text(text, encoding="utf-8", errors="backslashreplace")
             return
         try:
-            sys.stdout.write(_encodable(text, sys.stdout))
+            sys.stdout.write(encodable(text, sys.stdout))
             sys.stdout.flush()
         except BrokenPipeError:
             # Python flushes stdout again when it ends, and would complain.
@@ -59,7 +59,7 @@ class Terminal:
 
     def message(self, text: str) -> None:
         """Tell the user something that belongs to no report."""
-        print(_encodable(f"ckpt-doctor: {text}", sys.stderr), file=sys.stderr)
+        print(encodable(f"ckpt-doctor: {text}", sys.stderr), file=sys.stderr)
 
     @contextmanager
     def progress(self) -> Iterator[Listener]:
@@ -108,6 +108,7 @@ def check_output(option: str, output: str | None) -> None:
         raise BadRequest(f"{option} {output}: its folder {path.parent} is not there")
 
 
-def _encodable(text: str, stream: TextIO) -> str:
+def encodable(text: str, stream: TextIO) -> str:
+    """Return a text as a stream can write it: signs that its encoding lacks are escaped."""
     encoding = stream.encoding or "utf-8"
     return text.encode(encoding, errors="backslashreplace").decode(encoding)

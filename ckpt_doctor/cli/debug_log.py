@@ -1,0 +1,49 @@
+"""The debug log of the package, on stderr with `-v`.
+
+Only the command line sets up logging, and only the package's own logger: whoever imports the package decides on the
+root logger and on handlers, and hears nothing without them.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ckpt_doctor.cli.terminal import encodable
+
+LOGGER = "ckpt_doctor"
+
+
+class _ToStderr(logging.Handler):
+    """Writes to what `sys.stderr` is at the time: a progress bar puts a stream of its own in its place."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record as a line."""
+        try:
+            print(encodable(self.format(record), sys.stderr), file=sys.stderr)
+        except Exception:  # noqa: BLE001 - logging's contract: a lost line stops no work
+            self.handleError(record)
+
+
+@contextmanager
+def debug_log(shown: bool) -> Iterator[None]:
+    """Show the debug log while a command runs, if it is to be `shown`; afterwards the logger is as it was."""
+    logger = logging.getLogger(LOGGER)
+    if not shown or any(isinstance(handler, _ToStderr) for handler in logger.handlers):
+        yield
+        return
+    handler = _ToStderr()
+    handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+    level, propagate = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    # Libraries (absl among them) put handlers on the root logger, which would show each line again.
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagate
