@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 
 import ckpt_doctor
-from ckpt_doctor.cli import BUG, main
+from ckpt_doctor.cli import INTERNAL_ERROR, main
 from ckpt_doctor.cli.group import ckpt_doctor_group
 from ckpt_doctor.cli.scan_command import exit_code
 from ckpt_doctor.cli.terminal import Terminal
@@ -349,15 +349,24 @@ def test_the_demo_refuses_a_folder_that_is_not_its_own(run, tmp_path, monkeypatc
     assert err == "ckpt-doctor: mine: exists and was not written by `ckpt-doctor demo`; name another folder\n"
 
 
-def test_a_crash_of_ours_is_no_verdict(run, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "summary"),
+    [
+        (RuntimeError("boom"), "RuntimeError: boom"),
+        (KeyError("a {brace}"), "KeyError: 'a {brace}'"),
+        (AssertionError(), "AssertionError"),
+    ],
+)
+def test_a_crash_of_ours_is_no_verdict(run, monkeypatch, error, summary):
     def crash(*_, **__):
-        raise RuntimeError("boom")
+        raise error
 
     monkeypatch.setattr("ckpt_doctor.audit.scan", crash)
     code, out, err = run("scan", HEALTHY)
     assert (code, out) == (2, "")
-    assert "RuntimeError: boom" in err
-    assert err.endswith(f"{BUG}\n")
+    assert err.startswith("Traceback (most recent call last):\n")
+    assert err.endswith(f"ckpt-doctor: internal error: {summary}; please report it with the lines above\n")
+    assert err.endswith(f"{INTERNAL_ERROR.format(error=summary)}\n")
 
 
 def test_an_interrupt_is_no_verdict_and_no_traceback(run, monkeypatch):

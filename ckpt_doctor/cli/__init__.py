@@ -8,7 +8,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-BUG = "this is a bug in ckpt-doctor; please report it with the lines above"
+# What becomes of an exception that is no message to the user: a mistake of ours, below its traceback.
+INTERNAL_ERROR = "ckpt-doctor: internal error: {error}; please report it with the lines above"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,11 +25,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except Exception:  # noqa: BLE001 - the one place: whatever it is, it must not read as a verdict
+    except Exception as error:  # noqa: BLE001 - the one place: whatever it is, it must not read as a verdict
         import traceback
 
         traceback.print_exc()
-        print(BUG, file=sys.stderr)
+        summary = "".join(traceback.format_exception_only(error)).strip()
+        print(INTERNAL_ERROR.format(error=summary), file=sys.stderr)
         return 2
 
 
