@@ -33,10 +33,11 @@ import tensorflow as tf
 
 from ckpt_doctor import graphs
 from ckpt_doctor.batchnorm import take_inventory
-from ckpt_doctor.capture.data import DataOptions, read_samples
+from ckpt_doctor.capture.data import read_samples
 from ckpt_doctor.capture.engine import Engine
 from ckpt_doctor.capture.keras_door import load
 from ckpt_doctor.formats import open_checkpoint
+from ckpt_doctor.options import DataOptions
 
 EVERYTHING = 1 << 40
 
@@ -72,7 +73,7 @@ def ours(path: Path, images: Path, batch_size: int, *, whole: bool, cache_memory
     names = [layer.name for layer in inventory.layers]
     with ExitStack() as kept:
         program = load(checkpoint, inventory.layers, names).program
-        samples = read_samples([str(images)], program.inputs, DataOptions(batch_size=batch_size), kept)
+        samples = read_samples(DataOptions(data=(str(images),), batch_size=batch_size), program.inputs, kept)
         engine = kept.enter_context(Engine(program, {}, cache_memory=cache_memory))
         found, left = engine.measure(samples, names, whole=whole)
     assert len(found) == len(names)

@@ -22,11 +22,12 @@ from ckpt_doctor.baseline import read as read_baseline
 from ckpt_doctor.batchnorm import BatchNormLayer, Inventory
 from ckpt_doctor.checkpoint import Damage
 from ckpt_doctor.errors import BadRequest, CkptDoctorError, UnreadableCheckpoint
-from ckpt_doctor.finding import Finding, Severity
+from ckpt_doctor.finding import Finding
 from ckpt_doctor.formats import open_checkpoint
 from ckpt_doctor.formats._storage import open_source
 from ckpt_doctor.formats.discovery import discover
 from ckpt_doctor.observation import Observation
+from ckpt_doctor.options import DataOptions, ScanOptions, takes
 from ckpt_doctor.progress import Listener, Progress, unheard
 from ckpt_doctor.result import (
     AuditResult,
@@ -53,10 +54,8 @@ class _How:
     quick: bool
     meta: bytes | None
     meta_path: str
-    data: Sequence[str]
-    model: str | None
+    request: DataOptions
     tolerance: float
-    data_options: Mapping[str, Any]
     keep_values: bool
 
 
@@ -70,76 +69,45 @@ def texts(entries: str | Path | Iterable[str | Path]) -> list[str]:
     return [str(entry) for entry in ([entries] if isinstance(entries, (str, Path)) else entries)]
 
 
+@takes(ScanOptions)
 def scan(
     paths: str | Path | Iterable[str | Path],
     *,
-    select: str | Sequence[str] = (),
-    ignore: str | Sequence[str] = (),
-    severity: Mapping[str, Severity] | None = None,
-    quick: bool = False,
-    all_listed: bool = False,
-    jobs: int = 1,
-    meta: str | Path | None = None,
-    data: str | Path | Iterable[str | Path] = (),
-    model: str | Path | None = None,
-    tolerance: float = 1.0,
     data_options: Mapping[str, Any] | None = None,
-    per_path_ignores: Mapping[str, Sequence[str]] | None = None,
-    baseline: str | Path | None = None,
-    min_severity: Severity = "note",
     keep_values: bool = False,
     progress: Listener = unheard,
+    **options: Any,
 ) -> AuditResult:
     """Return the verdict on every checkpoint under `paths`.
 
     Args:
         paths: Checkpoint prefixes or any of their files, SavedModel folders, Keras files, folders, globs.
-        select: Codes or names of the rules to report, or the beginning of codes (`BN2`); empty means all.
-        ignore: Likewise, of the rules not to report.
-        severity: Code, name or beginning of codes to the severity that its findings get.
-        quick: Read the index and the batch-norm statistics only: no checksums, and no values of anything else.
-        all_listed: Take every checkpoint that a `checkpoint` state file lists, not only the latest.
-        jobs: How many checkpoints to read at a time.
-        meta: A `.meta` that describes the model of the checkpoints.
-        data: Also run these data through the model and compare (BN401, BN402); needs TensorFlow. As for `fix`.
-        model: The model, where none lies with the checkpoint; as for `fix`.
-        tolerance: Multiplies the limits of that comparison.
-        data_options: More of how data are read: `inputs`, `feeds`, `batch_size`, `samples`, `seed`, `parse`,
-            `image_size`, `image_scale`, `unproven`, `allow_code`, as for `fix`.
-        per_path_ignores: Path, folder or glob to the rules not to report there.
-        baseline: A file of known findings, which are counted and not reported.
-        min_severity: The least severity to report.
+        data_options: Options that say how data are read (`batch_size`, `inputs` and so on) in one mapping; they may
+            also be given as keywords.
         keep_values: Keep the statistics of every layer, channel by channel, in the result: for plots.
         progress: Hears of every checkpoint that is done.
+        **options: The options of the command line, see `ckpt_doctor.options.ScanOptions`.
 
     Raises:
-        BadRequest: An option names no rule, or `meta` or `baseline` cannot be read.
+        BadRequest: There is no such option, it cannot have this value or names no rule, or `meta` or `baseline` cannot
+            be read.
     """
-    selection = Selection.of(texts(select), texts(ignore), severity or {})
-    ignores = path_ignores(per_path_ignores or {})
-    known = None if baseline is None else read_baseline(baseline)
-    meta_graph = None if meta is None else _meta_graph(str(meta))
+    asked_for = ScanOptions.asked(options, data_options)
+    selection = Selection.of(asked_for.select, asked_for.ignore, asked_for.severity)
+    ignores = path_ignores(asked_for.per_path_ignores)
+    known = None if asked_for.baseline is None else read_baseline(asked_for.baseline)
+    meta_graph = None if asked_for.meta is None else _meta_graph(asked_for.meta)
     asked = texts(paths)
-    found = discover(asked, all_listed)
+    found = discover(asked, asked_for.all_listed)
 
-    how = _How(
-        selection,
-        quick,
-        meta_graph,
-        str(meta),
-        texts(data),
-        None if model is None else str(model),
-        tolerance,
-        data_options or {},
-        keep_values,
-    )
+    how = _How(selection, asked_for.quick, meta_graph, str(asked_for.meta), asked_for, asked_for.tolerance, keep_values)
 
     def verdict_on(path: str) -> _Outcome:
         return _judge(path, found.damages.get(path, ()), how)
 
     checkpoints: list[CheckpointResult] = []
     errors = [_error(path, message) for path, message in found.errors]
-    for done, outcome in enumerate(_in_order(verdict_on, found.checkpoints, jobs), start=1):
+    for done, outcome in enumerate(_in_order(verdict_on, found.checkpoints, asked_for.jobs), start=1):
         if isinstance(outcome, PathError):
             errors.append(outcome)
         else:
@@ -151,8 +119,8 @@ def scan(
     rules = tuple(rule.code for rule in RULES if rule.code in selection.codes)
     result = AuditResult(tuple(checkpoints), tuple(errors), found.passed_over, rules)
     # Without reading every byte the damage that is there may not be seen.
-    looked_for = [code for code in rules if not (quick and code.startswith("CK"))]
-    return at_least(suppress(result, ignores, known, looked_for), min_severity)
+    looked_for = [code for code in rules if not (asked_for.quick and code.startswith("CK"))]
+    return at_least(suppress(result, ignores, known, looked_for), asked_for.min_severity)
 
 
 def _in_order(judge: Callable[[str], _Outcome], paths: Sequence[str], jobs: int) -> Iterator[_Outcome]:
@@ -216,15 +184,15 @@ def _read(path: str, how: _How, seen: tuple[Damage, ...]) -> CheckpointResult:
         return _unreadable(error, seen, how.selection)
     if how.meta is not None:
         checkpoint = with_meta_graph(checkpoint, how.meta, how.meta_path)
-    if how.data:
+    if how.request.data:
         from ckpt_doctor.capture.estimation import with_model
 
-        checkpoint = with_model(checkpoint, how.model)
+        checkpoint = with_model(checkpoint, how.request.model, allow_code=how.request.allow_code)
     analysis = analyse(checkpoint, values=not how.quick, verify=not how.quick, seen=seen)
     if how.meta is not None:
         refuse_another_model(analysis, f"--meta {how.meta_path}")
-    if how.data and how.model is not None:
-        refuse_another_model(analysis, f"--model {how.model}")
+    if how.request.data and how.request.model is not None:
+        refuse_another_model(analysis, f"--model {how.request.model}")
     observed, unobserved = _observed(analysis, how)
     verdict = judge(analysis, Policy(how.selection, observed, unobserved, how.tolerance))
     worst = _worst(verdict.findings)
@@ -242,7 +210,7 @@ def _read(path: str, how: _How, seen: tuple[Damage, ...]) -> CheckpointResult:
         values={layer.name: _values(layer, observed.get(layer.name)) for layer in inventory.layers}
         if how.keep_values
         else {},
-        measured_with=_measured_with(how),
+        measured_with=how.request.words(DataOptions) if how.request.data else (),
     )
 
 
@@ -260,33 +228,13 @@ def _values(layer: BatchNormLayer, observation: Observation | None) -> LayerValu
     return LayerValues(stored, ChannelValues(*measured))
 
 
-def _measured_with(how: _How) -> tuple[str, ...]:
-    """Return the options by which the data were read, as words of a command line."""
-    if not how.data:
-        return ()
-    from ckpt_doctor.capture.estimation import Request
-
-    request = Request(data=how.data, model=how.model, **how.data_options)
-    words: list[str] = []
-    for field in dataclasses.fields(request):
-        value = getattr(request, field.name)
-        if value == field.default or not value:
-            continue
-        option = {"inputs": "--input", "feeds": "--feed"}.get(field.name, f"--{field.name.replace('_', '-')}")
-        values = [f"{key}={one}" for key, one in value.items()] if isinstance(value, Mapping) else value
-        for one in [values] if isinstance(values, (str, int)) else values:
-            words += [option] if one is True else [option, str(one)]
-    return tuple(words)
-
-
 def _observed(analysis: Analysis, how: _How) -> tuple[dict[str, Observation], dict[str, str]]:
     """Return what the data say of every layer, and which layers were not reached."""
-    if not how.data or not analysis.inventory.layers:
+    if not how.request.data or not analysis.inventory.layers:
         return {}, {}
-    from ckpt_doctor.capture.estimation import Request, observe
+    from ckpt_doctor.capture.estimation import observe
 
-    request = Request(data=how.data, model=how.model, **how.data_options)
-    return observe(analysis.checkpoint, analysis.inventory, request)
+    return observe(analysis.checkpoint, analysis.inventory, how.request)
 
 
 def _unreadable(error: UnreadableCheckpoint, seen: tuple[Damage, ...], selection: Selection) -> CheckpointResult:

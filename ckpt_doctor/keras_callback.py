@@ -23,6 +23,7 @@ from ckpt_doctor.capture.keras_base import callback_base
 from ckpt_doctor.cli.policy import Policy
 from ckpt_doctor.finding import fingerprint
 from ckpt_doctor.formats.discovery import discover
+from ckpt_doctor.options import GateOptions, takes
 from ckpt_doctor.reports import REPORTS
 from ckpt_doctor.reports.interface import Style
 from ckpt_doctor.result import AuditResult
@@ -34,21 +35,22 @@ class SickCheckpointWarning(UserWarning):
     """A checkpoint that was just saved is sick."""
 
 
+@takes(GateOptions)
 def check_saves(path: str | Path, *, stop: bool = False, every_seconds: float = 30.0, **options: Any) -> Any:
     """Return a callback that scans every checkpoint at `path` once it is saved.
 
     It looks at the end of each epoch and of training, and in between, for saves within an epoch, at most every
-    `every_seconds`. A finding is warned of once, not after every save.
+    `every_seconds`. A finding is warned of once, not after every save. Options that are not given come from
+    the environment and from configuration files, as on the command line.
 
     Args:
         path: A folder, file, prefix or glob, or the path of a `ModelCheckpoint` as it is (`saves/{epoch}.keras`).
         stop: End training when a checkpoint is sick.
         every_seconds: The least time between two looks within an epoch.
-        **options: Options of `scan` by their names on the command line, with `_` for `-`: `fail_on="warning"`,
-            `ignore=["BN202"]`. Configuration files and the environment count as for the command line.
+        **options: The options of the command line, see `ckpt_doctor.options.GateOptions`.
 
     Raises:
-        BadRequest: An option means nothing.
+        BadRequest: There is no such option, or it cannot have this value.
         MissingExtra: Keras is not installed.
     """
     watch = _Watch(str(path), Policy.of(options))
@@ -120,7 +122,7 @@ class _Watch:
     def _is_new(self, result: AuditResult) -> bool:
         found = {fingerprint("", finding) for one in result.checkpoints for finding in one.findings}
         found |= {error.message for error in result.errors}
-        found |= {place.reason for one in result.checkpoints for place in one.not_judged if self.policy.strict}
+        found |= {place.reason for one in result.checkpoints for place in one.not_judged if self.policy.options.strict}
         new = bool(found - self.warned)
         self.warned |= found
         return new

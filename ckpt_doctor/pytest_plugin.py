@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ckpt_doctor.options import GateOptions, takes
+
 if TYPE_CHECKING:
     from ckpt_doctor.result import AuditResult
 
@@ -22,13 +24,15 @@ if TYPE_CHECKING:
 class Checker:
     """What the fixture gives to a test."""
 
+    @takes(GateOptions)
     def __call__(self, *paths: str | Path, **options: Any) -> AuditResult:
         """Scan checkpoints, and fail the test where the command line would fail.
 
+        Options that are not given come from the environment and from configuration files, as on the command line.
+
         Args:
             *paths: As for `scan`.
-            **options: Options of `scan` by their names on the command line, with `_` for `-`: `fail_on="warning"`,
-                `ignore=["BN205"]`, `strict=True`, `baseline="known.json"`.
+            **options: The options of the command line, see `ckpt_doctor.options.GateOptions`.
 
         Returns:
             The result, to look further into.

@@ -1,6 +1,5 @@
 """`ckpt-doctor fix` as its users meet it: codes, messages, and that a refusal writes nothing."""
 
-import inspect
 import json
 import os
 from pathlib import Path
@@ -10,8 +9,6 @@ import pytest
 
 import ckpt_doctor
 from ckpt_doctor.cli import main
-from ckpt_doctor.cli.fix_command import METHODS, fix
-from ckpt_doctor.repair.targets import METHODS as REPAIR_METHODS
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 HEALTHY = FIXTURES / "tf1_layers" / "full" / "model.ckpt-400"
@@ -29,14 +26,6 @@ def run(capsys, monkeypatch, tmp_path):
         return code, streams.out, streams.err
 
     return run
-
-
-def test_methods_and_defaults_are_those_of_the_function():
-    assert set(METHODS) == set(REPAIR_METHODS)
-    parameters = inspect.signature(ckpt_doctor.fix).parameters
-    for option in fix.params:
-        if option.name in ("method", "batch_size", "seed"):
-            assert option.default == parameters[option.name].default, option.name
 
 
 def test_an_output_that_exists_is_refused(run, tmp_path):

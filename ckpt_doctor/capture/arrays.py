@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from types import EllipsisType
 from typing import Any
 
 import numpy as np
@@ -21,14 +22,15 @@ _IN_MEMORY = 64 * 10**6
 _CHUNK = 1 << 20
 
 
-def read_arrays(argument: str, path: Path, key: str | None, kept: ExitStack) -> dict[str, Any]:
+def read_arrays(where: str, path: Path, key: str | None, kept: ExitStack, *, several: bool = False) -> dict[str, Any]:
     """Return the arrays of a file by name; a `.npy` has one without a name.
 
     Args:
-        argument: What the user gave, for messages.
+        where: The option and what the user gave, for messages.
         path: The file.
         key: The only array that is wanted, or None.
         kept: Frees files and temporary copies when it is closed.
+        several: Whether an HDF5 file may give several arrays, as an archive does.
 
     Returns:
         Array-likes with `shape`, `dtype` and indexing: what is large is not read yet.
@@ -37,16 +39,17 @@ def read_arrays(argument: str, path: Path, key: str | None, kept: ExitStack) -> 
         BadRequest: The file cannot be read, or has no such array.
     """
     try:
-        if path.suffix == ".npy":
+        if path.suffix.lower() == ".npy":
             found: dict[str, Any] = {"": _npy(path, kept)}
-        elif path.suffix == ".npz":
+        elif path.suffix.lower() == ".npz":
             found = _npz(path, key, kept)
         else:
-            found = _hdf5(argument, path, key, kept)
+            key = key.strip("/") if key is not None else None
+            found = _hdf5(where, path, key, kept, several=several)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, KeyError) as error:
-        raise BadRequest(f"--data {argument}: {path} cannot be read as {path.suffix}: {error}") from error
+        raise BadRequest(f"{where}: {path} cannot be read as {path.suffix}: {error}") from error
     if key is not None and key not in found:
-        raise BadRequest(f"--data {argument}: {path.name} has no array {key!r}; it has {listed(found)}")
+        raise BadRequest(f"{where}: {path.name} has no array {key!r}; it has {listed(found)}")
     return found if key is None else {key: found[key]}
 
 
@@ -92,7 +95,7 @@ class _Rows:
         self.shape = shape
         self.dtype = dtype
 
-    def __getitem__(self, chosen: slice | Array) -> Array:
+    def __getitem__(self, chosen: slice | EllipsisType | Array) -> Array:
         numbers = np.arange(self.shape[0])[chosen]
         value: Array = np.empty((len(numbers), *self.shape[1:]), self.dtype)
         if not value.size:
@@ -120,8 +123,8 @@ class _Dataset:
         self.shape = tuple(dataset.shape)
         self.dtype = dataset.dtype
 
-    def __getitem__(self, chosen: slice | Array) -> Array:
-        if isinstance(chosen, slice):
+    def __getitem__(self, chosen: slice | EllipsisType | Array) -> Array:
+        if isinstance(chosen, (slice, EllipsisType)):
             part: Array = self.dataset[chosen]
             return part
         value: Array = np.empty((len(chosen), *self.shape[1:]), self.dtype)
@@ -143,7 +146,7 @@ class _Lazy:
             return value.shape
 
 
-def _hdf5(argument: str, path: Path, key: str | None, kept: ExitStack) -> dict[str, Any]:
+def _hdf5(where: str, path: Path, key: str | None, kept: ExitStack, *, several: bool) -> dict[str, Any]:
     import h5py
 
     file = kept.enter_context(h5py.File(path, "r"))
@@ -155,8 +158,7 @@ def _hdf5(argument: str, path: Path, key: str | None, kept: ExitStack) -> dict[s
 
     file.visititems(visit)
     if key is not None:
-        key = key.strip("/")
         return {key: found[key]} if key in found else found
-    if len(found) > 1:
-        raise BadRequest(f"--data {argument}: {path.name} holds {listed(found)}; say which is meant: {path}[DATASET]")
+    if len(found) > 1 and not several:
+        raise BadRequest(f"{where}: {path.name} holds {listed(found)}; say which is meant: {path}[DATASET]")
     return found

@@ -11,7 +11,7 @@ import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from ckpt_doctor.capture.streams import by_input, record_batches, user_batches
 from ckpt_doctor.capture.user_code import is_reference
 from ckpt_doctor.checkpoint import Array, numpy_dtype
 from ckpt_doctor.errors import BadRequest
+from ckpt_doctor.graphs.graph import tensor_name
+from ckpt_doctor.options import DataOptions
 
 _log = logging.getLogger(__name__)
 
@@ -36,115 +38,109 @@ _NOT_FINITE = "holds NaN or infinite values; statistics of them would be useless
 
 
 @dataclass(frozen=True)
-class DataOptions:
-    """How data are read.
+class _Found:
+    """An array of a file.
 
     Attributes:
-        renamed: Name in the data to the tensor that it feeds.
-        batch_size: Samples in a batch; a user's own batches stay as they are.
-        limit: Use at most so many samples.
-        seed: Decides the order of arrays and images: `numpy.random.default_rng(seed).permutation(samples)`; None keeps
-            the order that they have, as streams always do.
-        parse: `MODULE:FUNCTION` that reads one TFRecord.
-        image_size: `HxW`.
-        image_scale: `A,B`.
+        argument: The argument that names the file, for messages.
+        name: What the user calls it: `NAME=FILE`; None where it was not named.
+        key: What the file calls it; empty in a file that holds one array without a name.
+        chosen: Whether the user picked it: `FILE[KEY]`.
+        array: An array, or what can be indexed like one.
     """
 
-    renamed: Mapping[str, str] = field(default_factory=dict)
-    batch_size: int = 64
-    limit: int | None = None
-    seed: int | None = 0
-    parse: str | None = None
-    image_size: str | None = None
-    image_scale: str | None = None
+    argument: str
+    name: str | None
+    key: str
+    chosen: bool
+    array: Any
 
 
-def read_samples(
-    arguments: Sequence[str], inputs: Sequence[ModelInput], options: DataOptions, kept: ExitStack
-) -> Samples:
-    """Return the data that the arguments name, matched to the inputs of a model.
+def read_samples(options: DataOptions, inputs: Sequence[ModelInput], kept: ExitStack) -> Samples:
+    """Return the data that `--data` names, matched to the inputs of a model.
 
     Args:
-        arguments: The forms in the module's docstring.
+        options: What to read, in the forms of the module's docstring, and how. The seed decides the order of arrays and
+            images, `numpy.random.default_rng(seed).permutation(samples)`; streams keep theirs, and a user's own batches
+            stay as they are.
         inputs: The inputs that have to be fed.
-        options: How to read them.
         kept: Frees files and temporary copies when it is closed.
 
     Raises:
         BadRequest: A file is absent or unreadable, or its arrays do not fit the inputs.
     """
-    if options.batch_size < 1:
-        raise BadRequest(f"--batch-size {options.batch_size}: a batch holds at least one sample")
-    if options.limit is not None and options.limit < 1:
-        raise BadRequest(f"--samples {options.limit}: at least one sample is needed")
-    if not arguments:
+    if not options.data:
         raise BadRequest("no data given; name it with --data FILE.npz")
-    samples = _single_source(arguments, inputs, options, kept)
-    if samples is None:
-        samples = _from_array_files(arguments, inputs, options, kept)
+    argument = _single_source("--data", options.data)
+    if argument is None:
+        samples = _from_array_files(options, inputs, kept)
+    elif Path(argument).is_dir():
+        entry = _only_input(f"--data {argument}", inputs)
+        samples = image_samples(Path(argument), entry, options, limit=options.samples, seed=options.seed)
+    else:
+        notes: list[str] = []
+        batches = _checked(argument, _batches("--data", argument, options), inputs, options, notes)
+        samples = from_stream(batches, options.samples, notes, kept)
     if not len(samples):
-        raise BadRequest(f"--data {arguments[0]}: the data hold no samples")
+        raise BadRequest(f"--data {options.data[0]}: the data hold no samples")
     return samples
 
 
-def fixed_shapes(
-    arguments: Sequence[str], inputs: Sequence[ModelInput], options: DataOptions
-) -> tuple[tuple[int, ...], ...] | None:
+def fixed_shapes(options: DataOptions, inputs: Sequence[ModelInput]) -> tuple[tuple[int, ...], ...] | None:
     """Return the dimensions of the arrays that feed the inputs; None for data whose batches may differ in shape.
 
     Raises:
         BadRequest: As `read_samples` does.
     """
-    if not arguments or any(_is_single_source(argument) for argument in arguments):
+    if not options.data or any(map(_is_single_source, options.data)):
         return None
     with ExitStack() as kept:
-        first = _from_array_files(arguments, inputs, options, kept).read(0)
+        first = _from_array_files(options, inputs, kept).read(0)
         return tuple(first[entry.tensor].shape for entry in inputs)
+
+
+def _is_records(argument: str) -> bool:
+    return ".tfrecord" in Path(argument).name
 
 
 def _is_single_source(argument: str) -> bool:
     """Return whether an argument is a folder of images, TFRecord files or a function, and no file of arrays."""
     path = Path(argument)
-    return ".tfrecord" in path.name or path.is_dir() or (is_reference(argument) and not path.exists())
+    return _is_records(argument) or path.is_dir() or (is_reference(argument) and not path.exists())
 
 
-def _single_source(
-    arguments: Sequence[str], inputs: Sequence[ModelInput], options: DataOptions, kept: ExitStack
-) -> Samples | None:
-    """Return the samples of a folder, of records or of a function; None where the arguments are array files."""
+def _single_source(option: str, arguments: Sequence[str]) -> str | None:
+    """Return the argument that is a folder, records or a function; None where all are array files."""
     for argument in arguments:
         if not _is_single_source(argument):
             continue
-        records = ".tfrecord" in Path(argument).name
-        folder = Path(argument).is_dir()
-        kind = "a folder of images" if folder else "TFRecord files" if records else "a function"
-        _log.debug("--data %s: is read as %s", argument, kind)
         if len(arguments) > 1:
-            raise BadRequest(f"--data {argument}: feeds the whole model and cannot stand beside other --data")
-        if folder:
-            if len(inputs) != 1:
-                raise BadRequest(f"--data {argument}: images feed one input; the model has {len(inputs)}")
-            return image_samples(
-                Path(argument),
-                inputs[0],
-                size=options.image_size,
-                scale=options.image_scale,
-                batch_size=options.batch_size,
-                limit=options.limit,
-                seed=options.seed,
-            )
-        batches = record_batches(argument, options.parse, options.batch_size) if records else user_batches(argument)
-        notes: list[str] = []
-        return from_stream(_checked(argument, batches, inputs, options, notes), options.limit, notes, kept)
+            raise BadRequest(f"{option} {argument}: feeds the whole model and cannot stand beside other {option}")
+        kind = "a folder of images" if Path(argument).is_dir() else "records" if _is_records(argument) else "a function"
+        _log.debug("%s %s: is read as %s", option, argument, kind)
+        return argument
     return None
+
+
+def _only_input(where: str, inputs: Sequence[ModelInput]) -> ModelInput:
+    if len(inputs) != 1:
+        raise BadRequest(f"{where}: images feed one input; the model has {len(inputs)}")
+    return inputs[0]
+
+
+def _batches(option: str, argument: str, options: DataOptions) -> Iterator[Any]:
+    if _is_records(argument):
+        return record_batches(option, argument, options.parse, options.batch_size)
+    return user_batches(option, argument)
 
 
 def _checked(
     argument: str, batches: Iterator[Any], inputs: Sequence[ModelInput], options: DataOptions, notes: list[str]
 ) -> Iterator[dict[str, Array]]:
     entries = {entry.tensor: entry for entry in inputs}
-    for batch in batches:
-        table = by_input(argument, batch, inputs, options.renamed)
+    renamed = _renamed(options, inputs)
+    for number, batch in enumerate(batches):
+        table = by_input(argument, batch, inputs, renamed)
         fitted = {}
         for tensor, array in table.items():
             fits(f"--data {argument}: a batch for {entries[tensor].name}", array, entries[tensor])
@@ -152,23 +148,25 @@ def _checked(
                 raise BadRequest(f"--data {argument}: a batch {_NOT_FINITE}")
             notes.extend(remarks("the data", array, entries[tensor]))
             fitted[tensor] = array.astype(numpy_dtype(entries[tensor].dtype), copy=False)
+            if not number:
+                name = entries[tensor].name
+                _log.debug("--data %s: %s %s feeds the input %s (%s)", argument, array.shape, array.dtype, name, tensor)
         if len({len(array) for array in fitted.values()}) > 1:
             raise BadRequest(f"--data {argument}: the inputs of one batch have different numbers of samples")
         yield fitted
 
 
-def _from_array_files(
-    arguments: Sequence[str], inputs: Sequence[ModelInput], options: DataOptions, kept: ExitStack
-) -> Samples:
+def _from_array_files(options: DataOptions, inputs: Sequence[ModelInput], kept: ExitStack) -> Samples:
     found: dict[str, tuple[str, Any]] = {}
-    for argument in arguments:
-        for name, array in _arrays(argument, kept).items():
+    for argument in options.data:
+        for one in _arrays("--data", argument, kept):
+            name = one.name if one.name is not None else "" if one.chosen else one.key
             if name in found:
                 raise BadRequest(f"--data {argument}: {name or 'the array'} was given before, by {found[name][0]}")
-            found[name] = (argument, array)
+            found[name] = (argument, one.array)
     notes: list[str] = []
     arrays: dict[str, Any] = {}
-    for name, entry in _match(found, inputs, options.renamed):
+    for name, entry in _match(found, inputs, _renamed(options, inputs)):
         argument, array = found[name]
         where = f"--data {argument}: array {name or '(the only one)'}"
         fits(where, array, entry)
@@ -182,8 +180,19 @@ def _from_array_files(
             + ", ".join(f"{tensor} {length}" for tensor, length in lengths.items())
         )
     count = next(iter(lengths.values()))
-    order = permutation(count, options.seed)[: options.limit or count]
+    order = permutation(count, options.seed)[: options.samples or count]
     return from_arrays(arrays, order, options.batch_size, notes)
+
+
+def _renamed(options: DataOptions, inputs: Sequence[ModelInput]) -> dict[str, str]:
+    """Return name in the data to the tensor of the input that `--input` says it feeds."""
+    by_tensor = {tensor_name(target): name for name, target in options.inputs.items()}
+    return {
+        name: entry.tensor
+        for entry in inputs
+        for target, name in by_tensor.items()
+        if target in (tensor_name(entry.name), entry.target)
+    }
 
 
 class _Typed:
@@ -215,26 +224,28 @@ def _parsed(argument: str) -> tuple[str | None, Path, str | None]:
     return (name, Path(path), found["key"]) if equals and name and path else (None, Path(found["path"]), found["key"])
 
 
-def _arrays(argument: str, kept: ExitStack) -> dict[str, Any]:
-    """Return the arrays of one `--data` argument by name; the name is empty where nothing names the only array."""
+def _arrays(option: str, argument: str, kept: ExitStack, *, several: bool = False) -> list[_Found]:
+    """Return the arrays of one argument.
+
+    Args:
+        option: The option that named it, for messages.
+        argument: What was given.
+        kept: Frees files and temporary copies when it is closed.
+        several: Whether all datasets of an HDF5 file are wanted where none is picked.
+    """
     name, path, key = _parsed(argument)
+    where = f"{option} {argument}"
     if not path.exists():
-        raise BadRequest(f"--data {argument}: there is no file {path}")
+        raise BadRequest(f"{where}: there is no file {path}")
     if path.suffix.lower() not in _ARRAY_FILES:
         raise BadRequest(
-            f"--data {argument}: {path.name} is of no form that is read; .npz, .npy, .h5[DATASET], a folder of images, "
+            f"{where}: {path.name} is of no form that is read; .npz, .npy, .h5[DATASET], a folder of images, "
             "*.tfrecord and MODULE:FUNCTION are"
         )
-    arrays = read_arrays(argument, path, key, kept)
-    if key is not None:
-        return {name or "": arrays[key]} if key in arrays else arrays
-    if name is not None:
-        if len(arrays) != 1:
-            raise BadRequest(
-                f"--data {argument}: {path.name} holds {listed(arrays)}; say which one is meant: {path}[NAME]"
-            )
-        return {name: next(iter(arrays.values()))}
-    return arrays
+    arrays = read_arrays(where, path, key, kept, several=several and name is None)
+    if name is not None and len(arrays) != 1:
+        raise BadRequest(f"{where}: {path.name} holds {listed(arrays)}; say which one is meant: {path}[NAME]")
+    return [_Found(argument, name, found, key is not None, array) for found, array in arrays.items()]
 
 
 def _match(

@@ -14,40 +14,20 @@ from google.protobuf.message import DecodeError
 from ckpt_doctor.analysis import with_meta_graph
 from ckpt_doctor.batchnorm import BatchNormLayer, Inventory
 from ckpt_doctor.capture import keras_door, keras_models, meta_graph_door
-from ckpt_doctor.capture.data import DataOptions, fixed_shapes, read_samples
+from ckpt_doctor.capture.data import fixed_shapes, read_samples
 from ckpt_doctor.capture.engine import Engine
-from ckpt_doctor.capture.live import DEFAULT_LIMIT
-from ckpt_doctor.capture.program import ModelInput, Program
+from ckpt_doctor.capture.program import Program
 from ckpt_doctor.capture.samples import Samples
 from ckpt_doctor.checkpoint import Array, Checkpoint
 from ckpt_doctor.errors import BadRequest, RepairRefused
 from ckpt_doctor.graphs import graph_of
-from ckpt_doctor.graphs.graph import tensor_name
 from ckpt_doctor.graphs.meta_graph import MetaGraph
 from ckpt_doctor.graphs.saved_model import ServedGraph
 from ckpt_doctor.observation import Observation
+from ckpt_doctor.options import DataOptions
 from ckpt_doctor.progress import Listener, unheard
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, eq=False)
-class Request:
-    """What the user said about model and data; see `ckpt_doctor.fix`."""
-
-    data: Sequence[str]
-    model: str | None = None
-    inputs: Mapping[str, str] = field(default_factory=dict)
-    feeds: Mapping[str, str] = field(default_factory=dict)
-    batch_size: int = 64
-    samples: int | None = None
-    seed: int | None = 0
-    parse: str | None = None
-    image_size: str | None = None
-    image_scale: str | None = None
-    cache_memory: int = DEFAULT_LIMIT
-    unproven: bool = False
-    allow_code: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +60,9 @@ def meta_graph_of(checkpoint: Checkpoint) -> MetaGraph | None:
         raise RepairRefused(f"{where}: is not a graph of TensorFlow, so there is no model to run") from error
 
 
-def load_model(checkpoint: Checkpoint, inventory: Inventory, request: Request, outputs: Sequence[str] = ()) -> Loaded:
+def load_model(
+    checkpoint: Checkpoint, inventory: Inventory, request: DataOptions, outputs: Sequence[str] = ()
+) -> Loaded:
     """Return the model of a checkpoint with its batch-norm layers cut open.
 
     Raises:
@@ -121,7 +103,7 @@ def load_model(checkpoint: Checkpoint, inventory: Inventory, request: Request, o
 
 
 def _by_graph(
-    checkpoint: Checkpoint, inventory: Inventory, request: Request, meta: MetaGraph, outputs: Sequence[str]
+    checkpoint: Checkpoint, inventory: Inventory, request: DataOptions, meta: MetaGraph, outputs: Sequence[str]
 ) -> Loaded:
     program = meta_graph_door.load(
         checkpoint,
@@ -142,14 +124,14 @@ def _by_graph(
     return Loaded(program, meta, left, meta.signature.outputs if isinstance(meta, ServedGraph) else {})
 
 
-def _by_keras(checkpoint: Checkpoint, inventory: Inventory, request: Request) -> Loaded:
+def _by_keras(checkpoint: Checkpoint, inventory: Inventory, request: DataOptions) -> Loaded:
     traced = keras_door.load(
         checkpoint,
         inventory.layers,
         [layer.name for layer in inventory.layers],
         model=request.model,
         allow_code=request.allow_code,
-        shapes=lambda entries: fixed_shapes(request.data, entries, data_options(request, entries)),
+        shapes=lambda entries: fixed_shapes(request, entries),
     )
     return Loaded(traced.program, None, traced.left, traced.outputs)
 
@@ -179,29 +161,9 @@ def with_model(checkpoint: Checkpoint, model: str | None, *, allow_code: bool = 
     return with_meta_graph(checkpoint, data, str(path))
 
 
-def read_data(loaded: Loaded, request: Request, kept: ExitStack) -> Samples:
+def read_data(loaded: Loaded, request: DataOptions, kept: ExitStack) -> Samples:
     """Return the data, matched to the inputs of the model; `kept` frees what they hold."""
-    inputs = loaded.program.inputs
-    return read_samples(request.data, inputs, data_options(request, inputs), kept)
-
-
-def data_options(request: Request, inputs: Sequence[ModelInput]) -> DataOptions:
-    """Return how the data are read for these inputs."""
-    by_tensor = {tensor_name(target): name for name, target in request.inputs.items()}
-    renamed = {}
-    for entry in inputs:
-        for target, name in by_tensor.items():
-            if target in (tensor_name(entry.name), entry.target):
-                renamed[name] = entry.tensor
-    return DataOptions(
-        renamed=renamed,
-        batch_size=request.batch_size,
-        limit=request.samples,
-        seed=request.seed,
-        parse=request.parse,
-        image_size=request.image_size,
-        image_scale=request.image_scale,
-    )
+    return read_samples(request, loaded.program.inputs, kept)
 
 
 def stored_statistics(layers: Sequence[BatchNormLayer]) -> dict[str, tuple[Array, Array]]:
@@ -216,7 +178,7 @@ def stored_statistics(layers: Sequence[BatchNormLayer]) -> dict[str, tuple[Array
 
 
 def observe(
-    checkpoint: Checkpoint, inventory: Inventory, request: Request, progress: Listener = unheard
+    checkpoint: Checkpoint, inventory: Inventory, request: DataOptions, progress: Listener = unheard
 ) -> tuple[dict[str, Observation], dict[str, str]]:
     """Return what goes into every layer in one inference pass with the stored statistics.
 
@@ -228,5 +190,7 @@ def observe(
     loaded = load_model(checkpoint, inventory, request)
     with ExitStack() as kept:
         samples = read_data(loaded, request, kept)
-        engine = kept.enter_context(Engine(loaded.program, stored_statistics(inventory.layers)))
+        engine = kept.enter_context(
+            Engine(loaded.program, stored_statistics(inventory.layers), cache_memory=request.cache_memory)
+        )
         return engine.observe(samples, progress=progress), dict(loaded.left)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,7 @@ from ckpt_doctor.capture.runtime import reason, tensorflow
 from ckpt_doctor.capture.samples import Samples, permutation
 from ckpt_doctor.checkpoint import Array, numpy_dtype
 from ckpt_doctor.errors import BadRequest
+from ckpt_doctor.options import DataOptions
 
 _ENDINGS = (".png", ".jpg", ".jpeg")
 
@@ -20,37 +19,39 @@ _ENDINGS = (".png", ".jpg", ".jpeg")
 def image_samples(
     folder: Path,
     entry: ModelInput,
+    options: DataOptions,
     *,
-    size: str | None,
-    scale: str | None,
-    batch_size: int,
     limit: int | None,
     seed: int | None,
+    option: str = "--data",
 ) -> Samples:
     """Return the images below a folder, decoded batch by batch.
 
     Args:
         folder: Searched with its subfolders.
         entry: The input that they feed, of shape `(batch, height, width, channels)`.
-        size: `HxW` to resize to (bilinear); None takes the input's own, or the images' where they agree.
-        scale: `A,B`: a pixel p of 0..255 becomes `A * p + B`; None means 1,0.
-        batch_size: Images in a batch.
+        options: The size to resize to (bilinear), where None takes the input's own, or the images' where they agree;
+            the scale; images in a batch.
         limit: Use at most so many, chosen by the seed.
-        seed: Decides the order.
+        seed: Decides the order; None keeps that of the names.
+        option: The option that named the folder, for messages.
 
     Raises:
         BadRequest: There are no images, one cannot be decoded, or an option cannot be read.
     """
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _ENDINGS)
     if not paths:
-        raise BadRequest(f"--data {folder}: there are no .png or .jpg images in this folder")
+        raise BadRequest(f"{option} {folder}: there are no .png or .jpg images in this folder")
     if entry.shape is not None and len(entry.shape) != 4:
-        raise BadRequest(f"--data {folder}: images feed inputs of four dimensions; {entry.name} has {len(entry.shape)}")
-    height, width = _size(size, entry)
-    factor, offset = _scale(scale)
+        raise BadRequest(
+            f"{option} {folder}: images feed inputs of four dimensions; {entry.name} has {len(entry.shape)}"
+        )
+    height, width = options.image_size or _own_size(entry)
+    factor, offset = options.image_scale or (1.0, 0.0)
     channels = entry.shape[3] if entry.shape is not None and entry.shape[3] is not None else 3
     order = permutation(len(paths), seed)[: limit or len(paths)]
     chosen = [paths[number] for number in order]
+    batch_size = options.batch_size
     starts = range(0, len(chosen), batch_size)
     tf = tensorflow()
 
@@ -68,29 +69,17 @@ def image_samples(
     def fetch(number: int, start: int, end: int) -> dict[str, Array]:
         images = [decoded(path) for path in chosen[starts[number] + start : starts[number] + end]]
         if len({image.shape for image in images}) > 1:
-            raise BadRequest(f"--data {folder}: the images have different sizes; give --image-size HxW")
+            raise BadRequest(f"{option} {folder}: the images have different sizes; give --image-size HxW")
         return {entry.tensor: np.stack(images)}
 
-    notes = () if scale is not None else (f"pixels of {folder.name} feed the model as 0..255; see --image-scale",)
+    notes = (
+        ()
+        if options.image_scale is not None
+        else (f"pixels of {folder.name} feed the model as 0..255; see --image-scale",)
+    )
     return Samples(tuple(len(chosen[start : start + batch_size]) for start in starts), fetch, notes)
 
 
-def _size(text: str | None, entry: ModelInput) -> tuple[int | None, int | None]:
-    if text is None:
-        own = entry.shape[1:3] if entry.shape is not None else (None, None)
-        return (own[0], own[1]) if None not in own else (None, None)
-    found = re.fullmatch(r"(\d+)x(\d+)", text)
-    if found is None or 0 in map(int, found.groups()):
-        raise BadRequest(f"--image-size {text}: expected HEIGHTxWIDTH, as in 224x224")
-    return int(found[1]), int(found[2])
-
-
-def _scale(text: str | None) -> tuple[float, float]:
-    if text is None:
-        return 1.0, 0.0
-    parts: Sequence[str] = text.split(",")
-    try:
-        factor, offset = (float(part) for part in parts)
-    except ValueError:
-        raise BadRequest(f"--image-scale {text}: expected A,B, as in 0.00784,-1 (pixel p becomes A*p+B)") from None
-    return factor, offset
+def _own_size(entry: ModelInput) -> tuple[int | None, int | None]:
+    own = entry.shape[1:3] if entry.shape is not None else (None, None)
+    return (own[0], own[1]) if None not in own else (None, None)

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from ckpt_doctor.checkpoint import Array
+from ckpt_doctor.options import DataOptions
 
-# The contract's default of --cache-memory.
-DEFAULT_LIMIT = 2 * 10**9
+DEFAULT_LIMIT = DataOptions.cache_memory
 
 # What TensorFlow hands out lies in the regions of its allocator, which never give memory back: arrays that stay among
 # those that go leave holes that no later run can use, a fourth to a third of all that is held (ResNet-50). Where the

@@ -12,11 +12,12 @@ import numpy as np
 from ckpt_doctor.batchnorm import Inventory
 from ckpt_doctor.capture.data import fits
 from ckpt_doctor.capture.engine import Engine
-from ckpt_doctor.capture.estimation import Loaded, Request, load_model
+from ckpt_doctor.capture.estimation import Loaded, load_model
 from ckpt_doctor.capture.user_code import call, is_reference, load_function
 from ckpt_doctor.checkpoint import Array, Checkpoint, numpy_dtype
 from ckpt_doctor.errors import BadRequest
 from ckpt_doctor.graphs.graph import tensor_name
+from ckpt_doctor.options import DataOptions
 
 MetricFunction = tuple[str, Callable[..., Any]]
 _Statistics = Mapping[str, tuple[Array, Array]]
@@ -32,7 +33,7 @@ def measure_metric(
     data: str | None,
     checkpoint: Checkpoint,
     inventory: Inventory,
-    request: Request,
+    request: DataOptions,
     statistics: tuple[_Statistics, _Statistics],
 ) -> tuple[float, float]:
     """Return the measure before and after a repair.
@@ -84,7 +85,7 @@ class _Predictor:
     """`predict(dict of arrays) -> dict of arrays`: inputs by name, outputs by name or by any tensor of a TF1 graph."""
 
     def __init__(
-        self, checkpoint: Checkpoint, inventory: Inventory, request: Request, stored: _Statistics, kept: ExitStack
+        self, checkpoint: Checkpoint, inventory: Inventory, request: DataOptions, stored: _Statistics, kept: ExitStack
     ) -> None:
         self.load: Callable[[tuple[str, ...]], Loaded] = lambda outputs: load_model(
             checkpoint, inventory, request, outputs

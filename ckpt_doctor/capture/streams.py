@@ -15,16 +15,16 @@ from ckpt_doctor.checkpoint import Array
 from ckpt_doctor.errors import BadRequest
 
 
-def user_batches(argument: str) -> Iterator[Any]:
+def user_batches(option: str, argument: str) -> Iterator[Any]:
     """Yield the batches that `MODULE:FUNCTION` gives: arrays, tuples or dicts.
 
     Raises:
         BadRequest: The function cannot be loaded, fails, or gives nothing that can be gone through.
     """
-    source = call("--data", argument, load_function("--data", argument))
+    source = call(option, argument, load_function(option, argument))
     if not hasattr(source, "__iter__"):
         raise BadRequest(
-            f"--data {argument}: gives {type(source).__name__}; expected a tf.data.Dataset or an iterable of batches"
+            f"{option} {argument}: gives {type(source).__name__}; expected a tf.data.Dataset or an iterable of batches"
         )
     iterator = iter(source)
     while True:
@@ -33,21 +33,21 @@ def user_batches(argument: str) -> Iterator[Any]:
         except StopIteration:
             return
         except Exception as error:
-            raise BadRequest(f"--data {argument}: failed with {type(error).__name__}: {error}") from error
+            raise BadRequest(f"{option} {argument}: failed with {type(error).__name__}: {error}") from error
         yield batch
 
 
-def record_batches(argument: str, parse: str | None, batch_size: int) -> Iterator[Any]:
+def record_batches(option: str, argument: str, parse: str | None, batch_size: int) -> Iterator[Any]:
     """Yield batches of the records in TFRecord files, each parsed by the user's function.
 
     Raises:
         BadRequest: There is no parse function or no file, or a record is damaged.
     """
     if parse is None:
-        raise BadRequest(f"--data {argument}: a record is bytes; say how to read one with --parse MODULE:FUNCTION")
+        raise BadRequest(f"{option} {argument}: a record is bytes; say how to read one with --parse MODULE:FUNCTION")
     files = sorted(glob.glob(argument))  # noqa: PTH207 - a pattern as the user wrote it, absolute ones too
     if not files:
-        raise BadRequest(f"--data {argument}: there is no such file")
+        raise BadRequest(f"{option} {argument}: there is no such file")
     tf = tensorflow()
     function = load_function("--parse", parse)
     dataset = call("--parse", parse, tf.data.TFRecordDataset(files).map, function).batch(batch_size)
@@ -58,7 +58,7 @@ def record_batches(argument: str, parse: str | None, batch_size: int) -> Iterato
         except StopIteration:
             return
         except tf.errors.OpError as error:
-            raise BadRequest(f"--data {argument}: {reason(error)}") from error
+            raise BadRequest(f"{option} {argument}: {reason(error)}") from error
         yield batch
 
 

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ckpt_doctor.errors import BadRequest
-
-_REFERENCE = re.compile(r"^(?P<module>(?:.*\.py)|(?:[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)):(?P<function>[A-Za-z_]\w*)$")
+from ckpt_doctor.options import reference
 
 
 def is_reference(text: str) -> bool:
     """Return whether a text names a function."""
-    return _REFERENCE.match(text) is not None
+    return reference(text) is not None
 
 
 def load_function(option: str, text: str) -> Callable[..., Any]:
@@ -30,10 +28,10 @@ def load_function(option: str, text: str) -> Callable[..., Any]:
     Raises:
         BadRequest: The module or function is not there, or its code fails while it is imported.
     """
-    found = _REFERENCE.match(text)
+    found = reference(text)
     if found is None:
         raise BadRequest(f"{option} {text}: expected MODULE:FUNCTION or path.py:FUNCTION")
-    name = found["module"]
+    name, wanted = found
     try:
         module = _from_file(option, text, Path(name)) if name.endswith(".py") else _from_name(name)
     except BadRequest:
@@ -41,9 +39,9 @@ def load_function(option: str, text: str) -> Callable[..., Any]:
     # The user's own code may raise anything while it is imported.
     except Exception as error:
         raise BadRequest(f"{option} {text}: importing {name} failed: {type(error).__name__}: {error}") from error
-    function = getattr(module, found["function"], None)
+    function = getattr(module, wanted, None)
     if not callable(function):
-        raise BadRequest(f"{option} {text}: {name} has no function {found['function']!r}")
+        raise BadRequest(f"{option} {text}: {name} has no function {wanted!r}")
     result: Callable[..., Any] = function
     return result
 

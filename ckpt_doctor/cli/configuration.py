@@ -7,7 +7,6 @@ command alone. A key that means nothing is an error: a typo must not switch a ga
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
 from pathlib import Path
@@ -17,9 +16,11 @@ import click
 
 from ckpt_doctor.cli.options import long_name
 from ckpt_doctor.errors import BadRequest
+from ckpt_doctor.options import ScanOptions, options_of
+from ckpt_doctor.options.kinds import suggestion
 
-# Options that name a file; in a configuration they mean one beside it, wherever the command runs.
-_FILES = ("baseline", "meta")
+# Options whose files and paths, in a configuration, are those beside it, wherever the command runs.
+_BESIDE = {option.flag.lstrip("-") for option in options_of(ScanOptions) if option.beside}
 
 
 def load(group: click.Group) -> dict[str, Any]:
@@ -79,9 +80,7 @@ def _options(command: click.Command) -> dict[str, click.Option]:
 
 def _refuse(path: Path, unknown: set[str], known: list[str]) -> None:
     for name in sorted(unknown):
-        near = difflib.get_close_matches(name.replace("_", "-"), known, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise BadRequest(f"{path}: no option is called {name!r}{hint}")
+        raise BadRequest(f"{path}: no option is called {name!r}{suggestion(name.replace('_', '-'), known)}")
 
 
 def _defaults(path: Path, command: click.Command, table: dict[str, Any]) -> dict[str, Any]:
@@ -101,14 +100,12 @@ def _value(path: Path, name: str, option: click.Option, value: Any) -> Any:
     if option.is_flag:
         return value
     if isinstance(value, dict):
-        value = [
-            f"{_beside(path, key) if name == 'per-path-ignores' else key}={_joined(one)}" for key, one in value.items()
-        ]
+        value = [f"{_beside(path, key) if name in _BESIDE else key}={_joined(one)}" for key, one in value.items()]
     if option.multiple:
         return [str(one) for one in (value if isinstance(value, list) else [value])]
     if isinstance(value, list):
         raise BadRequest(f"{path}: {name} takes one value, not a list")
-    return _beside(path, value) if name in _FILES and isinstance(value, str) else str(value)
+    return _beside(path, value) if name in _BESIDE and isinstance(value, str) else str(value)
 
 
 def _joined(value: Any) -> str:

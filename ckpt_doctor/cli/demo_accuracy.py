@@ -7,9 +7,10 @@ from contextlib import ExitStack
 import numpy as np
 
 from ckpt_doctor.analysis import inventory_of
-from ckpt_doctor.capture.estimation import Request, load_model, read_data, stored_statistics
+from ckpt_doctor.capture.estimation import load_model, read_data, stored_statistics
 from ckpt_doctor.capture.prediction import predict
 from ckpt_doctor.formats import open_checkpoint
+from ckpt_doctor.options import DataOptions
 
 _OUTPUT = "logits:0"
 
@@ -25,7 +26,7 @@ def accuracy(checkpoint: str, test: str) -> float:
     """
     opened = open_checkpoint(checkpoint)
     inventory = inventory_of(opened)
-    request = Request(data=[f"{test}[images]"], batch_size=100, seed=None)
+    request = DataOptions(data=(f"{test}[images]",), batch_size=100, seed=None)
     loaded = load_model(opened, inventory, request, outputs=[_OUTPUT])
     with ExitStack() as kept:
         samples = read_data(loaded, request, kept)

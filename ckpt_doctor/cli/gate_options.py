@@ -1,66 +1,39 @@
-"""The options of `scan` that make it a gate: what is known, what is ignored where, and further reports of one run."""
+"""What makes a scan a gate: what is known, what fails, and further reports of one run."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ckpt_doctor.cli.options import pairs
 from ckpt_doctor.cli.terminal import Terminal, check_output
 from ckpt_doctor.errors import BadRequest
 from ckpt_doctor.finding import SEVERITIES
+from ckpt_doctor.options import GateOptions, ScanOptions
 from ckpt_doctor.reports import REPORTS
 from ckpt_doctor.reports.interface import Style
 
 if TYPE_CHECKING:
     from ckpt_doctor.result import AuditResult
 
-_Command = TypeVar("_Command", bound=Callable[..., Any])
-
-
-def gate_options(command: _Command) -> _Command:
-    """Add the options to a command, which gets them by the names of `Gate`."""
-    for option in reversed(
-        [
-            click.option("--min-severity", type=click.Choice(SEVERITIES), default="note", help="Report nothing less."),
-            click.option(
-                "--per-path-ignores", metavar="PATH=CODES", multiple=True, help="Not these rules for this path or glob."
-            ),
-            click.option("--baseline", metavar="FILE", help="Known findings, which are counted and not reported."),
-            click.option("--write-baseline", metavar="FILE", help="Make what is found now the known findings."),
-            click.option(
-                "--report", "reports", metavar="FORMAT=FILE", multiple=True, help="A further report of the same run."
-            ),
-        ]
-    ):
-        command = option(command)
-    return command
-
 
 @dataclass(frozen=True)
 class Gate:
-    """How findings are held back, and where reports go; the fields are the options.
+    """How findings are held back, and where reports go.
 
     Attributes:
-        min_severity: The least severity to report.
-        per_path_ignores: `PATH=CODES` texts.
-        baseline: The file of known findings.
-        write_baseline: The file to write them to.
+        options: The options of the scan.
+        write_baseline: The file to write known findings to.
         reports: `FORMAT=FILE` texts.
-        fail_on: The least severity that fails the run, or `never`.
     """
 
-    min_severity: str
-    per_path_ignores: tuple[str, ...]
-    baseline: str | None
-    write_baseline: str | None
-    reports: tuple[str, ...]
-    fail_on: str
+    options: GateOptions
+    write_baseline: str | None = None
+    reports: tuple[str, ...] = ()
 
     def check(self, report: str, output: str | None, paths: Sequence[str]) -> None:
         """Refuse, before anything is read, what could not be written at the end.
@@ -89,24 +62,18 @@ class Gate:
         explicit = (
             click.get_current_context().get_parameter_source("baseline") is click.core.ParameterSource.COMMANDLINE
         )
-        if self.write_baseline is not None and self.baseline is not None and explicit:
+        if self.write_baseline is not None and self.options.baseline is not None and explicit:
             raise BadRequest("--baseline and --write-baseline contradict each other; give one")
 
     def scan_options(self, report: str) -> dict[str, Any]:
         """Return the options of `ckpt_doctor.scan` that this comes to."""
         kinds = {report, *(text.partition("=")[0] for text in self.reports)}
-        return {
-            "per_path_ignores": {
-                path: [codes] for path, codes in pairs("--per-path-ignores", self.per_path_ignores).items()
-            },
-            "baseline": None if self.write_baseline is not None else self.baseline,
-            "min_severity": self.min_severity,
-            "keep_values": "html" in kinds,
-        }
+        options = self.options.only(ScanOptions) | {"keep_values": "html" in kinds}
+        return options if self.write_baseline is None else options | {"baseline": None}
 
     def style(self, style: Style) -> Style:
         """Return how reports of a scan are to look."""
-        return replace(style, root=Path.cwd().as_posix(), failing=failing(self.fail_on))
+        return replace(style, root=Path.cwd().as_posix(), failing=failing(self.options.fail_on))
 
     def finish(self, terminal: Terminal, result: AuditResult, report: str) -> AuditResult:
         """Write the baseline and what goes beside the report; return the result with the new baseline applied."""

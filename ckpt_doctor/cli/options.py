@@ -1,18 +1,15 @@
-"""How options behave in all commands: environment variables, suggestions, lists of `NAME=VALUE`."""
+"""What all commands have in common: options of the terminal, environment variables, suggestions."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-import re
-from collections.abc import Iterable
 from typing import Any
 
 import click
 
 from ckpt_doctor.cli.debug_log import debug_log
 from ckpt_doctor.cli.terminal import Terminal
-from ckpt_doctor.errors import BadRequest
 
 
 def _tell_terminal(context: click.Context, parameter: click.Parameter, value: bool) -> None:
@@ -91,34 +88,3 @@ def set_environment_variables(group: click.Group) -> None:
         for parameter in command.params:
             if isinstance(parameter, click.Option) and not parameter.is_eager:
                 parameter.envvar = environment_variable(parameter)
-
-
-def pairs(option: str, texts: Iterable[str]) -> dict[str, str]:
-    """Return `NAME=VALUE` texts as a dictionary.
-
-    Raises:
-        BadRequest: One has no `=`, nothing before or nothing after it.
-    """
-    found = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not (name and equals and value):
-            raise BadRequest(f"{option} {text}: must be NAME=VALUE")
-        found[name] = value
-    return found
-
-
-_SIZE = re.compile(r"^(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[KMGT]i?B?|B?)$", re.IGNORECASE)
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
-
-
-def bytes_of(option: str, text: str) -> int:
-    """Return a size in bytes: `2GB`, `512MiB`, `1000000`.
-
-    Raises:
-        BadRequest: The text is no size.
-    """
-    found = _SIZE.match(text.strip())
-    if found is None:
-        raise BadRequest(f"{option} {text}: expected a size, as in 2GB or 512MiB")
-    return int(float(found["number"]) * _UNITS[found["unit"].lower().removesuffix("b")])

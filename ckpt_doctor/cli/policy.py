@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ckpt_doctor.cli import configuration
+from ckpt_doctor.cli.fields import with_jobs
 from ckpt_doctor.cli.gate_options import Gate
 from ckpt_doctor.cli.group import ckpt_doctor_group
-from ckpt_doctor.cli.scan_command import audit_options, exit_code, scan
+from ckpt_doctor.cli.scan_command import exit_code, scan
 from ckpt_doctor.errors import BadRequest
+from ckpt_doctor.options import GateOptions, options_of
 
 if TYPE_CHECKING:
     from ckpt_doctor.result import AuditResult
@@ -23,36 +25,22 @@ class Policy:
     """Options of `scan`: those given, else those of the environment, else those of configuration files.
 
     Attributes:
-        gate: How findings are held back.
-        options: How to scan, for `ckpt_doctor.scan`.
-        strict: Whether what was not judged fails.
+        options: What came of them.
     """
 
-    gate: Gate
-    options: Mapping[str, Any]
-    strict: bool
+    options: GateOptions
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Policy:
-        """Return the policy for options by their names on the command line, with `_` for `-`.
+        """Return the policy for options by their names, in Python or on the command line with `_` for `-`.
+
+        What is given counts, false and empty values too: `strict=False` under `strict = true` is not strict.
 
         Raises:
-            BadRequest: An option, or a key of a configuration file, means nothing.
+            BadRequest: An option, or a key of a configuration file, means nothing or has a wrong value.
         """
-        argv = [word for name, value in given.items() for word in _words(name, value)]
-        try:
-            # The command wants a path; the ones to scan come later.
-            context = scan.make_context(
-                "scan", [*argv, "--", "."], default_map=configuration.load(ckpt_doctor_group).get("scan")
-            )
-        except click.ClickException as error:
-            raise BadRequest(error.format_message()) from error
-        values = dict(context.params)
-        gate = Gate(**{field.name: values.pop(field.name) for field in fields(Gate)})
-        strict = values.pop("strict")
-        for of_the_command_line in ("paths", "report", "output"):
-            del values[of_the_command_line]
-        return cls(gate, audit_options(values), strict)
+        named = GateOptions.named(given)
+        return cls(GateOptions.of(_of_the_project() | named))
 
     def judge(self, paths: Sequence[str]) -> tuple[AuditResult, int]:
         """Return the result of a scan, and the exit code that the command line would have.
@@ -62,22 +50,19 @@ class Policy:
         """
         from ckpt_doctor.audit import scan as scan_paths
 
-        result = scan_paths(paths, **self.options, **self.gate.scan_options("text"))
-        return result, exit_code(result, fail_on=self.gate.fail_on, strict=self.strict)
+        result = scan_paths(paths, **Gate(self.options).scan_options("text"))
+        return result, exit_code(result, fail_on=self.options.fail_on, strict=self.options.strict)
 
 
-def _words(name: str, value: Any) -> Iterator[str]:
-    """Yield an option as words of a command line."""
-    option = f"--{name.replace('_', '-')}"
-    if isinstance(value, bool):
-        if value:
-            yield option
-    elif isinstance(value, Mapping):
-        for key, one in value.items():
-            joined = one if isinstance(one, str) else ",".join(one)
-            yield from (option, f"{key}={joined}")
-    elif isinstance(value, (list, tuple)):
-        for one in value:
-            yield from (option, str(one))
-    elif value is not None:
-        yield from (option, str(value))
+def _of_the_project() -> dict[str, Any]:
+    """Return the options that environment and configuration files give, and all others at their defaults.
+
+    They reach the command line through click, so they are read through it here too, behind a command without options.
+    """
+    try:
+        # The command wants a path; the ones to scan come later.
+        context = scan.make_context("scan", ["."], default_map=configuration.load(ckpt_doctor_group).get("scan"))
+    except click.ClickException as error:
+        raise BadRequest(error.format_message()) from error
+    given = with_jobs(context.params)
+    return {option.name: given[option.parameter] for option in options_of(GateOptions)}

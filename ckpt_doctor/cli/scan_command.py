@@ -2,48 +2,30 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ckpt_doctor.cli.data_options import data_options, tidied
-from ckpt_doctor.cli.gate_options import Gate, failing, gate_options
-from ckpt_doctor.cli.options import Command, pairs
+from ckpt_doctor.cli.fields import options_from, with_jobs
+from ckpt_doctor.cli.gate_options import Gate, failing
+from ckpt_doctor.cli.options import Command
 from ckpt_doctor.cli.terminal import Terminal
-from ckpt_doctor.finding import SEVERITIES
+from ckpt_doctor.options import DataOptions, GateOptions, ScanOptions
 from ckpt_doctor.reports import REPORTS
 
 if TYPE_CHECKING:
     from ckpt_doctor.result import AuditResult
-
-_MOST_JOBS = 8  # Beyond that the disk or the memory bus is what one waits for.
 
 
 @click.command(cls=Command)
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True)
 @click.option("--format", "report", type=click.Choice(list(REPORTS)), default="text", help="Form of the report.")
 @click.option("--output", metavar="FILE", help="Write the report to FILE instead of stdout.")
-@click.option("--select", metavar="CODES", multiple=True, help="Only these rules: BN101,CK or a name.")
-@click.option("--ignore", metavar="CODES", multiple=True, help="Not these rules.")
-@click.option("--severity", metavar="CODE=LEVEL", multiple=True, help="Another severity for a rule.")
-@click.option(
-    "--fail-on",
-    type=click.Choice([*SEVERITIES, "never"]),
-    default="error",
-    show_default=True,
-    help="Exit 1 for findings of this severity or above.",
-)
-@gate_options
-@click.option("--quick", is_flag=True, help="Index and batch-norm statistics only; no checksums of the rest.")
-@click.option("--strict", is_flag=True, help="Exit 1 too where something about batch norm was not judged.")
-@click.option("--all", "all_listed", is_flag=True, help="Every checkpoint a `checkpoint` file lists, not the latest.")
-@click.option("--jobs", metavar="N", type=click.IntRange(min=1), help="How many to read at a time.")
-@click.option("--meta", metavar="FILE", help="A .meta that describes the model.")
-@data_options
-@click.option(
-    "--tolerance", metavar="X", type=float, default=1.0, show_default=True, help="Widens the limits of BN401."
-)
+@options_from(GateOptions)
+@options_from(ScanOptions)
+@click.option("--write-baseline", metavar="FILE", help="Make what is found now the known findings.")
+@click.option("--report", "reports", metavar="FORMAT=FILE", multiple=True, help="A further report of the same run.")
+@options_from(DataOptions)
 @click.pass_obj
 def scan(
     terminal: Terminal,
@@ -51,14 +33,9 @@ def scan(
     paths: tuple[str, ...],
     report: str,
     output: str | None,
-    fail_on: str,
-    strict: bool,
-    min_severity: str,
-    per_path_ignores: tuple[str, ...],
-    baseline: str | None,
     write_baseline: str | None,
     reports: tuple[str, ...],
-    **how: Any,
+    **given: Any,
 ) -> int:
     """Say what is wrong with checkpoints, and why.
 
@@ -69,27 +46,17 @@ def scan(
     """
     from ckpt_doctor.audit import scan as scan_paths
 
-    gate = Gate(min_severity, per_path_ignores, baseline, write_baseline, reports, fail_on)
+    gate = Gate(GateOptions.of(with_jobs(given)), write_baseline, reports)
     gate.check(report, output, paths)
     with terminal.progress() as listener:
-        result = scan_paths(paths, progress=listener, **audit_options(how), **gate.scan_options(report))
+        result = scan_paths(paths, progress=listener, **gate.scan_options(report))
     result = gate.finish(terminal, result, report)
     terminal.report(REPORTS[report](result, gate.style(terminal.style(output))), output)
     for error in result.errors:
         terminal.message(f"{error.path}: {error.message}")
     if not result.checkpoints and not result.errors:
         terminal.message(f"{', '.join(paths)}: no checkpoint in it; nothing was scanned")
-    return exit_code(result, fail_on=fail_on, strict=strict)
-
-
-def audit_options(how: dict[str, Any]) -> dict[str, Any]:
-    """Return what click gives for the options that say how to scan as what `ckpt_doctor.scan` takes."""
-    names = ("select", "ignore", "severity", "quick", "all_listed", "jobs", "meta", "tolerance", "data", "model")
-    options = {name: how[name] for name in names}
-    options["severity"] = pairs("--severity", how["severity"])
-    options["jobs"] = how["jobs"] or min(os.cpu_count() or 1, _MOST_JOBS)
-    options["data_options"] = tidied({name: value for name, value in how.items() if name not in names})
-    return options
+    return exit_code(result, fail_on=gate.options.fail_on, strict=gate.options.strict)
 
 
 def exit_code(result: AuditResult, *, fail_on: str, strict: bool) -> int:

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from ckpt_doctor import audit
 from ckpt_doctor.analysis import Analysis, analyse, refuse_another_model
-from ckpt_doctor.capture.estimation import Request, observe, with_model
-from ckpt_doctor.capture.live import DEFAULT_LIMIT
+from ckpt_doctor.capture.estimation import observe, with_model
 from ckpt_doctor.capture.metric import load_metric
 from ckpt_doctor.checkpoint import Array, Checkpoint
 from ckpt_doctor.errors import BadRequest, RepairRefused
 from ckpt_doctor.formats import open_checkpoint
 from ckpt_doctor.formats.interface import Changes
 from ckpt_doctor.graphs import Description
+from ckpt_doctor.options import RepairOptions, takes
 from ckpt_doctor.progress import Listener, unheard
 from ckpt_doctor.repair import writing
 from ckpt_doctor.repair.planning import LayerPlan, changes_of
 from ckpt_doctor.repair.proof import prove
-from ckpt_doctor.repair.targets import ESTIMATES, METHODS, Targets, choose
+from ckpt_doctor.repair.targets import ESTIMATES, Targets, choose
 from ckpt_doctor.repair.work import Work
 from ckpt_doctor.repair_result import FileHash, LeftLayer, RepairedLayer, RepairResult, Spread, Statistics
 from ckpt_doctor.result import ChannelValues
@@ -34,104 +34,36 @@ from ckpt_doctor.verdict import Policy, Verdict, judge
 _LARGEST_HASHED = 1 << 30
 
 
-def fix(
-    checkpoint: str | Path,
-    *,
-    data: str | Path | Iterable[str | Path] = (),
-    output: str | Path | None = None,
-    in_place: bool = False,
-    backup: bool = True,
-    overwrite: bool = False,
-    model: str | Path | None = None,
-    method: str = "auto",
-    layers: str | Sequence[str] = (),
-    inputs: Mapping[str, str] | None = None,
-    feeds: Mapping[str, str] | None = None,
-    batch_size: int = 64,
-    samples: int | None = None,
-    seed: int = 0,
-    parse: str | None = None,
-    image_size: str | None = None,
-    image_scale: str | None = None,
-    cache_memory: int = DEFAULT_LIMIT,
-    unproven: bool = False,
-    force: bool = False,
-    allow_code: bool = False,
-    dry_run: bool = False,
-    full_verify: bool = False,
-    metric: str | None = None,
-    metric_data: str | Path | None = None,
-    progress: Listener = unheard,
-) -> RepairResult:
+@takes(RepairOptions)
+def fix(checkpoint: str | Path, *, progress: Listener = unheard, **options: Any) -> RepairResult:
     """Repair the batch-norm statistics of a checkpoint.
 
     Args:
         checkpoint: The checkpoint, in any form that `open_checkpoint` takes.
-        data: What to feed: `FILE.npz`, `FILE.npz[key]`, `FILE.npy`, `FILE.h5[dataset]`, each also as `NAME=…`; a folder
-            of images; `*.tfrecord`; `MODULE:FUNCTION`.
-        output: Where to write: a new prefix, folder or file.
-        in_place: Change the checkpoint itself instead.
-        backup: With `in_place`, keep what was there.
-        overwrite: Replace what lies at `output`.
-        model: A `.meta` that describes the model, where none lies with the checkpoint.
-        method: `layerwise`: the whole data set is one batch; `training`: every batch is normalised with its own
-            moments; `copy`: what is in the file under another name; `debias`: take the initial value out of cold
-            averages; `auto`: copy where exact, else layerwise with data and debias without.
-        layers: Globs on layer names; they narrow or widen what is repaired.
-        inputs: Name in the data to the tensor of the graph that it feeds.
-        feeds: Tensor to the text of a value that is fed in every run.
-        batch_size: Samples in a batch.
-        samples: Use at most so many samples.
-        seed: Decides the order of the samples.
-        parse: `MODULE:FUNCTION` that reads one TFRecord.
-        image_size: `HxW` that images are resized to.
-        image_scale: `A,B`: a pixel p becomes `A * p + B`.
-        cache_memory: Bytes of activations that are held in memory; more go to disk.
-        unproven: Also repair what only looks broken.
-        force: Also repair layers that were trained with their stored statistics.
-        allow_code: Run Python that the checkpoint itself carries.
-        dry_run: Write nothing.
-        full_verify: Checksum every byte of a checkpoint that was changed in place.
-        metric: `MODULE:FUNCTION`: `f(predict, data) -> float`, higher is better; a repair that lowers it is not
-            written.
-        metric_data: What the metric is measured on; the first of `data` where it is not given.
         progress: Hears of every batch.
+        **options: The options of the command line, see `ckpt_doctor.options.RepairOptions`.
 
     Returns:
         What was done. `complete` says whether the written checkpoint scans clean of what was to be repaired.
 
     Raises:
-        BadRequest: An argument is wrong, or the data do not fit the model.
+        BadRequest: There is no such option, or it cannot have this value; or the data do not fit the model.
         RepairRefused: The repair would be wrong or cannot be made; nothing was written.
         VerificationFailed: The written file was not what was to be written; it was removed.
     """
     started = time.monotonic()
-    if method not in METHODS:
-        raise BadRequest(f"--method {method}: there is no such method; there are {', '.join(METHODS)}")
-    if not dry_run and in_place == (output is not None):
-        raise BadRequest("give either an output or in_place, not both or neither")
-    request = Request(
-        data=audit.texts(data),
-        model=None if model is None else str(model),
-        inputs=dict(inputs or {}),
-        feeds=dict(feeds or {}),
-        batch_size=batch_size,
-        samples=samples,
-        seed=seed,
-        parse=parse,
-        image_size=image_size,
-        image_scale=image_scale,
-        cache_memory=cache_memory,
-        unproven=unproven,
-        allow_code=allow_code,
-    )
-    source = with_model(open_checkpoint(checkpoint), request.model, allow_code=allow_code)
+    request = RepairOptions.of(options)
+    request.check_destination()
+    output, in_place, overwrite, backup = request.output, request.in_place, request.overwrite, request.backup
+    method, unproven, force = request.method, request.unproven, request.force
+    dry_run, full_verify = request.dry_run, request.full_verify
+    source = with_model(open_checkpoint(checkpoint), request.model, allow_code=request.allow_code)
     if output is not None:
-        writing.check_output(source, str(output), overwrite=overwrite)
-    measure = load_metric(metric) if metric is not None else None
+        writing.check_output(source, output, overwrite=overwrite)
+    measure = load_metric(request.metric) if request.metric is not None else None
     analysis = analyse(source)
-    if model is not None:
-        refuse_another_model(analysis, f"--model {model}")
+    if request.model is not None:
+        refuse_another_model(analysis, f"--model {request.model}")
     if analysis.defects:
         first = analysis.defects[0]
         raise RepairRefused(f"{first.where}: {first.message}; a damaged checkpoint is not repaired")
@@ -139,7 +71,7 @@ def fix(
     def targets_of(verdict: Verdict) -> Targets:
         return choose(
             verdict,
-            audit.texts(layers),
+            request.layers,
             method=method,
             has_data=bool(request.data),
             unproven=unproven or measure is not None,
@@ -175,9 +107,7 @@ def fix(
             layers=tuple(map(_repaired, plans)),
             left=tuple(LeftLayer(name, reason) for name, reason in work.left),
             unchanged_variables=sum(variable.name not in changes.values for variable in source.variables),
-            metric=work.compare(measure, None if metric_data is None else str(metric_data), plans)
-            if measure is not None
-            else None,
+            metric=work.compare(measure, request.metric_data, plans) if measure is not None else None,
             sha256=(),
             seconds=time.monotonic() - started,
             dry_run=dry_run,
@@ -191,12 +121,12 @@ def fix(
         written = writing.write_verified(
             source,
             changes,
-            None if in_place else str(output),
+            None if in_place else output,
             overwrite=overwrite,
             backup=backup,
             full_verify=full_verify,
         )
-        described = _described_alike(written.checkpoint, source) if model is not None else written.checkpoint
+        described = _described_alike(written.checkpoint, source) if request.model is not None else written.checkpoint
         after = analyse(
             described,
             verify=not in_place or full_verify,

@@ -13,7 +13,6 @@ from ckpt_doctor.heuristics.stored_in_training import lost_and_frozen
 from ckpt_doctor.rules import disposition
 from ckpt_doctor.verdict import Verdict
 
-METHODS = ("auto", "layerwise", "training", "debias", "copy")
 ESTIMATES = ("layerwise", "training")
 
 _TRAINED_ON_STORED = "BN304"
@@ -62,7 +61,7 @@ def choose(
     Args:
         verdict: What is wrong with the checkpoint.
         patterns: Globs on layer names; where there are any they decide, healthy layers included.
-        method: One of `METHODS`.
+        method: One of `ckpt_doctor.options.METHODS`.
         has_data: Whether there are data to estimate from.
         unproven: Whether a defect that is not proven is repaired too.
         force: Whether layers that were trained on their stored statistics are repaired too.

@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from ckpt_doctor.batchnorm import Inventory
 from ckpt_doctor.capture.engine import Engine
 from ckpt_doctor.capture.estimation import (
-    Request,
     load_model,
     read_data,
     stored_statistics,
@@ -18,6 +17,7 @@ from ckpt_doctor.capture.samples import Samples
 from ckpt_doctor.errors import RepairRefused
 from ckpt_doctor.heuristics.agreement import DEFAULT_EPSILON
 from ckpt_doctor.observation import Observation
+from ckpt_doctor.options import RepairOptions
 from ckpt_doctor.progress import Listener, Progress
 from ckpt_doctor.repair.planning import LayerPlan
 from ckpt_doctor.repair.proof import doubts
@@ -41,7 +41,7 @@ class Work:
     def __init__(
         self,
         verdict: Verdict,
-        request: Request,
+        request: RepairOptions,
         targets: Targets,
         kept: ExitStack,
         progress: Listener,

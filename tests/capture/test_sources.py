@@ -189,9 +189,9 @@ def test_images_are_resized(estimate):
     assert result.samples == 100
     with pytest.raises(BadRequest, match=r"shape|8|16"):
         estimate("jpg", image_size="16x16")
-    with pytest.raises(BadRequest, match="--image-size 16: expected HEIGHTxWIDTH"):
+    with pytest.raises(BadRequest, match="--image-size 16: must be HEIGHTxWIDTH"):
         estimate("jpg", image_size="16")
-    with pytest.raises(BadRequest, match="--image-scale 1: expected A,B"):
+    with pytest.raises(BadRequest, match="--image-scale 1: must be A,B"):
         estimate("jpg", image_scale="1")
 
 
@@ -221,7 +221,7 @@ WRONG = [
     ("part-*.tfrecord", {}, r"say how to read one with --parse MODULE:FUNCTION"),
     ("gone-*.tfrecord", RECORDS, r"there is no such file"),
     ("part-*.tfrecord", {"parse": "mine.py:absent"}, r"has no function 'absent'"),
-    ("x.npy", {"samples": 0}, r"--samples 0: at least one sample"),
+    ("x.npy", {"samples": 0}, r"--samples 0: must be a whole number of 1 or more"),
     ("x.txt", {}, r"there is no file x.txt"),
     ("mine.py", {}, r"mine.py is of no form that is read"),
 ]

@@ -71,9 +71,9 @@ def test_options_are_those_of_the_command_line(outcome, pytester):
     result.assert_outcomes(passed=1, failed=5)
     result.stdout.fnmatch_lines(
         [
-            "ckpt-doctor: No such option*--fail-onn*",
+            "ckpt-doctor: no option is called 'fail_onn'; did you mean fail_on?",
             "ckpt-doctor: no rule is called 'BN9'*",
-            "ckpt-doctor: *'loud' is not one of*",
+            "ckpt-doctor: --fail-on loud: must be one of error, warning, note, never",
             "no verdict: gone: *",
         ]
     )
