@@ -183,7 +183,7 @@ REPAIRS = [
     ("layers", 3, "--layers 3: must be texts or paths"),
     ("metric", "accuracy", "--metric accuracy: must be MODULE:FUNCTION or path.py:FUNCTION"),
     ("metric", len, "--metric <built-in function len>: must be MODULE:FUNCTION or path.py:FUNCTION"),
-    ("metric_data", 3, "--metric-data 3: must be a text or a path"),
+    ("metric_data", 3, "--metric-data 3: must be texts or paths"),
     ("backup", "no", "--no-backup no: must be true or false"),
     ("no_backup", "no", "--no-backup no: must be true or false"),
     ("output_path", "x", "no option is called 'output_path'; did you mean output?"),

@@ -53,6 +53,19 @@ def read_arrays(where: str, path: Path, key: str | None, kept: ExitStack, *, sev
     return found if key is None else {key: found[key]}
 
 
+def whole(where: str, array: Any) -> Array:
+    """Return all of an array that may still be in its file.
+
+    Raises:
+        BadRequest: The file cannot be read to the end.
+    """
+    try:
+        value: Array = np.asarray(array[...])
+    except (OSError, ValueError) as error:
+        raise BadRequest(f"{where}: cannot be read: {error}") from error
+    return value
+
+
 def listed(arrays: Mapping[str, Any]) -> str:
     """Return names and shapes, for messages."""
     return ", ".join(f"{name or 'one array'} {tuple(array.shape)}" for name, array in arrays.items()) or "nothing"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from ckpt_doctor.capture.arrays import listed, read_arrays
+from ckpt_doctor.capture.arrays import listed, read_arrays, whole
 from ckpt_doctor.capture.images import image_samples
 from ckpt_doctor.capture.program import ModelInput
 from ckpt_doctor.capture.samples import Samples, from_arrays, from_stream, permutation
-from ckpt_doctor.capture.streams import by_input, record_batches, user_batches
-from ckpt_doctor.capture.user_code import is_reference
+from ckpt_doctor.capture.streams import by_input, record_batches, stacked, user_batches
+from ckpt_doctor.capture.user_code import call, is_reference, load_function
 from ckpt_doctor.checkpoint import Array, numpy_dtype
 from ckpt_doctor.errors import BadRequest
 from ckpt_doctor.graphs.graph import tensor_name
@@ -84,6 +84,38 @@ def read_samples(options: DataOptions, inputs: Sequence[ModelInput], kept: ExitS
     if not len(samples):
         raise BadRequest(f"--data {options.data[0]}: the data hold no samples")
     return samples
+
+
+def read_unmatched(option: str, options: DataOptions, inputs: Callable[[], Sequence[ModelInput]]) -> Any:
+    """Return all that `--data` names as it is: in the order that it has, and what no input takes (labels) too.
+
+    Args:
+        option: The option that named the data, for messages.
+        options: What to read, and how.
+        inputs: Gives the inputs of the model, which say how images are read.
+
+    Returns:
+        For files, and for a folder of images, a dict of arrays by name: the user's, else the file's (empty for a
+        `.npy`), else the input's. For TFRecords what `--parse` returns, all records stacked. For a function what it
+        returns.
+
+    Raises:
+        BadRequest: A file is absent or unreadable, or a function fails.
+    """
+    argument = _single_source(option, options.data)
+    if argument is None:
+        return _all_arrays(option, options.data)
+    path = Path(argument)
+    if path.is_dir():
+        entry = _only_input(f"{option} {argument}", inputs())
+        images = image_samples(path, entry, options, limit=None, seed=None, option=option)
+        return {entry.name: np.concatenate([batch[entry.tensor] for batch in images])}
+    if _is_records(argument):
+        batches = list(_batches(option, argument, options))
+        if not batches:
+            raise BadRequest(f"{option} {argument}: the data hold no samples")
+        return stacked(f"{option} {argument}", batches)
+    return call(option, argument, load_function(option, argument))
 
 
 def fixed_shapes(options: DataOptions, inputs: Sequence[ModelInput]) -> tuple[tuple[int, ...], ...] | None:
@@ -182,6 +214,19 @@ def _from_array_files(options: DataOptions, inputs: Sequence[ModelInput], kept: 
     count = next(iter(lengths.values()))
     order = permutation(count, options.seed)[: options.samples or count]
     return from_arrays(arrays, order, options.batch_size, notes)
+
+
+def _all_arrays(option: str, arguments: Sequence[str]) -> dict[str, Array]:
+    """Return the arrays of files as they are, in memory."""
+    table: dict[str, Array] = {}
+    for argument in arguments:
+        with ExitStack() as kept:
+            for one in _arrays(option, argument, kept, several=True):
+                name = one.name if one.name is not None else one.key
+                if name in table:
+                    raise BadRequest(f"{option} {argument}: {name or 'the array'} was given before")
+                table[name] = whole(f"{option} {argument}", one.array)
+    return table
 
 
 def _renamed(options: DataOptions, inputs: Sequence[ModelInput]) -> dict[str, str]:

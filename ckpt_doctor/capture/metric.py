@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ckpt_doctor.batchnorm import Inventory
-from ckpt_doctor.capture.data import fits
+from ckpt_doctor.capture.data import fits, read_unmatched
 from ckpt_doctor.capture.engine import Engine
 from ckpt_doctor.capture.estimation import Loaded, load_model
-from ckpt_doctor.capture.user_code import call, is_reference, load_function
+from ckpt_doctor.capture.user_code import call, load_function
 from ckpt_doctor.checkpoint import Array, Checkpoint, numpy_dtype
 from ckpt_doctor.errors import BadRequest
 from ckpt_doctor.graphs.graph import tensor_name
-from ckpt_doctor.options import DataOptions
+from ckpt_doctor.options import DataOptions, RepairOptions
 
 MetricFunction = tuple[str, Callable[..., Any]]
 _Statistics = Mapping[str, tuple[Array, Array]]
@@ -30,32 +30,29 @@ def load_metric(text: str) -> MetricFunction:
 
 def measure_metric(
     judge: MetricFunction,
-    data: str | None,
+    request: RepairOptions,
     checkpoint: Checkpoint,
     inventory: Inventory,
-    request: DataOptions,
     statistics: tuple[_Statistics, _Statistics],
 ) -> tuple[float, float]:
     """Return the measure before and after a repair.
 
     Args:
-        judge: The function.
-        data: What it gets as its data: a dict of the arrays of a file, or what `MODULE:FUNCTION` gives.
+        judge: The function; its data are what `--metric-data` names, else what `--data` names.
+        request: The model, how to feed it, and the data.
         checkpoint: Gives the weights.
         inventory: Its batch-norm layers.
-        request: The model and how to feed it.
         statistics: Layer to mean and variance, before and after.
 
     Raises:
-        BadRequest: The function fails, or gives no number.
+        BadRequest: The data cannot be read, or the function fails or gives no number.
     """
     values = []
     for stored in statistics:
         with ExitStack() as kept:
-            given = _data(data)
-            result = call(
-                "--metric", judge[0], judge[1], _Predictor(checkpoint, inventory, request, stored, kept), given
-            )
+            predictor = _Predictor(checkpoint, inventory, request, stored, kept)
+            # Read anew each time: what a function gave may be used up, or changed.
+            result = call("--metric", judge[0], judge[1], predictor, _data(request, predictor))
         try:
             values.append(float(result))
         except (TypeError, ValueError):
@@ -65,20 +62,12 @@ def measure_metric(
     return values[0], values[1]
 
 
-def _data(argument: str | None) -> Any:
-    if argument is None:
+def _data(request: RepairOptions, predictor: _Predictor) -> Any:
+    if not request.metric_data and not request.data:
         return None
-    if is_reference(argument) and not Path(argument).exists():
-        return call("--metric-data", argument, load_function("--metric-data", argument))
-    path = Path(argument.split("[")[0]) if not Path(argument).exists() else Path(argument)
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if path.suffix == ".npy":
-            return {"": loaded}
-        with loaded:
-            return {key: loaded[key] for key in loaded.files}
-    except (OSError, ValueError) as error:
-        raise BadRequest(f"--metric-data {argument}: cannot be read: {error}") from error
+    option = "--metric-data" if request.metric_data else "--data"
+    named = replace(request, data=request.metric_data or request.data)
+    return read_unmatched(option, named, lambda: predictor.engine(())[0].program.inputs)
 
 
 class _Predictor:

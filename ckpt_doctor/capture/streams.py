@@ -98,3 +98,20 @@ def by_input(argument: str, batch: Any, inputs: Sequence[ModelInput], renamed: M
 def as_array(value: Any) -> Array:
     """Return a tensor or an array as an array."""
     return np.asarray(value.numpy() if hasattr(value, "numpy") else value)
+
+
+def stacked(where: str, batches: Sequence[Any]) -> Any:
+    """Return batches of one structure, dicts and tuples of tensors, put together sample after sample as arrays.
+
+    Raises:
+        BadRequest: Their shapes differ.
+    """
+    first = batches[0]
+    if isinstance(first, Mapping):
+        return {name: stacked(where, [batch[name] for batch in batches]) for name in first}
+    if isinstance(first, (tuple, list)):
+        return tuple(stacked(where, parts) for parts in zip(*batches, strict=True))
+    try:
+        return np.concatenate([as_array(batch) for batch in batches])
+    except ValueError as error:
+        raise BadRequest(f"{where}: the records cannot be put together: {error}") from error

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 import numpy as np
 
 from ckpt_doctor.analysis import inventory_of
+from ckpt_doctor.capture.data import read_unmatched
 from ckpt_doctor.capture.estimation import load_model, read_data, stored_statistics
 from ckpt_doctor.capture.prediction import predict
 from ckpt_doctor.formats import open_checkpoint
@@ -31,6 +32,5 @@ def accuracy(checkpoint: str, test: str) -> float:
     with ExitStack() as kept:
         samples = read_data(loaded, request, kept)
         (logits,) = predict(loaded.program, stored_statistics(inventory.layers), samples, [_OUTPUT])
-    with np.load(test) as arrays:
-        labels = arrays["labels"]
+    labels = read_unmatched("--data", DataOptions(data=(f"{test}[labels]",)), tuple)["labels"]
     return float(np.mean(logits.argmax(axis=1) == labels))

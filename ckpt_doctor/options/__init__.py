@@ -186,11 +186,13 @@ class RepairOptions(DataOptions):
         "`MODULE:FUNCTION`: `f(predict, data) -> float`, higher is better; a repair that lowers it is not written.",
         metavar="MODULE:FUNCTION",
     )
-    metric_data: str | None = option(
-        None,
-        Text(),
-        "What the metric is measured on; else --data.",
-        "What the metric is measured on; the first of `data` where it is not given.",
+    metric_data: tuple[str, ...] = option(
+        (),
+        Texts(),
+        "What the metric is measured on, in any form of --data; else --data.",
+        "What the metric is measured on, in any form of `data`, which it is where this is not given. The metric gets a "
+        "dict of the arrays of files (all of them, labels too) or of the images of a folder; of records what `parse` "
+        "returns, all of them stacked; or what a function returns.",
         metavar="DATA",
     )
     force: bool = option(

@@ -118,22 +118,13 @@ class Work:
         self.engine.stored = stored_statistics(after.layers)
         return self.engine.observe(self.feed, progress=self.progress)
 
-    def compare(self, judge: MetricFunction, metric_data: str | None, plans: Sequence[LayerPlan]) -> Metric:
+    def compare(self, judge: MetricFunction, plans: Sequence[LayerPlan]) -> Metric:
         """Return the user's measure before and after, and refuse a repair that makes it worse."""
         before = stored_statistics(self.inventory.layers)
         after = before | {
             plan.layer.name: (plan.values["moving_mean"], plan.values["moving_variance"]) for plan in plans
         }
-        measured = Metric(
-            *measure_metric(
-                judge,
-                metric_data or next(iter(self.request.data), None),
-                self.source,
-                self.inventory,
-                self.request,
-                (before, after),
-            )
-        )
+        measured = Metric(*measure_metric(judge, self.request, self.source, self.inventory, (before, after)))
         if measured.after < measured.before and not self.request.unproven:
             raise RepairRefused(
                 f"the metric falls from {measured.before:.6g} to {measured.after:.6g}, so nothing was written; "
