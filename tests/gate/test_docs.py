@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
 from ckpt_doctor.cli import main
+from ckpt_doctor.cli.group import ckpt_doctor_group
+from ckpt_doctor.options import GateOptions, Options, RepairOptions, options_of
 from ckpt_doctor.reports import REPORTS
 from ckpt_doctor.reports._explanation import HEADINGS, explanations
 from ckpt_doctor.rules import RULES
@@ -27,6 +30,23 @@ def test_the_page_of_rules_is_made_from_the_rules(monkeypatch):
     import make_rules
 
     assert (DOCS / "rules.md").read_text() == make_rules.page(), "run `python docs/make_rules.py`"
+
+
+def test_the_page_of_options_is_made_from_the_options(monkeypatch):
+    monkeypatch.syspath_prepend(str(DOCS))
+    import make_options
+
+    assert (DOCS / "options.md").read_text() == make_options.page(), "run `python docs/make_options.py`"
+
+
+@pytest.mark.parametrize("name", ["scan", "fix", "ls", "diff"])
+def test_the_page_of_options_has_every_option_of_the_command_line_and_of_python(name):
+    text = (DOCS / "options.md").read_text()
+    for parameter in ckpt_doctor_group.commands[name].params:
+        if isinstance(parameter, click.Option) and not parameter.is_eager:
+            assert re.search(rf"`(?:-\w/)?{max(parameter.opts, key=len)}[` ]", text), parameter.opts
+    for option in options_of({"scan": GateOptions, "fix": RepairOptions}.get(name, Options)):
+        assert re.search(rf"`{option.name}(?:=False)?`", text), option.name
 
 
 def test_every_rule_says_what_it_is_and_what_to_do():
