@@ -79,7 +79,6 @@ MAY_IMPORT = {
     "repair": {
         "observation",
         "analysis",
-        "audit",
         "batchnorm",
         "capture",
         "checkpoint",

@@ -162,6 +162,7 @@ WRONG = [
     ),
     ("data_options", 3, "data_options 3: must be a mapping of options to their values"),
     ("data_options", {"batch_size": 0}, "--batch-size 0: must be a whole number of 1 or more"),
+    ("data_options", {3: 3}, "no option is called '3'"),
     ("data_options", {"batchsize": 3}, "no option is called 'batchsize'; did you mean batch_size?"),
 ]
 

@@ -37,16 +37,23 @@ class Policy:
         What is given counts, false and empty values too: `strict=False` under `strict = true` is not strict.
 
         Raises:
-            BadRequest: An option, or a key of a configuration file, means nothing or has a wrong value.
+            BadRequest: An option, or a key of a configuration file, means nothing, has a wrong value or names no rule.
         """
+        from ckpt_doctor.selection import Selection
+        from ckpt_doctor.suppression import path_ignores
+
         named = GateOptions.named(given)
-        return cls(GateOptions.of(_of_the_project() | named))
+        options = GateOptions.of(_of_the_project() | named)
+        # Now and not at the first scan, which may be hours of training later.
+        Selection.of(options.select, options.ignore, options.severity)
+        path_ignores(options.per_path_ignores)
+        return cls(options)
 
     def judge(self, paths: Sequence[str]) -> tuple[AuditResult, int]:
         """Return the result of a scan, and the exit code that the command line would have.
 
         Raises:
-            BadRequest: An option names no rule, or a file that is not there.
+            BadRequest: An option names a file that is not there.
         """
         from ckpt_doctor.audit import scan as scan_paths
 

@@ -133,12 +133,13 @@ class Options:
         by_spelling = {option.spelling: option for option in options_of(cls)} | by_name
         found: dict[str, Any] = {}
         for word, value in given.items():
-            option = by_spelling.get(word.replace("-", "_"))
+            spelled = str(word).replace("-", "_")
+            option = by_spelling.get(spelled)
             if option is None:
-                raise BadRequest(_unknown(cls, word))
+                raise BadRequest(_unknown(cls, str(word)))
             if option.name in found:
                 raise BadRequest(f"{option.name} was given twice, once as {option.spelling}")
-            opposite = option.negative and word.replace("-", "_") != option.name
+            opposite = option.negative and spelled != option.name
             found[option.name] = not Flag().take(option.flag, value) if opposite else value
         return found
 
