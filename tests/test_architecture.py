@@ -187,7 +187,9 @@ def loaded(code: str) -> set[str]:
     """Return which frameworks a fresh interpreter has loaded after running `code`."""
     script = f"{code}\nimport sys\nprint('LOADED', *({FRAMEWORKS!r} & set(sys.modules)))"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT.parent), *sys.path])}
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True, timeout=120
+    )
     return set(done.stdout.rpartition("LOADED")[2].split())
 
 
@@ -262,3 +264,36 @@ def test_nothing_but_the_command_line_prints_or_exits():
         tree = ast.parse(path.read_text("utf-8"))
         called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
         assert not called & {"print", "sys.exit", "exit", "quit", "os._exit"}, path
+
+
+def endless(source: str, *, may_start: bool = False) -> list[int]:
+    """Return the lines that start a process which nothing ends: no `timeout`, or `Popen` past `tests/processes.py`."""
+    lines = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module == "subprocess":
+            lines.append(node.lineno)  # What it is called from here on is not seen.
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        bounded = any(keyword.arg == "timeout" for keyword in node.keywords)
+        if called == "subprocess.Popen":
+            lines += [] if may_start else [node.lineno]
+        elif called.startswith("subprocess.") or called.endswith((".communicate", ".runpytest_subprocess")):
+            lines += [] if bounded else [node.lineno]
+        elif called in ("os.system", "os.popen"):
+            lines.append(node.lineno)
+    return lines
+
+
+def test_no_process_that_a_test_starts_can_go_on_for_ever():
+    tests = Path(__file__).parent
+    for path in tests.rglob("*.py"):
+        found = endless(path.read_text("utf-8"), may_start=path == tests / "processes.py")
+        assert not found, f"{path.relative_to(tests)}: lines {found} start a process without a time limit"
+    assert endless("import subprocess\nsubprocess.run(['a'], check=True)\nsubprocess.Popen('a').communicate()") == [
+        2,
+        3,
+        3,
+    ]
+    assert endless("from subprocess import run\nrun('a')\nprocess.wait(timeout=1)") == [1]
+    assert endless("subprocess.run(['a'], timeout=1)\nprocess.communicate(timeout=1)") == []

@@ -19,6 +19,7 @@ from ckpt_doctor.cli.demo_accuracy import accuracy as accuracy_of_graph
 from ckpt_doctor.errors import BadRequest, RepairRefused
 from tests.catalogue import BY_NAME, DATA, FIXTURES, HEALTHY
 from tests.independent import read_file, write_bundle
+from tests.processes import started
 
 pytestmark = pytest.mark.tensorflow
 
@@ -230,7 +231,7 @@ def test_an_interruption_leaves_nothing(here, fixture):
     environment = os.environ | {"PYTHONPATH": str(FIXTURES.parent), "TMPDIR": str(folder)}
     output = f"out{BY_NAME[fixture].path.suffix if fixture.endswith('.keras') else ''}"
     argv = ["fix", str(BY_NAME[fixture].path), "--data", "slow.py:batches", "--output", output, "--unproven"]
-    with subprocess.Popen(
+    with started(
         [sys.executable, "-m", "ckpt_doctor", *argv],
         env=environment,
         stdout=subprocess.PIPE,

@@ -26,6 +26,7 @@ def test_models_of_keras_2_are_repaired_in_every_form_and_train_on():
         capture_output=True,
         text=True,
         check=False,
+        timeout=900,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()

@@ -150,7 +150,7 @@ def test_nothing_that_is_not_needed_is_loaded() -> None:
         f"c = open_checkpoint({str(SAMPLES / 'bundle_shards' / 'sample')!r}); [v.read() for v in c.variables]; "
         "print([m for m in ('h5py', 'fsspec', 'tensorflow', 'keras', 'ml_dtypes', 'rich') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.strip() == "[]"
 
 

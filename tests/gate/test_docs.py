@@ -109,7 +109,12 @@ def test_the_python_that_is_shown_runs(tmp_path):
     assert len(examples) == 3
     for example in examples:
         done = subprocess.run(
-            [sys.executable, "-c", example], cwd=tmp_path, env=environment, capture_output=True, text=True
+            [sys.executable, "-c", example],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
         )
         assert done.returncode == 0, done.stderr
         assert done.stdout

@@ -148,6 +148,13 @@ print(keras.__name__, sum(issubclass(one.category, SickCheckpointWarning) for on
 def test_keras_2_gets_a_callback_of_its_own(tmp_path):
     pytest.importorskip("tf_keras")
     environment = os.environ | {"PYTHONPATH": str(FIXTURES.parent), "TF_USE_LEGACY_KERAS": "1"}
-    done = subprocess.run([sys.executable, "-c", LEGACY], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", LEGACY],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.stdout.split()[-1] == "1", done.stderr
     assert "tf_keras" in done.stdout

@@ -22,7 +22,7 @@ def schema(name, file):
     """Hold a file against the schema that check-jsonschema ships."""
     pytest.importorskip("check_jsonschema")
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", name, str(file)]
-    return subprocess.run(command, capture_output=True, text=True)
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
 def test_the_action_and_the_template_are_what_their_schemas_say():
@@ -68,6 +68,7 @@ def step(tmp_path):
             env=environment,
             capture_output=True,
             text=True,
+            timeout=120,
         )
         outputs = dict(line.split("=", 1) for line in (tmp_path / "runner" / "output").read_text().splitlines())
         return done, outputs, (tmp_path / "runner" / "summary").read_text()

@@ -25,7 +25,7 @@ def outcome(pytester, monkeypatch):
 
     def run(text):
         pytester.makepyfile(text)
-        return pytester.runpytest_subprocess(*PLUGIN, "-p", "no:cacheprovider")
+        return pytester.runpytest_subprocess(*PLUGIN, "-p", "no:cacheprovider", timeout=120)
 
     return run
 

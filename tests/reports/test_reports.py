@@ -162,7 +162,11 @@ def test_the_next_step_for_a_path_of_any_bytes_is_one_for_a_shell(tmp_path):
     report = REPORTS["text"](AuditResult((checkpoint(BROKEN.findings, path=path),)), PLAIN)
     command = next(line for line in report.splitlines() if "ckpt-doctor fix" in line).strip().removesuffix(" \\")
     said = subprocess.run(
-        ["bash", "-c", command.replace("ckpt-doctor fix", "printf %s")], capture_output=True, text=True, check=True
+        ["bash", "-c", command.replace("ckpt-doctor fix", "printf %s")],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
     )
     assert said.stdout == path
     assert "\x1b" not in report
