@@ -88,6 +88,8 @@ def train(model, data):
         model.compile(
             keras.optimizers.Adam(1e-5), tf.nest.map_structure(lambda _: keras.losses.MeanSquaredError(), outputs)
         )
+    # To trace and compile the step would take several times as long as the step does.
+    model.run_eagerly = True
     aims = tf.nest.map_structure(lambda output: np.zeros(output.shape, np.float32), outputs)
     size = len(tf.nest.flatten(data)[0])
     if inputs := getattr(model, "inputs", None):
