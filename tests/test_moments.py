@@ -123,9 +123,22 @@ def test_one_value_has_no_spread():
     assert moments.variance.tolist() == [0.0, 0.0]
 
 
+def test_one_value_of_one_channel_is_seen():
+    moments = Moments.of(np.array([[3.0]]))
+    assert (moments.count, moments.mean.tolist(), moments.m2.tolist()) == (1, [3.0], [0.0])
+
+
+def test_more_channels_than_a_block_has_values_are_measured_row_by_row():
+    values = np.arange(3)[:, None] * np.ones(70_000)
+    moments = Moments.of(values)
+    assert moments.count == 3
+    assert np.all(moments.mean == 1)
+    assert np.all(moments.m2 == 2)
+
+
 def test_nothing_seen_changes_nothing_and_has_no_variance():
     nothing = Moments.of(np.zeros((0, 3), np.float32))
-    assert (nothing.count, nothing.mean.shape) == (0, (3,))
+    assert (nothing.count, nothing.mean.tolist(), nothing.m2.tolist()) == (0, [0.0] * 3, [0.0] * 3)
     with pytest.raises(ZeroDivisionError, match="no values were seen"):
         _ = nothing.variance
     some = Moments.of(np.ones((2, 3)))
@@ -140,4 +153,11 @@ def test_values_that_are_no_numbers_are_refused(bad, row):
     values[row, 2] = bad
     # Infinity less infinity is NaN, which NumPy warns of before we refuse it.
     with np.errstate(invalid="ignore"), pytest.raises(FloatingPointError, match="1 of 5 channels hold NaN or infinite"):
+        Moments.of(values)
+
+
+def test_a_spread_beyond_float64_is_refused_too():
+    """The mean is 0, and the squares are 1e400."""
+    values = np.array([[1e200, 1.0], [-1e200, 1.0]])
+    with np.errstate(over="ignore"), pytest.raises(FloatingPointError, match="1 of 2 channels hold NaN or infinite"):
         Moments.of(values)
