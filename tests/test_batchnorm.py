@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ckpt_doctor import graphs, scan
 from ckpt_doctor.batchnorm import take_inventory
+from ckpt_doctor.batchnorm.relatives import find_twins
+from ckpt_doctor.checkpoint import Checkpoint, Variable
 from ckpt_doctor.errors import CkptDoctorError
 from ckpt_doctor.formats import open_checkpoint
 from ckpt_doctor.formats.discovery import discover
@@ -80,3 +83,18 @@ def test_every_variable_of_every_published_checkpoint_is_in_exactly_one_place(co
     assert len(paths) > 20
     for path in paths:
         assert_accounts(path)
+
+
+def test_a_name_that_several_variables_share_pairs_no_twins():
+    """Keras 3 calls all variables of a subclassed model `net/kernel` when it exports it."""
+    shared = "net/kernel"
+    lists = {"variables": range(2), "_all_variables": range(2, 4)}
+    variables = tuple(
+        Variable(f"{name}/{number}/.ATTRIBUTES/VARIABLE_VALUE", (3,), "float32", 12, lambda: np.zeros(3), label)
+        for label in (shared, "net/bias")
+        for name, numbers in lists.items()
+        for number in (numbers if label == shared else [9])
+    )
+    twins = find_twins(Checkpoint("x", "saved-model", variables, (), 0), set())
+    pairs = {frozenset({name.split("/.")[0], first.split("/.")[0]}) for name, (first, _) in twins.items()}
+    assert pairs == {frozenset({"variables/9", "_all_variables/9"})}

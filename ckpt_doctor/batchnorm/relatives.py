@@ -28,10 +28,16 @@ def find_twins(checkpoint: Checkpoint, claimed: set[str]) -> dict[str, tuple[str
     towers have.
     """
     by_label: dict[str, dict[str, str]] = {}
+    shared: set[str] = set()
     for variable in checkpoint.variables:
         listed = _LISTED.match(variable.name)
         if listed is not None and variable.label:
-            by_label.setdefault(variable.label, {}).setdefault(listed["list"], variable.name)
+            names = by_label.setdefault(variable.label, {})
+            if names.setdefault(listed["list"], variable.name) != variable.name:
+                shared.add(variable.label)
+    # A name that several variables of one list share (those of a subclassed model in Keras 3) pairs none of them.
+    for label in shared:
+        del by_label[label]
     found: dict[str, tuple[str, str]] = {}
     for label, names in by_label.items():
         replica = _REPLICA.match(label)
