@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,17 @@ def test_a_description_of_another_model_that_was_named_is_refused(here, random, 
     assert "names none of the checkpoint's 4 variables" in capsys.readouterr().err
     with pytest.raises(BadRequest, match="names none of the checkpoint's 4 variables"):
         ckpt_doctor.fix("model", model=f"{BROKEN_TF1}.meta", output="out")
+
+
+def test_a_model_that_was_named_describes_without_data_too(here):
+    """What `fix --model` sees, `scan --model` sees; a file of weights says less of itself than the whole model."""
+    whole = BY_NAME["keras_v3/broken.keras"].path
+    with zipfile.ZipFile(whole) as archive:
+        Path("only.weights.h5").write_bytes(archive.read("model.weights.h5"))
+    [alone] = ckpt_doctor.scan("only.weights.h5").checkpoints
+    [described] = ckpt_doctor.scan("only.weights.h5", model=whole).checkpoints
+    assert {one.evidence for one in alone.batch_norm_layers} == {"names"}
+    assert {one.evidence for one in described.batch_norm_layers} == {"config"}
 
 
 def test_a_description_speaks_only_for_what_it_names(here, random):

@@ -27,7 +27,7 @@ from ckpt_doctor.checkpoint import Array, Checkpoint
 from ckpt_doctor.errors import BadRequest, RepairRefused
 from ckpt_doctor.formats import format_of, open_checkpoint
 from ckpt_doctor.formats.interface import Changes
-from ckpt_doctor.graphs.keras_config import describe_keras
+from ckpt_doctor.graphs import describe
 from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
 
 _log = logging.getLogger(__name__)
@@ -84,16 +84,27 @@ def with_keras_config(checkpoint: Checkpoint, model: str, *, allow_code: bool) -
     """
     if checkpoint.format not in _WEIGHTS_ONLY:
         return checkpoint
-    path = Path(model)
-    text = _text(path) if path.suffix == ".json" else build(model, allow_code=allow_code).to_json()
+    text = _config_of(model, allow_code=allow_code)
     described = replace(checkpoint, descriptions=replace(checkpoint.descriptions, keras_config=text))
-    names = [
-        {name for role in ROLES if (name := getattr(layer, role)) is not None}
-        for layer in describe_keras(described).layers
-    ]
+    facts = describe(described)
+    assert facts is not None
+    names = [{name for role in ROLES if (name := getattr(layer, role)) is not None} for layer in facts.layers]
     stored = {variable.name for variable in checkpoint.variables}
     unexpected = {name for name in stored.difference(*names) if name.rpartition("/")[2].partition(":")[0] in ROLES}
     return checkpoint if unexpected and not all(map(stored.intersection, names)) else described
+
+
+def _config_of(model: str, *, allow_code: bool) -> str:
+    """Return the config of the Keras model that `--model` names; only a function must run to tell."""
+    path = Path(model)
+    if path.suffix == ".json":
+        return _text(path)
+    if path.is_file():
+        config = open_checkpoint(model).descriptions.keras_config
+        if config is None:
+            raise BadRequest(f"--model {model}: holds no model config; name a whole model, its .json or a function")
+        return config
+    return str(build(model, allow_code=allow_code).to_json())
 
 
 def load_keras(

@@ -32,7 +32,15 @@ def describe(checkpoint: Checkpoint) -> ModelFacts | None:
 
 
 def read_description(checkpoint: Checkpoint) -> Description | None:
-    """Return the strongest description that lies with the checkpoint, or None where there is none."""
+    """Return the strongest description that lies with the checkpoint, or None where there is none; read once."""
+    if "_description" not in checkpoint.__dict__:
+        # A frozen object may remember what follows from it.
+        object.__setattr__(checkpoint, "_description", _read_description(checkpoint))
+    found: Description | None = checkpoint.__dict__["_description"]
+    return found
+
+
+def _read_description(checkpoint: Checkpoint) -> Description | None:
     descriptions = checkpoint.descriptions
     if descriptions.meta_graph is not None or descriptions.saved_model is not None:
         return _read_graph(checkpoint)
@@ -83,6 +91,5 @@ def graph_of(descriptions: ModelDescriptions) -> MetaGraph | None:
             from ckpt_doctor.graphs.saved_model import ServedGraph
 
             known = ServedGraph.parse(descriptions.saved_model)
-        # A frozen object may remember what follows from it.
         object.__setattr__(descriptions, "_graph", known)
     return known

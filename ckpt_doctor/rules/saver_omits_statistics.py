@@ -34,7 +34,12 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
     if model is None or model.saved is None:
         return
     concerned = [
-        layer for layer in subject.inventory.layers if layer.absent and not set(layer.absent.values()) & model.saved
+        layer
+        for layer in subject.inventory.layers
+        # The saver of one model says nothing of another one's variables in the same file.
+        if layer.absent
+        and not model.saved.intersection(layer.absent.values())
+        and (model.names is None or model.names.intersection(layer.absent.values()))
     ]
     if concerned:
         names = tuple(name for layer in concerned for name in layer.absent.values())
