@@ -65,16 +65,27 @@ def read(file: str | Path) -> Baseline:
     Raises:
         BadRequest: It is not there, or is no baseline.
     """
+
+    def refuse(reason: str) -> BadRequest:
+        return BadRequest(f"{file}: is no baseline of ckpt-doctor ({reason})")
+
     try:
         document = json.loads(Path(file).read_text(encoding="utf-8"))
-        if document["schema"] != _SCHEMA:
-            raise BadRequest(f"{file}: is a {document['schema']}, not a {_SCHEMA}")
-        entries = tuple(_entry(one) for one in document["findings"])
     except FileNotFoundError:
         raise BadRequest(f"{file}: is not there; `scan … --write-baseline {file}` makes it") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise BadRequest(f"{file}: is no baseline of ckpt-doctor ({type(error).__name__}: {error})") from error
-    return Baseline(str(file), entries)
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError.
+        raise refuse(f"{type(error).__name__}: {error}") from error
+    if not isinstance(document, dict) or "schema" not in document:
+        raise refuse("a JSON object with a schema is expected")
+    if document["schema"] != _SCHEMA:
+        raise BadRequest(f"{file}: is a {document['schema']}, not a {_SCHEMA}")
+    rows = document.get("findings")
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise refuse("a list of findings is expected")
+    absent = next((key for row in rows for key in ("path", "rule", "layer", "fingerprint") if key not in row), None)
+    if absent is not None:
+        raise refuse(f"a finding without {absent!r}")
+    return Baseline(str(file), tuple(map(_entry, rows)))
 
 
 def render(result: AuditResult, file: str | Path) -> str:

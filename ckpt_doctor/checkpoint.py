@@ -140,23 +140,28 @@ _HELD_AS = {
 }
 
 
-def numpy_dtype(name: str) -> np.dtype[Any]:
-    """Return the NumPy dtype that holds values of TensorFlow's type `name`.
-
-    Raises:
-        KeyError: NumPy and ml_dtypes have no such type (`resource`, `variant`).
-    """
+def find_numpy_dtype(name: str) -> np.dtype[Any] | None:
+    """Return the NumPy dtype that holds values of TensorFlow's type `name`; None if NumPy and ml_dtypes have none."""
     name = _HELD_AS.get(name, name)
     try:
         return np.dtype(name)
     except TypeError:
         import ml_dtypes
 
-        try:
-            exotic: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
-        except AttributeError:
-            raise KeyError(name) from None
-        return exotic
+        exotic = getattr(ml_dtypes, name, None)
+        return np.dtype(exotic) if isinstance(exotic, type) else None
+
+
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    """Return the NumPy dtype that holds values of TensorFlow's type `name`.
+
+    Raises:
+        KeyError: NumPy and ml_dtypes have no such type (`resource`, `variant`).
+    """
+    dtype = find_numpy_dtype(name)
+    if dtype is None:
+        raise KeyError(name)
+    return dtype
 
 
 def same_values(left: Array, right: Array) -> bool:

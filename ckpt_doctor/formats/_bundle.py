@@ -7,10 +7,11 @@ from functools import partial
 
 import numpy as np
 
-from ckpt_doctor.checkpoint import Array, Damage, Variable, numpy_dtype
+from ckpt_doctor.checkpoint import Array, Damage, Variable
 from ckpt_doctor.errors import BadRequest, UnreadableCheckpoint
 from ckpt_doctor.formats import _bundle_values, _dtypes, _foreign, _object_graph, _slices
 from ckpt_doctor.formats._bundle_index import FORMAT, Record, read_index, shard_path
+from ckpt_doctor.formats._damaged import Damaged
 from ckpt_doctor.formats._storage import Source, open_source, read_head
 
 # Where an index claims more data files than this, only those that entries name are looked for.
@@ -111,29 +112,27 @@ class Bundle:
         """
         try:
             return self._read(record)
-        except _bundle_values.ValueDamage as error:
+        except Damaged as error:
             raise UnreadableCheckpoint(self.path, FORMAT, (self._damage(record, error),)) from error
 
     def _read(self, record: Record) -> Array:
         if not record.slices:
             return _bundle_values.read(self._source_of(record), record, record.shape, big_endian=self.big_endian)
-        name = _dtypes.name_of(record.dtype)
-        try:
-            dtype = numpy_dtype(name)
-        except (KeyError, TypeError):
-            raise _bundle_values.ValueDamage("not-a-checkpoint", f"holds {name}, which has no array") from None
+        dtype = _dtypes.array_type(record.dtype)
+        if dtype is None:
+            raise Damaged("not-a-checkpoint", f"holds {_dtypes.name_of(record.dtype)}, which has no array")
         # Before anything is allocated, the slices must be there and hold as much as the shape claims.
         parts = list(self._slices_of(record))
         if sum(int(np.prod([b.stop - b.start for b in where], dtype=object)) for where, _, _ in parts) != _count(
             record.shape
         ):
-            raise _bundle_values.ValueDamage("truncated", f"its slices do not make up shape {list(record.shape)}")
+            raise Damaged("truncated", f"its slices do not make up shape {list(record.shape)}")
         room = sum({part.shard: self._source_of(part).size for _, part, _ in parts}.values())
         if sum(part.size for _, part, _ in parts) > room:
-            raise _bundle_values.ValueDamage("truncated", f"its slices need more than the {room} bytes of its files")
+            raise Damaged("truncated", f"its slices need more than the {room} bytes of its files")
         for _, part, shape in parts:
             if part.dtype != record.dtype:
-                raise _bundle_values.ValueDamage("checksum-mismatch", "a slice has another type than its variable")
+                raise Damaged("checksum-mismatch", "a slice has another type than its variable")
             _bundle_values.check_size(part, shape)
         try:
             out = np.empty(record.shape, dtype)
@@ -185,35 +184,31 @@ class Bundle:
             shape = owners[record.key][1] if record.key in owners else record.shape
             try:
                 _bundle_values.verify(source, record, shape, big_endian=self.big_endian)
-            except _bundle_values.ValueDamage as error:
+            except Damaged as error:
                 owner = owners[record.key][0] if record.key in owners else record.key
                 yield self._damage(self.records.get(owner, record), error, part=record)
         for record in self.records.values():
             if record.slices:
                 try:
                     list(self._slices_of(record))
-                except _bundle_values.ValueDamage as error:
+                except Damaged as error:
                     yield self._damage(record, error)
 
     def slice_keys(self, record: Record) -> list[tuple[tuple[slice, ...], bytes]]:
         """Return where each slice of a partitioned variable lies in it, and its key.
 
         Raises:
-            ValueDamage: A slice does not lie within its variable.
+            Damaged: A slice does not lie within its variable.
         """
-        out = []
-        for extents in record.slices:
-            try:
-                out.append((_slices.bounds(extents, record.shape), _slices.key_of(record.key, extents)))
-            except ValueError as error:  # noqa: PERF203 - each may fail alone
-                raise _bundle_values.ValueDamage("checksum-mismatch", str(error)) from error
-        return out
+        return [
+            (_slices.bounds(extents, record.shape), _slices.key_of(record.key, extents)) for extents in record.slices
+        ]
 
     def _slices_of(self, record: Record) -> Iterator[tuple[tuple[slice, ...], Record, tuple[int, ...]]]:
         for where, key in self.slice_keys(record):
             part = self.records.get(key)
             if part is None:
-                raise _bundle_values.ValueDamage("truncated", f"slice {_words(where)} is not in the index")
+                raise Damaged("truncated", f"slice {_words(where)} is not in the index")
             yield where, part, tuple(index.stop - index.start for index in where)
 
     def _parts(self) -> dict[bytes, tuple[bytes, tuple[int, ...]]]:
@@ -224,23 +219,23 @@ class Bundle:
                 try:
                     for where, key in self.slice_keys(record):
                         out[key] = (record.key, tuple(index.stop - index.start for index in where))
-                except _bundle_values.ValueDamage:
+                except Damaged:
                     continue
         return out
 
     def _stored_size(self, record: Record) -> int:
         try:
             return sum(part.size for _, part, _ in self._slices_of(record))
-        except _bundle_values.ValueDamage:
+        except Damaged:
             return record.size
 
     def _source_of(self, record: Record) -> Source:
         source = self.shard(record.shard)
         if source is None:
-            raise _bundle_values.ValueDamage("missing-shard", f"{self.shard_path(record.shard)} is not there")
+            raise Damaged("missing-shard", f"{self.shard_path(record.shard)} is not there")
         return source
 
-    def _damage(self, record: Record, error: _bundle_values.ValueDamage, *, part: Record | None = None) -> Damage:
+    def _damage(self, record: Record, error: Damaged, *, part: Record | None = None) -> Damage:
         name = name_of(record.key)
         place = part or record
         where = f"{self.shard_path(place.shard)}, byte {place.offset}"

@@ -18,28 +18,15 @@ from typing import Any
 
 import numpy as np
 
-from ckpt_doctor.checkpoint import Array, numpy_dtype
+from ckpt_doctor.checkpoint import Array
 from ckpt_doctor.formats import _checksum, _dtypes
 from ckpt_doctor.formats._bundle_index import Record
+from ckpt_doctor.formats._damaged import Damaged
 from ckpt_doctor.formats._storage import OutOfBounds, Source
-from ckpt_doctor.formats._table import decode_varint, encode_varint
+from ckpt_doctor.formats._table import BadVarint, decode_varint, encode_varint
 
 STRING = 7
 VARIANT = 21
-
-
-class ValueDamage(ValueError):
-    """A stored value cannot be trusted.
-
-    Attributes:
-        kind: The kind of `Damage`.
-        reason: What was found and what was expected.
-    """
-
-    def __init__(self, kind: str, reason: str) -> None:
-        self.kind = kind
-        self.reason = reason
-        super().__init__(reason)
 
 
 def read(source: Source, record: Record, shape: tuple[int, ...], *, big_endian: bool) -> Array:
@@ -52,17 +39,16 @@ def read(source: Source, record: Record, shape: tuple[int, ...], *, big_endian: 
         big_endian: Whether the bundle is.
 
     Raises:
-        ValueDamage: It is short, or fails its checksum, or is of a type that has no array.
+        Damaged: It is short, or fails its checksum, or is of a type that has no array.
     """
     data = _bytes(source, record)
     if record.dtype == STRING:
         return _shaped(_decode_strings(data, record, math.prod(shape), big_endian=big_endian), shape)
     _compare(_checksum.masked(data), record)
-    name = _dtypes.name_of(record.dtype)
-    try:
-        dtype = numpy_dtype(name)
-    except (KeyError, TypeError):
-        raise ValueDamage("not-a-checkpoint", f"holds values of type {name}, which have no array") from None
+    dtype = _dtypes.array_type(record.dtype)
+    if dtype is None:
+        name = _dtypes.name_of(record.dtype)
+        raise Damaged("not-a-checkpoint", f"holds values of type {name}, which have no array")
     check_size(record, shape)
     array = _shaped(np.frombuffer(data, dtype), shape)
     return _dtypes.swapped(array) if big_endian != (sys.byteorder == "big") else array
@@ -72,7 +58,7 @@ def verify(source: Source, record: Record, shape: tuple[int, ...], *, big_endian
     """Read one entry's bytes in pieces and check them.
 
     Raises:
-        ValueDamage: They are short, or fail their checksum.
+        Damaged: They are short, or fail their checksum.
     """
     if record.dtype == STRING:
         _decode_strings(_bytes(source, record), record, math.prod(shape), big_endian=big_endian)
@@ -101,17 +87,17 @@ def check_size(record: Record, shape: tuple[int, ...]) -> None:
     """Refuse an entry whose size is not that of its shape.
 
     Raises:
-        ValueDamage: They differ.
+        Damaged: They differ.
     """
     width = _dtypes.size_of(record.dtype)
     needed = width * math.prod(shape)
     if width and needed != record.size:
-        raise ValueDamage("truncated", f"{record.size} bytes are stored, shape {list(shape)} needs {needed}")
+        raise Damaged("truncated", f"{record.size} bytes are stored, shape {list(shape)} needs {needed}")
 
 
-def no_array(shape: tuple[int, ...]) -> ValueDamage:
+def no_array(shape: tuple[int, ...]) -> Damaged:
     """Return the damage of a shape that NumPy refuses: too many dimensions, or absurd ones beside a zero."""
-    return ValueDamage("not-a-checkpoint", f"no array can have the shape {list(shape)[:8]} ({len(shape)} dimensions)")
+    return Damaged("not-a-checkpoint", f"no array can have the shape {list(shape)[:8]} ({len(shape)} dimensions)")
 
 
 def _shaped(flat: Array, shape: tuple[int, ...]) -> Array:
@@ -128,13 +114,13 @@ def _bytes(source: Source, record: Record) -> memoryview:
         raise _short(record, error) from error
 
 
-def _short(record: Record, error: OutOfBounds) -> ValueDamage:
-    return ValueDamage("truncated", f"needs bytes {record.offset} to {error.needed}, the file has {error.size}")
+def _short(record: Record, error: OutOfBounds) -> Damaged:
+    return Damaged("truncated", f"needs bytes {record.offset} to {error.needed}, the file has {error.size}")
 
 
 def _compare(found: int, record: Record) -> None:
     if found != record.crc:
-        raise ValueDamage("checksum-mismatch", f"checksum {found:#010x}, {record.crc:#010x} is stored")
+        raise Damaged("checksum-mismatch", f"checksum {found:#010x}, {record.crc:#010x} is stored")
 
 
 def _order(big_endian: bool) -> Any:
@@ -150,24 +136,24 @@ def _lengths_checksum(lengths: list[int], big_endian: bool) -> int:
 def _decode_strings(data: memoryview, record: Record, count: int, *, big_endian: bool) -> Array:
     """Return `count` strings as a flat object array of `bytes`."""
     if count > len(data):  # Every string takes a byte for its length.
-        raise ValueDamage("truncated", f"{len(data)} bytes are stored, {count} strings need more")
+        raise Damaged("truncated", f"{len(data)} bytes are stored, {count} strings need more")
     lengths = []
     position = 0
     try:
         for _ in range(count):
             length, position = decode_varint(data, position)
             lengths.append(length)
-    except (IndexError, ValueError):
-        raise ValueDamage("checksum-mismatch", "the lengths of its strings are damaged") from None
+    except BadVarint:
+        raise Damaged("checksum-mismatch", "the lengths of its strings are damaged") from None
     stored = bytes(data[position : position + 4])
     position += 4
     if not count and not data:
         return np.empty(0, object)
     crc = _lengths_checksum(lengths, big_endian)
     if len(stored) < 4 or _checksum.mask(crc) != int.from_bytes(stored, _order(big_endian)):
-        raise ValueDamage("checksum-mismatch", "the lengths of its strings fail their checksum")
+        raise Damaged("checksum-mismatch", "the lengths of its strings fail their checksum")
     if position + sum(lengths) != len(data):
-        raise ValueDamage("truncated", f"{len(data)} bytes are stored, its strings need {position + sum(lengths)}")
+        raise Damaged("truncated", f"{len(data)} bytes are stored, its strings need {position + sum(lengths)}")
     _compare(_checksum.mask(_checksum.extend(_checksum.extend(crc, stored), data[position:])), record)
     out = np.empty(count, object)
     for number, length in enumerate(lengths):
@@ -200,8 +186,8 @@ def _variant_checksum(data: bytes, count: int) -> int:
             position = end + 4
             if position > len(data):
                 break
-    except (IndexError, ValueError):
-        raise ValueDamage("checksum-mismatch", "its variants are damaged") from None
+    except BadVarint:
+        raise Damaged("checksum-mismatch", "its variants are damaged") from None
     if position != len(data):
-        raise ValueDamage("truncated", f"{len(data)} bytes are stored, its variants need {position}")
+        raise Damaged("truncated", f"{len(data)} bytes are stored, its variants need {position}")
     return _checksum.mask(crc)

@@ -219,9 +219,4 @@ def _number_of(key: bytes, value: Array) -> int:
 
 
 def _fits(value: Array, number: int) -> bool:
-    from ckpt_doctor.checkpoint import numpy_dtype
-
-    try:
-        return numpy_dtype(_dtypes.name_of(number)) == value.dtype
-    except (KeyError, TypeError):
-        return False
+    return _dtypes.array_type(number) == value.dtype

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from ckpt_doctor.checkpoint import find_numpy_dtype
+
 # Number in files → name, bytes an element (0: not of fixed size).
 _TYPES: dict[int, tuple[str, int]] = {
     1: ("float32", 4),
@@ -57,6 +59,11 @@ def size_of(number: int) -> int:
     """Return the bytes of one element, 0 where they vary or the type is unknown."""
     known = _TYPES.get(number - 100 if number > 100 else number)
     return known[1] if known else 0
+
+
+def array_type(number: int) -> np.dtype[Any] | None:
+    """Return the NumPy type that holds values of a type; None where none does."""
+    return find_numpy_dtype(name_of(number))
 
 
 def number_of(dtype: np.dtype[Any]) -> int:

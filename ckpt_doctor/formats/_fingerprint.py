@@ -11,6 +11,7 @@ Hash64).
 
 from __future__ import annotations
 
+from ckpt_doctor.formats._damaged import Damaged
 from ckpt_doctor.formats._table import decode_varint, encode_varint
 
 _CHECKPOINT_HASH = 5  # FingerprintDef.checkpoint_hash
@@ -24,29 +25,26 @@ def with_checkpoint_hash(fingerprint: bytes, index: bytes) -> bytes:
     """Return a serialised `FingerprintDef` with the hash of a new index; one without any hash stays as it is.
 
     Raises:
-        ValueError: It cannot be parsed.
+        Damaged: It cannot be parsed.
     """
     out = bytearray()
     position = 0
-    try:
-        while position < len(fingerprint):
-            start = position
-            tag, position = decode_varint(fingerprint, position)
-            if tag & 7 == 0:
-                _, position = decode_varint(fingerprint, position)
-            elif tag & 7 == 2:
-                length, position = decode_varint(fingerprint, position)
-                position += length
-            elif tag & 7 in (1, 5):
-                position += 8 if tag & 7 == 1 else 4
-            else:
-                raise ValueError("has a field of unknown kind")
-            if tag >> 3 == _CHECKPOINT_HASH:
-                out += encode_varint(tag) + encode_varint(fingerprint64(index))
-            else:
-                out += fingerprint[start:position]
-    except IndexError:
-        raise ValueError("ends within a field") from None
+    while position < len(fingerprint):
+        start = position
+        tag, position = decode_varint(fingerprint, position)
+        if tag & 7 == 0:
+            _, position = decode_varint(fingerprint, position)
+        elif tag & 7 == 2:
+            length, position = decode_varint(fingerprint, position)
+            position += length
+        elif tag & 7 in (1, 5):
+            position += 8 if tag & 7 == 1 else 4
+        else:
+            raise Damaged("not-a-checkpoint", "has a field of unknown kind")
+        if tag >> 3 == _CHECKPOINT_HASH:
+            out += encode_varint(tag) + encode_varint(fingerprint64(index))
+        else:
+            out += fingerprint[start:position]
     return bytes(out)
 
 

@@ -13,6 +13,7 @@ h5py is imported inside the functions: it takes longer than the rest of the prog
 from __future__ import annotations
 
 import functools
+import math
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,24 +21,9 @@ from typing import Any
 import numpy as np
 
 from ckpt_doctor.checkpoint import Array, Damage, numpy_dtype
+from ckpt_doctor.formats._damaged import Damaged
+from ckpt_doctor.formats._hdf5_errors import beyond_the_end, hdf5_errors
 from ckpt_doctor.formats._hdf5_texts import Texts
-
-# All that h5py, or NumPy beneath it, was seen to raise on damaged bytes. UnicodeDecodeError is a ValueError,
-# NotImplementedError and RecursionError are RuntimeErrors.
-H5PY_ERRORS = (
-    OSError,
-    KeyError,
-    IndexError,
-    RuntimeError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    OverflowError,
-    MemoryError,
-    EOFError,
-    SystemError,
-)
-
 
 # Filters of HDF5 and h5py themselves: deflate, shuffle, Fletcher-32, LZF. Others are plugins, or decoders that nobody
 # feeds Keras files through.
@@ -51,10 +37,14 @@ BOMB_EXPANSION = 1100
 _MOST_OBJECTS = 1_000_000
 _LONGEST_ATTRIBUTE = 1 << 28
 _MOST_CHUNKS = 65536
+_NUMBER = re.compile(r"[0-9]{1,20}")
 
 
-class Refused(ValueError):
+class Refused(Damaged):
     """An object of the file is not read; the message says why."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("not-a-checkpoint", reason)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,10 +54,12 @@ class OpenFile:
     Attributes:
         h5: The `h5py.File`.
         texts: Reads what HDF5 must not be asked for.
+        size: Its size in bytes.
     """
 
     h5: Any
     texts: Texts
+    size: int
 
 
 @dataclass(frozen=True)
@@ -106,23 +98,10 @@ class Tree:
     damages: list[Damage] = field(default_factory=list)
 
 
-def damage_of(error: BaseException, where: str, variables: tuple[str, ...] = ()) -> Damage:
-    """Return what an exception of h5py says about the file, as a damage."""
-    said = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, Refused):
-        return Damage("not-a-checkpoint", where, said, variables)
-    lower = said.lower()
-    if "checksum" in lower or "fletcher" in lower or "filter returned failure" in lower:
-        return Damage("checksum-mismatch", where, f"stored bytes fail their check: {said}", variables)
-    if "truncated" in lower or "addr overflow" in lower or "eof" in lower.replace("eofs", "").split():
-        return Damage("truncated", where, f"data lie beyond the end of the file: {said}", variables)
-    return Damage("not-a-checkpoint", where, f"damaged HDF5 structure: {said}", variables)
-
-
 def natural_key(name: str) -> tuple[tuple[int, int | str], ...]:
     """Return a sort key that puts `vars/10` behind `vars/9`."""
-    parts = re.split(r"(\d+)", name)
-    return tuple((0, int(part)) if part.isdigit() and part.isascii() else (1, part) for part in parts)
+    # Python refuses to parse a number of 4,300 digits, which a damaged name may be.
+    return tuple((0, int(part)) if _NUMBER.fullmatch(part) else (1, part) for part in re.split(r"(\d+)", name))
 
 
 def walk(file: OpenFile, where: str) -> Tree:
@@ -137,9 +116,9 @@ def walk(file: OpenFile, where: str) -> Tree:
     import h5py
 
     tree = Tree()
-    seen: dict[int, str] = {}
-    stack: list[tuple[str, Any]] = [("", file.h5["/"])]
-    seen[_address(stack[0][1])] = ""
+    root = find(file.h5, "")
+    seen: dict[int, str] = {_address(root): ""}
+    stack: list[tuple[str, Any]] = [("", root)]
     count = 0
     while stack:
         path, group = stack.pop()
@@ -162,16 +141,16 @@ def walk(file: OpenFile, where: str) -> Tree:
                     seen[address] = child_path
                     below.append((child_path, child))
                 elif isinstance(child, h5py.Dataset):
-                    _note(tree, child_path, child)
-            except H5PY_ERRORS as error:
-                tree.damages.append(damage_of(error, f"{where}:{child_path}", (child_path,)))
+                    _note(tree, child_path, child, file.size)
+            except Damaged as error:
+                tree.damages.append(error.at(f"{where}:{child_path}", (child_path,)))
         stack.extend(reversed(below))
     return tree
 
 
-def _note(tree: Tree, path: str, dataset: Any) -> None:
+def _note(tree: Tree, path: str, dataset: Any, file_size: int) -> None:
     """Put a dataset into the tree, as a tensor or as something else."""
-    described = describe(path, dataset)
+    described = describe(path, dataset, file_size)
     if isinstance(described, Dataset):
         tree.datasets[path] = described
     else:
@@ -181,9 +160,9 @@ def _note(tree: Tree, path: str, dataset: Any) -> None:
 def _names(group: Any, path: str, where: str, tree: Tree) -> list[str]:
     """Return the names of a group's links, numbers in numeric order; an unreadable list is a damage."""
     try:
-        names = list(group)
-    except H5PY_ERRORS as error:
-        tree.damages.append(damage_of(error, f"{where}:{path or '/'}"))
+        names = names_in(group)
+    except Damaged as error:
+        tree.damages.append(error.at(f"{where}:{path or '/'}"))
         return []
     for name in names:
         if isinstance(name, bytes):  # What h5py gives where it is no UTF-8.
@@ -191,36 +170,71 @@ def _names(group: Any, path: str, where: str, tree: Tree) -> list[str]:
     return sorted((name for name in names if isinstance(name, str)), key=natural_key)
 
 
+def names_in(group: Any) -> list[str | bytes]:
+    """Return the names of a group's links; bytes where one is not UTF-8.
+
+    Raises:
+        Damaged: They cannot be read.
+    """
+    with hdf5_errors():
+        return list(group)
+
+
+def holds(group: Any, name: str) -> bool:
+    """Return whether a group has a link of this name.
+
+    Raises:
+        Damaged: The group cannot be read.
+    """
+    with hdf5_errors():
+        return name in group
+
+
+def has_attribute(item: Any, name: str) -> bool:
+    """Return whether an object has an attribute of this name.
+
+    Raises:
+        Damaged: The object cannot be read.
+    """
+    with hdf5_errors():
+        return name in item.attrs
+
+
 def _address(item: Any) -> int:
     """Return where an object's header lies in the file."""
     import h5py
 
-    return int(h5py.h5o.get_info(item.id).addr)
+    with hdf5_errors():
+        return int(h5py.h5o.get_info(item.id).addr)
 
 
 def follow(group: Any, name: str) -> Any:
     """Return the object behind one link.
 
     Raises:
-        Refused: The link is symbolic or external.
-        KeyError: There is no such link.
+        Refused: The link is symbolic or external, or is not found.
+        Damaged: The object cannot be read.
     """
     import h5py
 
-    link = group.get(name, getlink=True)
+    with hdf5_errors():
+        link = group.get(name, getlink=True)
+    if link is None:
+        raise Refused(f"{name!r} is not found in the file")
     if isinstance(link, h5py.ExternalLink):
         raise Refused(f"a link into another file, {link.filename!r}; not followed")
     if isinstance(link, h5py.SoftLink):
         raise Refused(f"a symbolic link to {link.path!r}; not followed (Keras 3 refuses it too)")
-    return group[name]
+    with hdf5_errors():
+        return group[name]
 
 
 def find(group: Any, path: str) -> Any:
-    """Return the object at `path` below `group`, following hard links only.
+    """Return the object at `path` below `group`, following hard links only; `group` itself for an empty path.
 
     Raises:
-        Refused: A part of the path is a symbolic or external link.
-        KeyError: A part of it is absent.
+        Refused: A part of the path is a symbolic or external link, or is not found.
+        Damaged: An object cannot be read.
     """
     import h5py
 
@@ -228,47 +242,57 @@ def find(group: Any, path: str) -> Any:
     for part in path.split("/"):
         if part:
             if not isinstance(current, h5py.Group):
-                raise KeyError(path)
+                raise Refused(f"{path!r} is not found in the file: an array is in the place of a group")
             current = follow(current, part)
     return current
 
 
-def describe(path: str, dataset: Any) -> Dataset | str:
+def describe(path: str, dataset: Any, file_size: int | None = None) -> Dataset | str:
     """Describe a dataset without reading it.
+
+    Args:
+        path: Its path.
+        dataset: The `h5py.Dataset`.
+        file_size: Size of the file in bytes; None for one that is being written.
 
     Returns:
         The description, or why it holds no tensor.
 
     Raises:
         Refused: Reading it would lead out of the file or run out of memory.
+        Damaged: It cannot be read.
     """
     import h5py
 
-    created = dataset.id.get_create_plist()
-    if created.get_layout() == h5py.h5d.VIRTUAL:
+    with hdf5_errors():
+        created = dataset.id.get_create_plist()
+        layout = created.get_layout()
+        other = created.get_external(0)[0] if created.get_external_count() else None
+        filters = [created.get_filter(index)[0] for index in range(created.get_nfilters())]
+        shape = dataset.shape
+        stored = int(dataset.id.get_storage_size())
+        item_size = int(dataset.id.get_type().get_size())
+    if layout == h5py.h5d.VIRTUAL:
         raise Refused("a virtual dataset, made of pieces of other files; not followed")
-    if created.get_external_count():
-        other = created.get_external(0)[0].decode("utf-8", "replace")
-        raise Refused(f"its values lie in another file, {other!r}; not followed")
-    for index in range(created.get_nfilters()):
-        code = created.get_filter(index)[0]
+    if other is not None:
+        raise Refused(f"its values lie in another file, {other.decode('utf-8', 'replace')!r}; not followed")
+    for code in filters:
         if code not in _FILTERS:
             raise Refused(f"filter {code} is not read; `h5repack -f GZIP=1` converts it")
-    if dataset.shape is None:
+    if shape is None:
         return "an empty dataset"
-    shape = tuple(int(size) for size in dataset.shape)
+    shape = tuple(int(size) for size in shape)
     if len(shape) > 32:
         raise Refused(f"{len(shape)} dimensions; HDF5 allows 32")
     dtype = _tensorflow_type(dataset)
     if dtype is None:
-        return f"values of type {dataset.dtype}, which no tensor has"
-    count = 1
-    for size in shape:
-        count *= size
-    nbytes = count * int(dataset.id.get_type().get_size())
-    stored = int(dataset.id.get_storage_size())
+        with hdf5_errors():
+            return f"values of type {dataset.dtype}, which no tensor has"
+    nbytes = math.prod(shape) * item_size
     if nbytes > BOMB_FLOOR_BYTES and nbytes > BOMB_EXPANSION * stored:
         raise Refused(f"shape {shape} declares {nbytes} bytes, {stored} are stored; not read")
+    if file_size is not None and stored > file_size:
+        raise beyond_the_end(f"{stored} bytes are declared as stored, the file has {file_size}")
     return Dataset(path, shape, dtype, nbytes, _address(dataset))
 
 
@@ -281,16 +305,22 @@ def _tensorflow_type(dataset: Any) -> str | None:
     """
     import h5py
 
-    stored = dataset.id.get_type()
-    if stored.get_class() == h5py.h5t.OPAQUE:
-        return "bfloat16" if stored.get_size() == 2 else None
-    if stored.get_class() == h5py.h5t.FLOAT and stored.get_size() == 2 and stored.get_fields()[2] == 8:
-        return "bfloat16"
-    if stored.get_class() == h5py.h5t.STRING:
+    with hdf5_errors():
+        stored = dataset.id.get_type()
+        kind, size = stored.get_class(), stored.get_size()
         in_one_piece = dataset.id.get_create_plist().get_layout() == h5py.h5d.CONTIGUOUS
-        return "string" if in_one_piece or not stored.is_variable_str() else None
-    name = _name_of(dataset.dtype)
-    if dataset.dtype.kind in "biufc" and name not in ("float128", "complex256", "longdouble", "clongdouble"):
+        exponent_bits = stored.get_fields()[2] if kind == h5py.h5t.FLOAT and size == 2 else 0
+        is_variable = kind == h5py.h5t.STRING and stored.is_variable_str()
+    if kind == h5py.h5t.OPAQUE:
+        return "bfloat16" if size == 2 else None
+    if exponent_bits == 8:
+        return "bfloat16"
+    if kind == h5py.h5t.STRING:
+        return "string" if in_one_piece or not is_variable else None
+    with hdf5_errors():
+        dtype = dataset.dtype
+    name = _name_of(dtype)
+    if dtype.kind in "biufc" and name not in ("float128", "complex256", "longdouble", "clongdouble"):
         return name
     return None
 
@@ -309,30 +339,37 @@ def read_value(file: OpenFile, path: str, described: Dataset) -> Array:
 
     Raises:
         Refused: It is not what was described (the file has changed since).
-        KeyError: It is not there.
+        Damaged: It cannot be read.
     """
     dataset = find(file.h5, path)
-    now = describe(path, dataset)
+    now = describe(path, dataset, file.size)
     if not isinstance(now, Dataset) or (now.shape, now.dtype) != (described.shape, described.dtype):
         raise Refused("shape or type are not those read a moment ago: the file has changed")
     if described.dtype != "string":
         return read_numbers(dataset, described)
     strings = np.empty(described.shape, dtype=object)
-    if dataset.id.get_type().is_variable_str():
-        offset = dataset.id.get_offset()
-        if offset is None:  # No text was ever written.
-            texts = [b""] * strings.size
-        else:
-            texts = file.texts.at(file.texts.read(offset, strings.size * file.texts.reference_size), strings.size)
+    with hdf5_errors():
+        is_variable = dataset.id.get_type().is_variable_str()
+        offset = dataset.id.get_offset() if is_variable else None
+        stored = () if is_variable else np.asarray(dataset[()]).ravel()
+    if not is_variable:
+        texts = [bytes(item) for item in stored]
+    elif offset is None:  # No text was ever written.
+        texts = [b""] * strings.size
     else:
-        texts = [bytes(item) for item in np.asarray(dataset[()]).ravel()]
+        texts = file.texts.at(file.texts.read(offset, strings.size * file.texts.reference_size), strings.size)
     strings.ravel()[:] = texts
     return strings
 
 
 def read_numbers(dataset: Any, described: Dataset) -> Array:
-    """Read a dataset that holds no strings, in native byte order."""
-    array = np.asarray(dataset[()], order="C")
+    """Read a dataset that holds no strings, in native byte order.
+
+    Raises:
+        Damaged: It cannot be read.
+    """
+    with hdf5_errors():
+        array = np.asarray(dataset[()], order="C")
     if described.dtype == "bfloat16":
         target = numpy_dtype("bfloat16")
         return array.view(target) if array.dtype.kind == "V" else array.astype(target)
@@ -344,28 +381,31 @@ def attribute(file: OpenFile, item: Any, name: str) -> list[bytes] | Array | Non
 
     Raises:
         Refused: It is of another type or larger than any that Keras writes.
-        OSError: Its bytes are damaged.
+        Damaged: Its bytes are damaged.
     """
     import h5py
 
-    if name not in item.attrs:
+    if not has_attribute(item, name):
         return None
-    stored = item.attrs.get_id(name)
-    kind = stored.get_type()
-    count = int(stored.get_space().get_simple_extent_npoints())
-    size = count * int(kind.get_size())
-    if size > _LONGEST_ATTRIBUTE:
-        raise Refused(f"attribute {name} of {size} bytes; not read")
-    if kind.get_class() == h5py.h5t.STRING:
-        if kind.is_variable_str():
-            texts = file.texts.of_attribute(_address(item), name, count)
-            if texts is not None:
-                return texts
-        value = np.asarray(item.attrs[name], dtype=object).ravel()
-        return [each if isinstance(each, bytes) else str(each).encode("utf-8", "surrogateescape") for each in value]
-    if kind.get_class() in (h5py.h5t.INTEGER, h5py.h5t.FLOAT):
-        return np.asarray(item.attrs[name])
-    raise Refused(f"attribute {name} is neither text nor a number; not read")
+    with hdf5_errors():
+        stored = item.attrs.get_id(name)
+        count = int(stored.get_space().get_simple_extent_npoints())
+        kind = stored.get_type()
+        item_size, type_class = int(kind.get_size()), kind.get_class()
+        is_variable = type_class == h5py.h5t.STRING and kind.is_variable_str()
+    if count * item_size > _LONGEST_ATTRIBUTE:
+        raise Refused(f"attribute {name} of {count * item_size} bytes; not read")
+    if type_class not in (h5py.h5t.STRING, h5py.h5t.INTEGER, h5py.h5t.FLOAT):
+        raise Refused(f"attribute {name} is neither text nor a number; not read")
+    if is_variable:
+        texts = file.texts.of_attribute(_address(item), name, count)
+        if texts is not None:
+            return texts
+    with hdf5_errors():
+        value = np.asarray(item.attrs[name], dtype=object if type_class == h5py.h5t.STRING else None)
+    if type_class != h5py.h5t.STRING:
+        return value
+    return [each if isinstance(each, bytes) else str(each).encode("utf-8", "surrogateescape") for each in value.ravel()]
 
 
 def text_attribute(file: OpenFile, item: Any, name: str) -> str | None:

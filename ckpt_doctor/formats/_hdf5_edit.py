@@ -5,7 +5,8 @@ The file is a private copy of the original. What is not changed keeps its bytes,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,7 +14,9 @@ import numpy as np
 
 from ckpt_doctor.checkpoint import Array, numpy_dtype, same_values
 from ckpt_doctor.errors import RepairRefused
-from ckpt_doctor.formats._hdf5 import H5PY_ERRORS, Dataset, describe, find, read_numbers
+from ckpt_doctor.formats._damaged import Damaged
+from ckpt_doctor.formats._hdf5 import Dataset, describe, find, has_attribute, holds, read_numbers
+from ckpt_doctor.formats._hdf5_errors import hdf5_errors
 
 # Keras' own limit for one attribute (`HDF5_OBJECT_HEADER_LIMIT` in keras/src/legacy/saving/legacy_h5_format.py).
 _LONGEST_LIST_BYTES = 64512
@@ -43,7 +46,9 @@ def apply(
     import h5py
 
     try:
-        with h5py.File(copy, "r+") as file:
+        with _writing():
+            file = h5py.File(copy, "r+")
+        try:
             for name, value in values.items():
                 stored = datasets.get(name)
                 if stored is None:
@@ -52,12 +57,24 @@ def apply(
                     set_value(find(file, name), stored, value)
             for group, names in weight_names.items():
                 set_names(find(file, group), "weight_names", names)
-    except RepairRefused:
+        finally:
+            with _writing():
+                file.close()
+    except Damaged as error:
+        raise RepairRefused(f"{where}: HDF5 cannot make the change: {error.reason}") from error
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    """Set the boundary round a call into h5py that writes; a full disk stays what it is."""
+    try:
+        with hdf5_errors():
+            yield
+    except Damaged as error:
+        cause = error.__cause__
+        if isinstance(cause, OSError) and cause.errno is not None:
+            raise cause from None
         raise
-    except H5PY_ERRORS as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        raise RepairRefused(f"{where}: HDF5 cannot make the change: {error}") from error
 
 
 def set_value(dataset: Any, stored: Dataset, value: Array) -> None:
@@ -68,16 +85,20 @@ def set_value(dataset: Any, stored: Dataset, value: Array) -> None:
             f"{stored.path}: holds {stored.dtype} of shape {stored.shape}, not {value.dtype} of shape {value.shape}"
         )
     if stored.dtype == "string":
-        kind = dataset.id.get_type()
+        with _writing():
+            kind = dataset.id.get_type()
+            most = None if kind.is_variable_str() else kind.get_size()
         longest = max((len(item) for item in value.ravel()), default=0)
-        if not kind.is_variable_str() and longest > kind.get_size():
-            raise RepairRefused(f"{stored.path}: holds strings of {kind.get_size()} bytes, not {longest}")
+        if most is not None and longest > most:
+            raise RepairRefused(f"{stored.path}: holds strings of {most} bytes, not {longest}")
     elif same_values(read_numbers(dataset, stored), value):
         return
     elif stored.dtype == "bfloat16":
-        opaque = dataset.dtype.kind == "V"
+        with _writing():
+            opaque = dataset.dtype.kind == "V"
         value = np.ascontiguousarray(value).reshape(value.shape).view("V2") if opaque else value.astype(np.float32)
-    dataset[...] = value
+    with _writing():
+        dataset[...] = value
 
 
 def add_dataset(file: Any, path: str, value: Array) -> None:
@@ -87,15 +108,21 @@ def add_dataset(file: Any, path: str, value: Array) -> None:
     group_path, _, name = path.rpartition("/")
     group = file
     for part in group_path.split("/"):
-        group = find(group, part) if part in group else group.create_group(part)
+        if holds(group, part):
+            group = find(group, part)
+        else:
+            with _writing():
+                group = group.create_group(part)
         if not isinstance(group, h5py.Group):
             raise RepairRefused(f"{path}: {group.name} is a variable, not a group")
-    if name in group:
+    if holds(group, name):
         raise RepairRefused(f"{path}: something that is no tensor lies there")
-    dataset = group.create_dataset(name, data=value)
+    with _writing():
+        dataset = group.create_dataset(name, data=value)
     described = describe(path, dataset)
     if value.dtype.name == "bfloat16" and name.isdigit():
-        dataset.attrs["dtype"] = "bfloat16"  # As `H5IOStore.__setitem__` does; the legacy format has no such mark.
+        with _writing():
+            dataset.attrs["dtype"] = "bfloat16"  # As `H5IOStore.__setitem__` does; the legacy format has no such mark.
     if not isinstance(described, Dataset) or described.dtype != value.dtype.name or described.shape != value.shape:
         raise RepairRefused(f"{path}: HDF5 cannot hold values of type {value.dtype}")
 
@@ -104,23 +131,29 @@ def set_names(group: Any, name: str, names: tuple[str, ...]) -> None:
     """Replace a list of names, as bytes or text like the old one, split where it is too long for one attribute."""
     import h5py
 
-    first = next((key for key in (name, f"{name}0") if key in group.attrs), None)
-    kind = group.attrs.get_id(first).get_type() if first is not None else None
+    first = next((key for key in (name, f"{name}0") if has_attribute(group, key)), None)
+    with _writing():
+        kind: Any = group.attrs.get_id(first).get_type() if first is not None else None
+        is_variable = isinstance(kind, h5py.h5t.TypeStringID) and kind.is_variable_str()
+        is_utf8 = is_variable and kind.get_cset() == h5py.h5t.CSET_UTF8
+        attributes = list(group.attrs)
     encoded = [text.encode() for text in names]
-    if isinstance(kind, h5py.h5t.TypeStringID) and kind.is_variable_str():
-        list_type = h5py.string_dtype("utf-8" if kind.get_cset() == h5py.h5t.CSET_UTF8 else "ascii")
+    if is_variable:
+        list_type = h5py.string_dtype("utf-8" if is_utf8 else "ascii")
         # HDF5 keeps long texts apart from the attribute, which holds 16 bytes for each.
         pieces = _split(np.array(encoded, dtype=object), len(encoded) * 16)
     else:
         array = np.array(encoded, dtype="S")
         list_type = None
         pieces = _split(array, array.nbytes)
-    stale = [key for key in group.attrs if isinstance(key, str) and key.startswith(name)]
+    stale = [key for key in attributes if isinstance(key, str) and key.startswith(name)]
     for key in stale:
         if key == name or key[len(name) :].isdigit():
-            del group.attrs[key]
+            with _writing():
+                del group.attrs[key]
     for index, piece in enumerate(pieces):
-        group.attrs.create(name if len(pieces) == 1 else f"{name}{index}", piece, dtype=list_type)
+        with _writing():
+            group.attrs.create(name if len(pieces) == 1 else f"{name}{index}", piece, dtype=list_type)
 
 
 def _split(array: Array, nbytes: int) -> list[Array]:

@@ -3,6 +3,10 @@
 HDF5 believes some of the lengths that it reads: a heap of variable-length strings with one wrong size makes it loop for
 ever, in C, where nothing can interrupt it. Every block passes through here first, and those are checked.
 
+The stream raises nothing: an exception that crosses HDF5 leaves objects in it that crash the interpreter at its exit
+(h5py 3.14). What goes wrong is remembered for the boundary round the call, and HDF5 reads zeros instead, which no block
+of its own may consist of.
+
 Source: HDF5 File Format Specification 3.0, III.E (global heap); `H5HG__cache_heap_deserialize` in H5HGcache.c, 1.14.6.
 """
 
@@ -10,6 +14,10 @@ from __future__ import annotations
 
 import io
 from typing import BinaryIO, cast
+
+from ckpt_doctor.formats._boundary import remember
+from ckpt_doctor.formats._damaged import Damaged
+from ckpt_doctor.formats._hdf5_errors import beyond_the_end, structure
 
 _HEAP_SIGNATURE = b"GCOL"
 _HEAP_HEADER = 16
@@ -21,13 +29,17 @@ class GuardedStream(io.RawIOBase):
 
     Args:
         stream: The stream beneath, closed with this one.
+        size: Its size in bytes.
         length_size: Size of HDF5's lengths in bytes, from the superblock.
     """
 
-    def __init__(self, stream: BinaryIO, length_size: int) -> None:
+    def __init__(self, stream: BinaryIO, size: int, length_size: int) -> None:
         super().__init__()
         self._stream = cast("io.BufferedIOBase", stream)
+        self._size = size
         self._length_size = length_size
+        self._position = 0
+        self._failure: BaseException | None = None
 
     def readable(self) -> bool:
         """Return True."""
@@ -39,24 +51,43 @@ class GuardedStream(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Move; see `io.IOBase.seek`."""
-        return self._stream.seek(offset, whence)
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = start + offset
+        return self._position
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override] # h5py and io hand over memoryviews
-        """Read a block, and check it where it is one that HDF5 does not check.
+        """Read a block, and check it where it is one that HDF5 does not check; zeros where that fails."""
+        view = memoryview(buffer)
+        if self._failure is None:
+            try:
+                self._read(view)
+                return len(view)
+            except Damaged as error:  # Of this block alone.
+                remember(error)
+            except BaseException as error:  # noqa: BLE001 - raised again at the boundary
+                self._failure = error
+        if self._failure is not None:
+            remember(self._failure)
+        view[:] = bytes(len(view))
+        return len(view)
+
+    def _read(self, view: memoryview) -> None:
+        """Fill the view from where the stream stands.
 
         Raises:
-            OSError: It is damaged.
+            Damaged: The file ends before, or the block would hang HDF5.
         """
+        start, wanted = self._position, len(view)
         count = 0
-        view = memoryview(buffer)
-        while count < len(view):
-            more = self._stream.readinto(view[count:])
-            if not more:
-                break
-            count += more
-        if count >= _HEAP_HEADER and view[:4] == _HEAP_SIGNATURE:
-            check_heap(bytes(view[:count]), self._length_size)
-        return count
+        if start + wanted <= self._size:
+            self._stream.seek(start)
+            while count < wanted and (more := self._stream.readinto(view[count:])):
+                count += more
+        if count < wanted:
+            raise beyond_the_end(f"{wanted} bytes at {start} are not all there")
+        self._position += wanted
+        if wanted >= _HEAP_HEADER and view[:4] == _HEAP_SIGNATURE:
+            check_heap(bytes(view), self._length_size)
 
     def close(self) -> None:
         """Close the stream beneath as well."""
@@ -73,7 +104,7 @@ def check_heap(block: bytes, length_size: int) -> None:
         length_size: Size of HDF5's lengths in bytes.
 
     Raises:
-        OSError: They do not.
+        Damaged: They do not.
     """
     size = int.from_bytes(block[8 : 8 + length_size], "little")
     if size > len(block):
@@ -85,5 +116,5 @@ def check_heap(block: bytes, length_size: int) -> None:
         # The size of free space (index 0) includes its header.
         step = _OBJECT_HEADER + (length + 7) // 8 * 8 if index else length
         if step < _OBJECT_HEADER or position + step > size:
-            raise OSError(f"damaged heap of strings: object {index} of {length} bytes at byte {position} of {size}")
+            raise structure(f"damaged heap of strings: object {index} of {length} bytes at byte {position} of {size}")
         position += step

@@ -7,6 +7,7 @@ file by a link.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, BinaryIO, cast
@@ -14,7 +15,18 @@ from typing import Any, BinaryIO, cast
 from ckpt_doctor.checkpoint import Array, Damage, Variable
 from ckpt_doctor.errors import BadRequest, UnreadableCheckpoint
 from ckpt_doctor.formats import _foreign
-from ckpt_doctor.formats._hdf5 import H5PY_ERRORS, Dataset, OpenFile, damage_of, read_value, text_attribute
+from ckpt_doctor.formats._damaged import Damaged
+from ckpt_doctor.formats._hdf5 import (
+    Dataset,
+    OpenFile,
+    follow,
+    has_attribute,
+    holds,
+    names_in,
+    read_value,
+    text_attribute,
+)
+from ckpt_doctor.formats._hdf5_errors import hdf5_errors, structure
 from ckpt_doctor.formats._hdf5_guard import GuardedStream
 from ckpt_doctor.formats._hdf5_superblock import is_mangled, read_superblock
 from ckpt_doctor.formats._hdf5_texts import Texts
@@ -31,18 +43,23 @@ def opened(stream_opener: StreamOpener) -> Iterator[OpenFile]:
     """Give an open HDF5 file on a stream; both are closed afterwards.
 
     Raises:
-        OSError: HDF5 refuses the bytes.
-        ValueError: The superblock is damaged.
+        Damaged: It has no superblock, or HDF5 refuses the bytes.
     """
     import h5py
 
     with stream_opener() as stream:
         superblock = read_superblock(stream)
         if superblock is None:
-            raise OSError("no HDF5 signature")
-        guarded = GuardedStream(stream, superblock.length_size)
-        with h5py.File(cast("BinaryIO", guarded), "r") as file:
-            yield OpenFile(file, Texts(stream, superblock))
+            raise structure("no HDF5 signature")
+        size = stream.seek(0, io.SEEK_END)
+        guarded = GuardedStream(stream, size, superblock.length_size)
+        with hdf5_errors():
+            file = h5py.File(cast("BinaryIO", guarded), "r")
+        try:
+            yield OpenFile(file, Texts(stream, superblock, size), size)
+        finally:
+            with hdf5_errors():
+                file.close()
 
 
 def stream_of(path: str) -> StreamOpener:
@@ -74,8 +91,8 @@ def check_whole(stream_opener: StreamOpener, size: int, where: str, path: str, f
         try:
             head = stream.read(512)
             superblock = read_superblock(stream)
-        except H5PY_ERRORS as error:
-            message = f"the HDF5 signature is there and no superblock behind it: {error}"
+        except Damaged as error:
+            message = f"the HDF5 signature is there and no superblock behind it: {error.reason}"
             raise UnreadableCheckpoint(path, format, (Damage("not-a-checkpoint", where, message),)) from error
     if superblock is None:
         raise UnreadableCheckpoint(path, format, (Damage("not-a-checkpoint", where, _what_it_is(head)),))
@@ -95,10 +112,10 @@ def _check_unfinished(stream_opener: StreamOpener, size: int, where: str, path: 
     try:
         with opened(stream_opener):
             pass
-    except H5PY_ERRORS as error:
+    except Damaged as error:
         message = (
             f"{size} bytes of a file that was never closed: the save was interrupted, or the file was copied before it "
-            f"ended ({' '.join(str(error).split())})"
+            f"ended ({error.reason})"
         )
         raise UnreadableCheckpoint(path, format, (Damage("truncated", where, message),)) from error
 
@@ -127,7 +144,7 @@ def layout_at(path: str) -> str | None:
     try:
         with opened(stream_of(path)) as file:
             return layout_of(file)
-    except H5PY_ERRORS:
+    except Damaged:
         return None
 
 
@@ -135,9 +152,9 @@ def is_sound(path: str) -> bool:
     """Return whether HDF5 opens the file at `path` and lists its root."""
     try:
         with opened(stream_of(path)) as file:
-            list(file.h5)
+            names_in(file.h5)
             return True
-    except H5PY_ERRORS:
+    except Damaged:
         return False
 
 
@@ -148,30 +165,38 @@ def layout_of(file: OpenFile) -> str | None:
         `keras-hdf5` (whole model), `keras-weights-hdf5`, `keras-weights-v3`, or None.
     """
     root = file.h5
-    if "model_weights" in root or text_attribute(file, root, "model_config") is not None:
+    if holds(root, "model_weights") or text_attribute(file, root, "model_config") is not None:
         return "keras-hdf5"
-    if any(name in root.attrs for name in ("layer_names", "layer_names0", "nb_layers")):
+    if any(has_attribute(root, name) for name in ("layer_names", "layer_names0", "nb_layers")):
         return "keras-weights-hdf5"
-    if "graph" in root and "nb_params" in root["graph"].attrs:
+    if is_numbered_graph(root):
         return "keras-weights-hdf5"
     return "keras-weights-v3" if _has_vars(root) else None
+
+
+def is_numbered_graph(root: Any) -> bool:
+    """Return whether a file holds a `Graph` model of Keras 0.3."""
+    return holds(root, "graph") and has_attribute(follow(root, "graph"), "nb_params")
 
 
 def _has_vars(root: Any) -> bool:
     """Return whether a group is called `vars`: every Keras 3 store has one (`H5IOStore._create_h5_group`)."""
     import h5py
 
-    queue = [root["/"]]
+    queue = [root]
     for searched, group in enumerate(queue):
         if searched > _GROUPS_SEARCHED:
             break
-        for name in group:
-            hard = isinstance(group.get(name, getlink=True), h5py.HardLink)
-            if hard and group.get(name, getclass=True) is h5py.Group:
+        for name in names_in(group):
+            with hdf5_errors():
+                hard = isinstance(group.get(name, getlink=True), h5py.HardLink)
+                is_group = hard and group.get(name, getclass=True) is h5py.Group
+            if is_group:
                 if name == "vars":
                     return True
                 if len(queue) <= _GROUPS_SEARCHED:
-                    queue.append(group[name])
+                    with hdf5_errors():
+                        queue.append(group[name])
     return False
 
 
@@ -184,9 +209,9 @@ def check_file(path: str, format: str) -> None:  # noqa: A002
     check_whole(stream_of(path), size_of(path), path, path, format)
 
 
-def unreadable(path: str, format: str, error: BaseException, where: str | None = None) -> UnreadableCheckpoint:  # noqa: A002
-    """Return the error for a file that HDF5 gives up on."""
-    return UnreadableCheckpoint(path, format, (damage_of(error, where or path),))
+def unreadable(path: str, format: str, error: Damaged, where: str | None = None) -> UnreadableCheckpoint:  # noqa: A002
+    """Return the error for a file that cannot be read."""
+    return UnreadableCheckpoint(path, format, (error.at(where or path),))
 
 
 def variable(
@@ -213,8 +238,8 @@ def variable(
         try:
             with opened(stream_opener) as file:
                 return read_value(file, dataset.path, dataset)
-        except H5PY_ERRORS as error:
-            damage = damage_of(error, f"{path}:{dataset.path}", (dataset.path,))
+        except Damaged as error:
+            damage = error.at(f"{path}:{dataset.path}", (dataset.path,))
             raise UnreadableCheckpoint(path, format, (damage,)) from error
 
     return Variable(dataset.path, dataset.shape, dataset.dtype, dataset.nbytes, reader, label)
@@ -226,14 +251,14 @@ def read_all(stream_opener: StreamOpener, where: str, datasets: Mapping[str, Dat
         with opened(stream_opener) as file:
             for path, described in datasets.items():
                 yield from _try_reading(file, where, path, described)
-    except H5PY_ERRORS as error:
-        yield damage_of(error, where)
+    except Damaged as error:
+        yield error.at(where)
 
 
 def _try_reading(file: OpenFile, where: str, path: str, described: Dataset) -> tuple[Damage, ...]:
     """Read one dataset; return why that fails."""
     try:
         read_value(file, path, described)
-    except H5PY_ERRORS as error:
-        return (damage_of(error, f"{where}:{path}", (path,)),)
+    except Damaged as error:
+        return (error.at(f"{where}:{path}", (path,)),)
     return ()

@@ -12,6 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from ckpt_doctor.formats._damaged import Damaged
+
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 # What the signature becomes when a text-mode copy turns CR LF into LF (or LF into CR LF): it was chosen to show this.
 MANGLED_SIGNATURES = (b"\x89HDF\n\x1a\n", b"\x89HDF\r\r\n\x1a\r\n", b"\x89HDF\r\n\x1a\r\n")
@@ -58,7 +60,7 @@ def read_superblock(file: BinaryIO) -> Superblock | None:
     """Return the superblock of an open file, or None where no signature is found.
 
     Raises:
-        ValueError: There is a signature, and what follows is no superblock.
+        Damaged: There is a signature, and what follows is no superblock.
     """
     for offset in _SIGNATURE_OFFSETS:
         file.seek(offset)
@@ -73,10 +75,10 @@ def read_superblock(file: BinaryIO) -> Superblock | None:
 def _parse(block: bytes, offset: int) -> Superblock:
     """Parse the bytes from the signature on."""
     if len(block) < 24:
-        raise ValueError(f"the superblock at byte {offset} is cut off after {len(block)} bytes")
+        raise Damaged("not-a-checkpoint", f"the superblock at byte {offset} is cut off after {len(block)} bytes")
     version = block[8]
     if version > 3:
-        raise ValueError(f"superblock version {version}; 0 to 3 are known")
+        raise Damaged("not-a-checkpoint", f"superblock version {version}; 0 to 3 are known")
     if version < 2:
         offset_size, length_size, flags = block[13], block[14], block[20]
         addresses = 24 if version == 0 else 28
@@ -85,10 +87,10 @@ def _parse(block: bytes, offset: int) -> Superblock:
         addresses = 12
     for what, size in (("offsets", offset_size), ("lengths", length_size)):
         if size not in (2, 4, 8):
-            raise ValueError(f"{what} of {size} bytes; 2, 4 or 8 are known")
+            raise Damaged("not-a-checkpoint", f"{what} of {size} bytes; 2, 4 or 8 are known")
     # Base address, then free space (0, 1) or superblock extension (2, 3), then end of file.
     fields = [block[start : start + offset_size] for start in (addresses, addresses + 2 * offset_size)]
     if len(fields[1]) < offset_size:
-        raise ValueError(f"the superblock at byte {offset} is cut off after {len(block)} bytes")
+        raise Damaged("not-a-checkpoint", f"the superblock at byte {offset} is cut off after {len(block)} bytes")
     base, end = (int.from_bytes(field, "little") for field in fields)
     return Superblock(version, offset, end, bool(flags & 1), base, offset_size, length_size)

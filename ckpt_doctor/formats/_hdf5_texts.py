@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from ckpt_doctor.formats._hdf5_errors import beyond_the_end, structure
 from ckpt_doctor.formats._hdf5_guard import check_heap
 from ckpt_doctor.formats._hdf5_superblock import Superblock
 
@@ -26,10 +27,12 @@ class Texts:
     Args:
         stream: The file.
         superblock: Its superblock.
+        size: Its size in bytes.
     """
 
-    def __init__(self, stream: BinaryIO, superblock: Superblock) -> None:
+    def __init__(self, stream: BinaryIO, superblock: Superblock, size: int) -> None:
         self._stream = stream
+        self._size = size
         self._block = superblock
         self._heaps: dict[int, dict[int, bytes]] = {}
 
@@ -51,7 +54,7 @@ class Texts:
             behind checksums).
 
         Raises:
-            OSError: The bytes are damaged.
+            Damaged: The bytes are damaged.
         """
         wanted = name.encode()
         elsewhere = False
@@ -60,34 +63,36 @@ class Texts:
                 found = _attribute_data(body, wanted)
                 if found is not None:
                     if flags & 2:
-                        raise OSError(f"attribute {name}: a shared message")
+                        raise structure(f"attribute {name}: a shared message")
                     return self.at(found, count)
             elsewhere = elsewhere or kind == _ATTRIBUTE_INFO
         if elsewhere:
             return None
-        raise OSError(f"attribute {name}: not in the header of its object")
+        raise structure(f"attribute {name}: not in the header of its object")
 
     def at(self, references: bytes, count: int) -> list[bytes]:
         """Return the texts that a row of references leads to.
 
         Raises:
-            OSError: A length is not that of the text.
+            Damaged: A length is not that of the text.
         """
         size = self.reference_size
         if len(references) < count * size:
-            raise OSError(f"{count} texts in {len(references)} bytes")
+            raise structure(f"{count} texts in {len(references)} bytes")
         return [self._text(references[start : start + size]) for start in range(0, count * size, size)]
 
     def read(self, offset: int, length: int) -> bytes:
         """Return `length` bytes from `offset` in the file, counted from its start.
 
         Raises:
-            OSError: They are not there.
+            Damaged: They are not there.
         """
-        self._stream.seek(offset)
-        data = self._stream.read(length)
+        data = b""
+        if offset + length <= self._size:
+            self._stream.seek(offset)
+            data = self._stream.read(length)
         if len(data) != length:
-            raise OSError(f"truncated: {length} bytes at {offset} are not all there")
+            raise beyond_the_end(f"{length} bytes at {offset} are not all there")
         return data
 
     def _text(self, reference: bytes) -> bytes:
@@ -102,7 +107,7 @@ class Texts:
         stored = heap.get(index)
         if stored is None or len(stored) != length:
             found = "none" if stored is None else f"{len(stored)} bytes"
-            raise OSError(f"damaged text: {length} bytes are promised, {found} stored")
+            raise structure(f"damaged text: {length} bytes are promised, {found} stored")
         return stored.partition(b"\0")[0]
 
     def _heap(self, address: int) -> dict[int, bytes]:
@@ -111,7 +116,7 @@ class Texts:
         header = self.read(start, 16)
         size = int.from_bytes(header[8 : 8 + self._block.length_size], "little")
         if not header.startswith(b"GCOL") or not 16 <= size <= _LONGEST_BLOCK:
-            raise OSError(f"no heap of texts at byte {start}")
+            raise structure(f"no heap of texts at byte {start}")
         block = self.read(start, size)
         check_heap(block, self._block.length_size)
         objects = {}
@@ -142,10 +147,10 @@ class Texts:
             prefix = 8
             ends = 0, 0
         else:
-            raise OSError(f"no object header at byte {start}")
+            raise structure(f"no object header at byte {start}")
         for count, (offset, length) in enumerate(blocks):
             if count > _MOST_BLOCKS or length > _LONGEST_BLOCK:
-                raise OSError(f"damaged object header at byte {start}")
+                raise structure(f"damaged object header at byte {start}")
             yield from self._in_block(self.read(offset, length)[ends[0] : length - ends[1]], prefix, blocks)
             if prefix < 8:
                 ends = 4, 4  # A block of continuation has a signature before and a checksum behind it.
@@ -183,6 +188,6 @@ def _attribute_data(body: bytes, wanted: bytes) -> bytes | None:
     if body[position : position + sizes[0]].partition(b"\0")[0] != wanted:
         return None
     if version > 1 and body[1]:
-        raise OSError(f"attribute {wanted.decode()}: of a shared type")
+        raise structure(f"attribute {wanted.decode()}: of a shared type")
     # Version 1 pads each part to a multiple of eight bytes.
     return body[position + sum((size + 7) // 8 * 8 if version == 1 else size for size in sizes) :]

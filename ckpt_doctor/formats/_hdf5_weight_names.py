@@ -7,10 +7,9 @@ others; where a layer inside is frozen the list follows the layers instead (kera
 
 from __future__ import annotations
 
-import json
-
 from ckpt_doctor.checkpoint import Checkpoint
 from ckpt_doctor.errors import RepairRefused
+from ckpt_doctor.formats._json import parsed_or_none
 from ckpt_doctor.formats.interface import Changes
 
 # The order of one batch-norm layer's weights in every version from 1.0 on.
@@ -141,9 +140,11 @@ def _layer_config(text: str | None, layer: str) -> object:
 
     `Sequential` was a bare list of layers until Keras 2.2.
     """
-    try:
-        config = json.loads(text or "null")["config"]
-        layers = config if isinstance(config, list) else config["layers"]
-        return next((entry for entry in layers if entry["config"]["name"] == layer), None)
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return None
+    config = parsed_or_none(text)
+    inner = config.get("config") if isinstance(config, dict) else None
+    layers = inner.get("layers") if isinstance(inner, dict) else inner
+    for entry in layers if isinstance(layers, list) else ():
+        own = entry.get("config") if isinstance(entry, dict) else None
+        if isinstance(own, dict) and own.get("name") == layer:
+            return entry
+    return None

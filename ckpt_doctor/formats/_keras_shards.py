@@ -18,7 +18,7 @@ from typing import Any
 
 from ckpt_doctor.checkpoint import Array, Checkpoint, Damage, Variable
 from ckpt_doctor.errors import BadRequest, RepairRefused, UnreadableCheckpoint
-from ckpt_doctor.formats import _foreign
+from ckpt_doctor.formats import _foreign, _json
 from ckpt_doctor.formats._atomic import Outputs
 from ckpt_doctor.formats._hdf5_edit import apply
 from ckpt_doctor.formats._hdf5_open import check_whole, read_all, stream_of
@@ -132,21 +132,23 @@ def _read_index(path: str) -> _Index:
         content = read_file(path)
     except FileNotFoundError:
         raise BadRequest(f"{path}: no such file") from None
-    try:
-        parsed = json.loads(content)
-        mapped = parsed["weight_map"]
-        weight_map = {
-            str(group).strip("/"): (shards,) if isinstance(shards, str) else tuple(str(shard) for shard in shards)
-            for group, shards in mapped.items()
-        }
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    document = _json.parsed_or_none(content)
+    mapped = document.get("weight_map") if isinstance(document, dict) else None
+    if not isinstance(mapped, dict) or not all(_is_shards(shards) for shards in mapped.values()):
         described = _foreign.describe(content[:4096])
         if described == "a text file" and content.lstrip().startswith(b"{"):
-            raise refuse(f"a JSON file cut off or without a weight_map: {error}") from error
-        raise refuse(
-            f"{f'is {described}' if described else 'is no JSON'}; the index of sharded weights is expected"
-        ) from error
-    return _Index(parsed, weight_map)
+            raise refuse("a JSON file cut off or without a weight_map that maps groups to files")
+        raise refuse(f"{f'is {described}' if described else 'is no JSON'}; the index of sharded weights is expected")
+    weight_map = {
+        str(group).strip("/"): (shards,) if isinstance(shards, str) else tuple(shards)
+        for group, shards in mapped.items()
+    }
+    return _Index(document, weight_map)
+
+
+def _is_shards(entry: object) -> bool:
+    """Return whether an entry of the map names one shard or several."""
+    return isinstance(entry, str) or (isinstance(entry, list) and all(isinstance(shard, str) for shard in entry))
 
 
 def verify(checkpoint: Checkpoint) -> Iterator[Damage]:

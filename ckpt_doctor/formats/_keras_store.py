@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ckpt_doctor.checkpoint import Damage, Variable
-from ckpt_doctor.formats._hdf5 import H5PY_ERRORS, Dataset, OpenFile, damage_of, find, text_attribute, walk
+from ckpt_doctor.formats._damaged import Damaged
+from ckpt_doctor.formats._hdf5 import Dataset, OpenFile, find, text_attribute, walk
 from ckpt_doctor.formats._hdf5_open import StreamOpener, check_whole, opened, unreadable, variable
 
 # TensorFlow 2.12 saved `layers` under this name; Keras 3 still reads it (`H5IOStore.get`).
@@ -78,7 +79,7 @@ def read_store(
                 unread=dict(tree.others),
                 old_layers=OLD_LAYERS in tree.groups,
             )
-    except H5PY_ERRORS as error:
+    except Damaged as error:
         raise unreadable(path, format, error, where) from error
 
 
@@ -86,6 +87,6 @@ def _name_of(file: OpenFile, group: str, where: str, damages: list[Damage]) -> s
     """Return the user's name of the object whose weights lie in `group`."""
     try:
         return text_attribute(file, find(file.h5, group), "name")
-    except H5PY_ERRORS as error:
-        damages.append(damage_of(error, f"{where}:{group}"))
+    except Damaged as error:
+        damages.append(error.at(f"{where}:{group}"))
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from google.protobuf.message import DecodeError
 
-from ckpt_doctor.formats._table import decode_varint
+from ckpt_doctor.formats._table import BadVarint, decode_varint
 from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
 
 _META_INFO = 1  # MetaGraphDef.meta_info_def
@@ -69,6 +69,6 @@ def _after_field(data: memoryview, position: int) -> int | None:
             position += 8 if tag & 7 == 1 else 4
         else:
             return None
-    except (IndexError, ValueError):
+    except BadVarint:
         return None
     return position if position <= len(data) and tag >> 3 else None

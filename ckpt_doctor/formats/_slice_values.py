@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 
 from ckpt_doctor.checkpoint import Array, numpy_dtype
 from ckpt_doctor.formats import _dtypes
+from ckpt_doctor.formats._damaged import Damaged
 from ckpt_doctor.formats._meta_graph import first_field
 from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
 
@@ -47,11 +48,11 @@ def decode(serialised: bytes, number: int, count: int) -> Array:
         count: How many there must be.
 
     Raises:
-        ValueError: There are more or fewer, or the type has no array.
+        Damaged: There are more or fewer, or the type has no array.
     """
     name = _dtypes.name_of(number)
     if name not in _FIELDS:
-        raise ValueError(f"holds values of type {name}, which have no array")
+        raise _damaged(f"holds values of type {name}, which have no array")
     if name in _PACKED:
         kind, field = _PACKED[name]
         data = _tensor_field(serialised, field)
@@ -61,26 +62,36 @@ def decode(serialised: bytes, number: int, count: int) -> Array:
     try:
         tensor = pb.SavedTensorSlices.FromString(serialised).data.data
     except DecodeError as error:
-        raise ValueError("cannot be parsed") from error
+        raise _damaged("cannot be parsed") from error
     values = getattr(tensor, _FIELDS[name])
     dtype = numpy_dtype(name)
     needed = 2 * count if dtype.kind == "c" else count
     if len(values) != needed and not values and tensor.tensor_content:
         return _from_content(tensor.tensor_content, dtype, count)
     if len(values) != needed:
-        raise ValueError(f"has {len(values)} numbers, {needed} are needed")
+        raise _damaged(f"has {len(values)} numbers, {needed} are needed")
     if name == "string":
         out = np.empty(count, object)
         out[:] = list(values)
         return out
     if name in ("float16", "bfloat16"):
-        return np.array(values, np.uint16).view(dtype)
+        return _numbers(values, np.dtype(np.uint16), name).view(dtype)
     if dtype.kind == "c":
-        return np.array(values, np.float32 if name == "complex64" else np.float64).view(dtype)
-    try:
-        return np.array(values, np.int64 if dtype.kind == "i" else None).astype(dtype)
-    except (OverflowError, ValueError) as error:
-        raise ValueError(f"has numbers that are no {name}") from error
+        return _numbers(values, np.dtype(np.float32 if name == "complex64" else np.float64), name).view(dtype)
+    return _numbers(values, dtype, name)
+
+
+def _numbers(values: Any, dtype: np.dtype[Any], name: str) -> Array:
+    """Return the numbers of a field as an array; one that its type cannot hold is damage."""
+    if dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        if len(values) and not limits.min <= min(values) <= max(values) <= limits.max:
+            raise _damaged(f"has numbers that are no {name}")
+    return np.array(values, dtype)
+
+
+def _damaged(reason: str) -> Damaged:
+    return Damaged("truncated", reason)
 
 
 def encode(array: Array) -> pb.Tensor:
@@ -108,7 +119,7 @@ def encode(array: Array) -> pb.Tensor:
 
 def _from_content(content: bytes, dtype: np.dtype[Any], count: int) -> Array:
     if dtype.kind == "O" or len(content) != dtype.itemsize * count:
-        raise ValueError(f"has {len(content)} bytes, {count} values are needed")
+        raise _damaged(f"has {len(content)} bytes, {count} values are needed")
     return np.frombuffer(content, dtype)
 
 

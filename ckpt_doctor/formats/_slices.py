@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ckpt_doctor.formats._damaged import Damaged
+
 WHOLE = -1  # The length of an extent that spans its dimension.
 
 Extents = tuple[tuple[int, int], ...]
@@ -23,16 +25,16 @@ def bounds(extents: Extents, shape: tuple[int, ...]) -> tuple[slice, ...]:
     """Return the slice as indices into an array of `shape`.
 
     Raises:
-        ValueError: It does not lie within the shape.
+        Damaged: It does not lie within the shape.
     """
     if len(extents) != len(shape):
-        raise ValueError(f"a slice has {len(extents)} dimensions, its variable has {len(shape)}")
+        raise Damaged("checksum-mismatch", f"a slice has {len(extents)} dimensions, its variable has {len(shape)}")
     out = []
     for (start, length), size in zip(extents, shape, strict=True):
         if length == WHOLE:
             start, length = 0, size
         if start < 0 or length < 0 or start + length > size:
-            raise ValueError(f"a slice spans {start} to {start + length} of a dimension of {size}")
+            raise Damaged("checksum-mismatch", f"a slice spans {start} to {start + length} of a dimension of {size}")
         out.append(slice(start, start + length))
     return tuple(out)
 

@@ -71,14 +71,13 @@ class LocalFile:
         self._fd = -1
         self.path = path
         self._lock = threading.Lock()
-        self._fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
         try:
-            status = os.fstat(self._fd)
-        except OSError:
-            os.close(self._fd)
-            self._fd = -1
-            raise
-        self.size = status.st_size
+            self._fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
+            self.size = os.fstat(self._fd).st_size
+        except (FileNotFoundError, NotADirectoryError):
+            raise FileNotFoundError(path) from None
+        except (OSError, ValueError) as error:  # ValueError: a null byte.
+            raise unreadable(path, error) from error
 
     def __del__(self) -> None:
         if self._fd >= 0:
@@ -177,14 +176,9 @@ def open_source(path: str) -> Source:
     """
     if is_remote(path):
         return RemoteFile(path)
-    try:
-        if os.path.isdir(path):
-            raise BadRequest(f"{path}: is a folder, a file is expected")
-        return LocalFile(path)
-    except (FileNotFoundError, NotADirectoryError):
-        raise FileNotFoundError(path) from None
-    except (OSError, ValueError) as error:
-        raise unreadable(path, error) from error
+    if is_folder(path):
+        raise BadRequest(f"{path}: is a folder, a file is expected")
+    return LocalFile(path)
 
 
 def open_binary(path: str) -> BinaryIO:

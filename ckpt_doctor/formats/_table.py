@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from ckpt_doctor.formats import _checksum, _snappy
+from ckpt_doctor.formats._damaged import Damaged
 from ckpt_doctor.formats._storage import OutOfBounds, Source
 
 MAGIC = 0xDB4775248B80FB57.to_bytes(8, "little")
@@ -34,20 +35,26 @@ _RESTART_INTERVAL = 16
 _MOST_KEY_EXPANSION = 256
 
 
-class TableError(ValueError):
+class TableError(Damaged):
     """A table is damaged.
 
     Attributes:
-        kind: `truncated`, `checksum-mismatch` or `not-a-checkpoint`, as in `Damage`.
         offset: Where, in bytes from the start of the file.
-        reason: What was found and what was expected.
     """
 
     def __init__(self, kind: str, offset: int, reason: str) -> None:
-        self.kind = kind
+        super().__init__(kind, reason)
         self.offset = offset
-        self.reason = reason
-        super().__init__(f"byte {offset}: {reason}")
+
+    def __str__(self) -> str:
+        return f"byte {self.offset}: {self.reason}"
+
+
+class BadVarint(Damaged):
+    """A number in base 128 is cut off, or longer than ten bytes."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("checksum-mismatch", reason)
 
 
 class Handle(NamedTuple):
@@ -75,7 +82,7 @@ class Table:
         try:
             self._metaindex, position = _handle(footer, 0)
             index, _ = _handle(footer, position)
-        except (IndexError, ValueError):
+        except BadVarint:
             raise TableError("checksum-mismatch", size - FOOTER, "the footer is damaged") from None
         self._index = index
         self._keys: list[bytes] = []
@@ -83,7 +90,7 @@ class Table:
         for key, value in _entries(self._block(index), index.offset):
             try:
                 handle, _ = _handle(value, 0)
-            except (IndexError, ValueError):
+            except BadVarint:
                 raise TableError("checksum-mismatch", index.offset, "the index block is damaged") from None
             self._keys.append(key)
             self.blocks.append(handle)
@@ -151,8 +158,8 @@ class Table:
         if kind == 1:
             try:
                 return _snappy.unpack(stored[:size])
-            except ValueError as error:
-                raise TableError("checksum-mismatch", offset, f"a compressed block {error}") from error
+            except _snappy.SnappyError as error:
+                raise TableError("checksum-mismatch", offset, f"a compressed block {error.reason}") from error
         raise TableError("checksum-mismatch", offset, f"a block has the unknown compression {kind}")
 
 
@@ -170,20 +177,24 @@ def decode_varint(data: bytes | memoryview, position: int) -> tuple[int, int]:
     """Return a number and the position after it.
 
     Raises:
-        IndexError: The data end within it.
-        ValueError: It is longer than ten bytes.
+        BadVarint: The data end within it, or it is longer than ten bytes.
     """
+    size = len(data)
+    if position >= size:
+        raise BadVarint("a number is cut off")
     byte = data[position]
     if byte < 128:
         return byte, position + 1
     value = 0
     for shift in range(0, 70, 7):
+        if position >= size:
+            raise BadVarint("a number is cut off")
         byte = data[position]
         position += 1
         value |= (byte & 127) << shift
         if byte < 128:
             return value, position
-    raise ValueError("a number is longer than ten bytes")
+    raise BadVarint("a number is longer than ten bytes")
 
 
 def build(items: Iterable[tuple[bytes, bytes]]) -> bytes:
@@ -299,9 +310,7 @@ def _entries(block: bytes, offset: int) -> Iterator[tuple[bytes, bytes]]:
             if room < 0:
                 raise TableError("checksum-mismatch", offset, "the keys of a block are absurdly long")
             yield key, block[after_key:after]
-    except (IndexError, ValueError) as error:
-        if isinstance(error, TableError):
-            raise
+    except BadVarint as error:
         raise TableError("checksum-mismatch", offset, f"an entry at byte {position} of a block is damaged") from error
 
 

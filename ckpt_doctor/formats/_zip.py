@@ -16,16 +16,19 @@ import threading
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from ckpt_doctor.formats._boundary import library_errors
+from ckpt_doctor.formats._damaged import Damaged
 from ckpt_doctor.formats._storage import open_binary
 
 SIGNATURE = b"PK\x03\x04"
 
-# What zipfile was seen to raise on damaged bytes. NotImplementedError is a RuntimeError.
-ZIP_ERRORS = (
+# What zipfile was seen to raise on damaged bytes. NotImplementedError is a RuntimeError, UnicodeDecodeError a
+# ValueError. No MemoryError: sizes are checked before anything is unpacked.
+_RAISED = (
     zipfile.BadZipFile,
     zipfile.LargeZipFile,
     zlib.error,
@@ -37,7 +40,6 @@ ZIP_ERRORS = (
     OverflowError,
     EOFError,
     OSError,
-    MemoryError,
 )
 
 # The guard of keras/src/saving/saving_lib.py for extraction (`_reject_zip_extract_bomb`).
@@ -46,6 +48,42 @@ _BOMB_EXPANSION = 100
 _IN_MEMORY_BYTES = 1 << 28
 _CHUNK = 1 << 20
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
+
+
+class NoDirectory(Damaged):
+    """The directory that ends a zip archive is not found."""
+
+
+def zip_errors(what: str) -> AbstractContextManager[None]:
+    """Return the boundary that is set round each call into zipfile, and round nothing else.
+
+    Args:
+        what: What is read, for messages: `archive` or `member`.
+
+    Raises:
+        NoDirectory: The directory is not found.
+        Damaged: zipfile gives up on the bytes.
+    """
+
+    def damaged(error: Exception) -> Damaged:
+        said = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, EOFError):
+            return Damaged("truncated", f"ends too early: {said}")
+        if "not a zip file" in said:
+            return NoDirectory("truncated", said)
+        if "CRC-32" in said or "Error -3" in said:
+            return _failed(said)
+        return Damaged("not-a-checkpoint", f"damaged zip {what}: {said}")
+
+    return library_errors(_RAISED, damaged)
+
+
+def _failed(reason: str) -> Damaged:
+    return Damaged("checksum-mismatch", f"stored bytes fail their check: {reason}")
+
+
+def _refused(reason: str) -> Damaged:
+    return Damaged("not-a-checkpoint", f"damaged zip member: {reason}")
 
 
 class Window(io.RawIOBase):
@@ -95,10 +133,16 @@ def open_zip(path: str) -> Iterator[zipfile.ZipFile]:
     """Open the archive at `path`.
 
     Raises:
-        zipfile.BadZipFile: Its directory is damaged or cut off.
+        FileNotFoundError: It is not there.
+        Damaged: Its directory is damaged or cut off.
     """
-    with open_binary(path) as stream, zipfile.ZipFile(stream) as archive:
+    with open_binary(path) as stream, _archive_on(stream) as archive:
         yield archive
+
+
+def _archive_on(stream: BinaryIO) -> zipfile.ZipFile:
+    with zip_errors("archive"):
+        return zipfile.ZipFile(stream)
 
 
 def first_name(head: bytes) -> str | None:
@@ -113,44 +157,61 @@ def check_member(info: zipfile.ZipInfo) -> None:
     """Refuse what would not be read whole.
 
     Raises:
-        ValueError: The member is encrypted, compressed by another method than deflate, or a bomb.
+        Damaged: The member is encrypted, compressed by another method than deflate, or a bomb.
     """
     if info.flag_bits & 1:
-        raise ValueError("the member is encrypted")
+        raise _refused("the member is encrypted")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise ValueError(f"compression method {info.compress_type}; 0 (stored) and 8 (deflated) are read")
+        raise _refused(f"compression method {info.compress_type}; 0 (stored) and 8 (deflated) are read")
     if info.compress_type == zipfile.ZIP_STORED and info.file_size != info.compress_size:
-        raise ValueError(f"stored, and {info.compress_size} bytes are to hold {info.file_size}")
+        raise _refused(f"stored, and {info.compress_size} bytes are to hold {info.file_size}")
     if info.file_size > _BOMB_FLOOR_BYTES and info.file_size > _BOMB_EXPANSION * info.compress_size:
-        raise ValueError(f"declares {info.file_size} bytes, {info.compress_size} are stored; not unpacked")
+        raise _refused(f"declares {info.file_size} bytes, {info.compress_size} are stored; not unpacked")
 
 
 def check_crc(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
     """Read a member whole.
 
     Raises:
-        zipfile.BadZipFile: Its CRC-32 is not the stored one.
-        ValueError: See `check_member`.
+        Damaged: Its CRC-32 is not the stored one; or see `check_member`.
     """
-    check_member(info)
-    left = info.file_size
-    with archive.open(info) as member:
-        while piece := member.read(_CHUNK):
-            left -= len(piece)
-    if left:
-        raise zipfile.BadZipFile(f"{info.file_size} bytes are declared, {info.file_size - left} are there")
+    for _ in pieces(archive, info):
+        pass
 
 
-def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
-    """Return a small member, its CRC-32 checked.
+def pieces(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[bytes]:
+    """Yield the content of a member; whoever takes all of it has its CRC-32 and its length checked.
 
     Raises:
-        KeyError: There is no such member.
-        zipfile.BadZipFile: Its CRC-32 is not the stored one.
+        Damaged: Its CRC-32 is not the stored one; or see `check_member`.
     """
-    info = archive.getinfo(name)
     check_member(info)
-    return archive.read(info)
+    found = 0
+    with zip_errors("member"):
+        member = archive.open(info)
+    with member:
+        while True:
+            with zip_errors("member"):
+                piece = member.read(_CHUNK)
+            if not piece:
+                break
+            found += len(piece)
+            yield piece
+    if found != info.file_size:
+        raise _failed(f"{info.file_size} bytes are declared, {found} are there")
+
+
+def text_of(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> str:
+    """Return the text in a small member.
+
+    Raises:
+        Damaged: See `pieces`; or it is not UTF-8.
+    """
+    content = b"".join(pieces(archive, info))
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise _refused(str(error)) from error
 
 
 class Member:
@@ -177,8 +238,7 @@ class Member:
         """Open it for reading.
 
         Raises:
-            zipfile.BadZipFile: The archive is damaged.
-            ValueError: See `check_member`.
+            Damaged: The archive is damaged; or see `check_member`.
         """
         check_member(self._info)
         if self._info.compress_type == zipfile.ZIP_STORED:
@@ -199,8 +259,7 @@ class Member:
         """Compare its CRC-32 with the stored one, once.
 
         Raises:
-            zipfile.BadZipFile: They differ.
-            ValueError: See `check_member`.
+            Damaged: They differ; or see `check_member`.
         """
         if self._info.compress_type != zipfile.ZIP_STORED:
             self._unpack()
@@ -219,11 +278,9 @@ class Member:
             check_member(self._info)
             small = self._info.file_size <= _IN_MEMORY_BYTES
             target: BinaryIO = io.BytesIO() if small else cast("BinaryIO", tempfile.TemporaryFile())  # noqa: SIM115
-            with open_zip(self._path) as archive, archive.open(self._info) as member:
-                while piece := member.read(_CHUNK):
+            with open_zip(self._path) as archive:
+                for piece in pieces(archive, self._info):
                     target.write(piece)
-            if target.tell() != self._info.file_size:
-                raise zipfile.BadZipFile(f"{self._info.file_size} bytes are declared, {target.tell()} are there")
             self._unpacked = target.getvalue() if isinstance(target, io.BytesIO) else target
 
 
@@ -232,7 +289,7 @@ def _data_offset(stream: BinaryIO, info: zipfile.ZipInfo) -> int:
     stream.seek(info.header_offset)
     header = stream.read(_LOCAL_HEADER.size)
     if len(header) < _LOCAL_HEADER.size or not header.startswith(SIGNATURE):
-        raise zipfile.BadZipFile(f"no local header of {info.filename!r} at byte {info.header_offset}")
+        raise _refused(f"no local header of {info.filename!r} at byte {info.header_offset}")
     fields = _LOCAL_HEADER.unpack(header)
     return info.header_offset + _LOCAL_HEADER.size + int(fields[9]) + int(fields[10])
 
@@ -249,9 +306,9 @@ def copy_with(source: str, target: Path, name: str, content: BinaryIO) -> None:
         content: Its new content, from the start of the stream.
 
     Raises:
-        zipfile.BadZipFile: The archive is damaged.
+        Damaged: The archive is damaged.
     """
-    with open_binary(source) as stream, zipfile.ZipFile(stream) as archive:
+    with open_binary(source) as stream, _archive_on(stream) as archive:
         infos = sorted(archive.infolist(), key=lambda info: info.header_offset)
         ends = [info.header_offset for info in infos[1:]] + [archive.start_dir]
         with zipfile.ZipFile(target, "w") as out:
@@ -293,6 +350,6 @@ def _copy_bytes(source: BinaryIO, start: int, end: int, target: BinaryIO) -> Non
     while start < end:
         piece = source.read(min(_CHUNK, end - start))
         if not piece:
-            raise zipfile.BadZipFile(f"ends at byte {start}, {end} bytes are needed")
+            raise Damaged("truncated", f"ends at byte {start}, {end} bytes are needed")
         target.write(piece)
         start += len(piece)

@@ -31,12 +31,13 @@ from typing import Any
 from ckpt_doctor.checkpoint import Checkpoint, Damage, ModelDescriptions
 from ckpt_doctor.errors import RepairRefused, UnreadableCheckpoint
 from ckpt_doctor.formats._atomic import Outputs
+from ckpt_doctor.formats._damaged import Damaged
 from ckpt_doctor.formats._hdf5 import (
-    H5PY_ERRORS,
     OpenFile,
     Refused,
     Tree,
     find,
+    has_attribute,
     names_attribute,
     text_attribute,
     walk,
@@ -44,6 +45,7 @@ from ckpt_doctor.formats._hdf5 import (
 from ckpt_doctor.formats._hdf5_edit import apply
 from ckpt_doctor.formats._hdf5_open import (
     check_file,
+    is_numbered_graph,
     is_sound,
     layout_at,
     layout_of,
@@ -87,7 +89,7 @@ class KerasHdf5:
             with opened(stream_of(path)) as file:
                 tree = walk(file, path)
                 return _checkpoint(path, file, tree)
-        except H5PY_ERRORS as error:
+        except Damaged as error:
             raise unreadable(path, self.name, error) from error
 
     def verify(self, checkpoint: Checkpoint) -> Iterator[Damage]:
@@ -142,7 +144,7 @@ def _checkpoint(path: str, file: OpenFile, tree: Tree) -> Checkpoint:
     attributes["weight_names"] = _weight_names(file, root, tree, attributes["layer_names"], path, damages)
     attributes["optimizer_weight_names"] = ()
     if _OPTIMIZER in tree.groups:
-        attributes["optimizer_weight_names"] = names_attribute(file, file.h5[_OPTIMIZER], "weight_names") or ()
+        attributes["optimizer_weight_names"] = names_attribute(file, find(file.h5, _OPTIMIZER), "weight_names") or ()
     attributes["era"] = _era(version, weights, file.h5)
 
     order, labels, absent = _order(attributes, root, tree)
@@ -176,7 +178,7 @@ def _era(version: str | None, weights: Any, file: Any) -> str:
     if version is not None:
         major = version.split(".", 1)[0]
         return f"{major}.x" if major.isdigit() else "2.x"
-    if "nb_layers" in weights.attrs or ("graph" in file and "nb_params" in file["graph"].attrs):
+    if has_attribute(weights, "nb_layers") or is_numbered_graph(file):
         return "0.3"
     return "1.x"
 

@@ -35,21 +35,23 @@ from ckpt_doctor.checkpoint import Checkpoint, Damage, ModelDescriptions
 from ckpt_doctor.errors import BadRequest, UnreadableCheckpoint
 from ckpt_doctor.formats import _foreign, _keras_shards
 from ckpt_doctor.formats._atomic import Outputs
+from ckpt_doctor.formats._damaged import Damaged
 from ckpt_doctor.formats._hdf5_edit import apply
 from ckpt_doctor.formats._hdf5_open import check_whole, is_sound, layout_at, read_all, stream_of
 from ckpt_doctor.formats._hdf5_superblock import has_signature
+from ckpt_doctor.formats._json import parsed_or_none
 from ckpt_doctor.formats._keras_store import OLD_LAYERS, Store, read_store
 from ckpt_doctor.formats._storage import is_file, join, read_head, size_of, split
 from ckpt_doctor.formats._storage import read_all as read_file
 from ckpt_doctor.formats._zip import (
     SIGNATURE,
-    ZIP_ERRORS,
     Member,
+    NoDirectory,
     check_crc,
     copy_with,
     first_name,
     open_zip,
-    read_member,
+    text_of,
 )
 from ckpt_doctor.formats.interface import Changes
 
@@ -155,40 +157,47 @@ def _read_archive(path: str, head: bytes) -> Checkpoint:
     texts: dict[str, str | None] = {}
     try:
         with open_zip(path) as archive:
-            names = archive.namelist()
+            members = {info.filename: info for info in archive.infolist()}
             for name in (_CONFIG, _METADATA):
-                texts[name] = _text_member(archive, name, path, damages)
+                texts[name] = _text_member(archive, members.get(name), name, path, damages)
     except FileNotFoundError:
         raise BadRequest(f"{path}: no such file") from None
-    except ZIP_ERRORS as error:
+    except Damaged as error:
         raise UnreadableCheckpoint(path, _ARCHIVE, (_archive_damage(path, head, error),)) from error
-    if _WEIGHTS not in names:
-        raise _without_weights(path, names)
-    member = _weights_of(path)
+    if _WEIGHTS not in members:
+        raise _without_weights(path, list(members))
+    member = Member(path, members[_WEIGHTS])
     where = f"{path}!{_WEIGHTS}"
 
     def check() -> None:
         try:
             member.check()
-        except ZIP_ERRORS as error:
-            raise UnreadableCheckpoint(path, _ARCHIVE, (_zip_damage(error, where),)) from error
+        except Damaged as error:
+            raise UnreadableCheckpoint(path, _ARCHIVE, (error.at(where),)) from error
 
     try:
         store = read_store(member.open, member.size, where, path, _ARCHIVE, check)
     except UnreadableCheckpoint:
         check()  # A failed checksum explains whatever HDF5 stumbled over.
         raise
-    except ZIP_ERRORS as error:
-        raise UnreadableCheckpoint(path, _ARCHIVE, (_zip_damage(error, where),)) from error
+    except Damaged as error:
+        raise UnreadableCheckpoint(path, _ARCHIVE, (error.at(where),)) from error
     if store.damages:
         check()
     return _checkpoint(path, _ARCHIVE, "archive", store, texts[_CONFIG], texts[_METADATA], damages)
 
 
 def _weights_of(path: str) -> Member:
-    """Return the member that holds the weights."""
+    """Return the member that holds the weights.
+
+    Raises:
+        Damaged: The archive, which was read before, has none any more.
+    """
     with open_zip(path) as archive:
-        return Member(path, archive.getinfo(_WEIGHTS))
+        info = next((info for info in archive.infolist() if info.filename == _WEIGHTS), None)
+    if info is None:
+        raise Damaged("not-a-checkpoint", f"has no {_WEIGHTS} any more")
+    return Member(path, info)
 
 
 def _without_weights(path: str, names: list[str]) -> UnreadableCheckpoint:
@@ -202,34 +211,27 @@ def _without_weights(path: str, names: list[str]) -> UnreadableCheckpoint:
     return UnreadableCheckpoint(path, _ARCHIVE, (Damage("not-a-checkpoint", path, message),))
 
 
-def _text_member(archive: zipfile.ZipFile, name: str, path: str, damages: list[Damage]) -> str | None:
+def _text_member(
+    archive: zipfile.ZipFile, info: zipfile.ZipInfo | None, name: str, path: str, damages: list[Damage]
+) -> str | None:
     """Return a text of the archive; None and a damage where it cannot be read."""
-    try:
-        return read_member(archive, name).decode("utf-8")
-    except KeyError:
+    if info is None:
         damages.append(Damage("not-a-checkpoint", path, f"the archive has no {name}"))
-    except ZIP_ERRORS as error:
-        damages.append(_zip_damage(error, f"{path}!{name}"))
+        return None
+    try:
+        return text_of(archive, info)
+    except Damaged as error:
+        damages.append(error.at(f"{path}!{name}"))
     return None
 
 
-def _zip_damage(error: BaseException, where: str) -> Damage:
-    """Return what an exception of zipfile says about one member, as a damage."""
-    said = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, EOFError):
-        return Damage("truncated", where, f"ends too early: {said}")
-    if "CRC-32" in said or "Error -3" in said or "are there" in said:
-        return Damage("checksum-mismatch", where, f"stored bytes fail their check: {said}")
-    return Damage("not-a-checkpoint", where, f"damaged zip member: {said}")
-
-
-def _archive_damage(path: str, head: bytes, error: BaseException) -> Damage:
+def _archive_damage(path: str, head: bytes, error: Damaged) -> Damage:
     """Return what is wrong with a file that zipfile does not open."""
     if head.startswith(SIGNATURE):
-        if "not a zip file" in str(error):
+        if isinstance(error, NoDirectory):
             message = f"{size_of(path)} bytes, and the directory that ends a zip archive is not among them"
             return Damage("truncated", path, message)
-        return Damage("not-a-checkpoint", path, f"damaged zip archive: {error}")
+        return error.at(path)
     if not head:
         return Damage("not-a-checkpoint", path, "the file is empty; a Keras archive (zip) is expected")
     described = _foreign.describe(head)
@@ -241,8 +243,8 @@ def _holds_weights(path: str) -> bool:
     """Return whether the archive at `path` holds the members of a Keras model."""
     try:
         with open_zip(path) as archive:
-            return _WEIGHTS in archive.namelist()
-    except ZIP_ERRORS:
+            return any(info.filename == _WEIGHTS for info in archive.infolist())
+    except Damaged:
         return False
 
 
@@ -253,7 +255,7 @@ def _check_members(path: str) -> tuple[Damage, ...]:
         with open_zip(path) as archive:
             for info in archive.infolist():
                 damages.extend(_check_one(archive, info, path))
-    except ZIP_ERRORS as error:
+    except Damaged as error:
         damages.append(_archive_damage(path, read_head(path), error))
     return tuple(damages)
 
@@ -262,8 +264,8 @@ def _check_one(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: str) -> tu
     """Compare the CRC-32 of one member."""
     try:
         check_crc(archive, info)
-    except ZIP_ERRORS as error:
-        return (_zip_damage(error, f"{path}!{info.filename}"),)
+    except Damaged as error:
+        return (error.at(f"{path}!{info.filename}"),)
     return ()
 
 
@@ -284,13 +286,13 @@ def _checkpoint(
     """Put together what an archive or a bare file says."""
     training = None
     if config is not None:
-        parsed = _json(config)
+        parsed = _object(config)
         if parsed is None:
             damages.append(Damage("not-a-checkpoint", path, f"{_CONFIG} is no JSON object"))
             config = None
         elif parsed.get("compile_config") is not None:
             training = json.dumps(parsed["compile_config"])
-    about = _json(metadata) or {}
+    about = _object(metadata) or {}
     version = str(about["keras_version"]) if "keras_version" in about else None
     return Checkpoint(
         path=path,
@@ -314,12 +316,9 @@ def _checkpoint(
     )
 
 
-def _json(text: str | None) -> dict[str, Any] | None:
+def _object(text: str | None) -> dict[str, Any] | None:
     """Return a JSON object; None where the text is none."""
-    try:
-        parsed = json.loads(text or "null")
-    except (ValueError, RecursionError):
-        return None
+    parsed = parsed_or_none(text)
     return parsed if isinstance(parsed, dict) else None
 
 
@@ -331,8 +330,8 @@ def _stage(outputs: Outputs, checkpoint: Checkpoint, target: Path, changes: Chan
         apply(outputs.stage(target, like=path, copy=True), checkpoint.path, datasets, changes.values, {})
         return
     temporary = outputs.stage(target, like=path)
-    member = _weights_of(checkpoint.path)
     try:
+        member = _weights_of(checkpoint.path)
         # A wrong byte must not get a right checksum.
         member.check()
         with tempfile.TemporaryFile(dir=target.parent) as weights:
@@ -340,6 +339,6 @@ def _stage(outputs: Outputs, checkpoint: Checkpoint, target: Path, changes: Chan
                 shutil.copyfileobj(stream, weights, 1 << 20)
             apply(cast("BinaryIO", weights), checkpoint.path, datasets, changes.values, {})
             copy_with(checkpoint.path, temporary, _WEIGHTS, cast("BinaryIO", weights))
-    except zipfile.BadZipFile as error:
-        damage = _zip_damage(error, f"{checkpoint.path}!{_WEIGHTS}")
+    except Damaged as error:
+        damage = error.at(f"{checkpoint.path}!{_WEIGHTS}")
         raise UnreadableCheckpoint(checkpoint.path, _ARCHIVE, (damage,)) from error

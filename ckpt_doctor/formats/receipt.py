@@ -7,12 +7,12 @@ only if it holds the SHA-256 of the file that commits the checkpoint: the index 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from typing import Any
 
 from ckpt_doctor.checkpoint import Checkpoint
 from ckpt_doctor.errors import BadRequest
+from ckpt_doctor.formats._json import parsed_or_none
 from ckpt_doctor.formats._storage import is_remote, join, names_in, open_source, size_of, split
 
 _SCHEMA = "ckpt-doctor/fix/1"
@@ -57,10 +57,7 @@ def _receipts(folder: str) -> Iterator[dict[str, Any]]:
             continue
         if _SCHEMA.encode() not in text:
             continue
-        try:
-            document = json.loads(text)
-        except ValueError:
-            continue
+        document = parsed_or_none(text)
         if _is_receipt(document):
             yield document
 

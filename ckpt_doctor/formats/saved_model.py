@@ -22,6 +22,7 @@ from ckpt_doctor.checkpoint import Checkpoint, Damage, ModelDescriptions
 from ckpt_doctor.errors import RepairRefused, UnreadableCheckpoint
 from ckpt_doctor.formats import _bundle_writer, _foreign
 from ckpt_doctor.formats._atomic import Outputs
+from ckpt_doctor.formats._damaged import Damaged
 from ckpt_doctor.formats._fingerprint import with_checkpoint_hash
 from ckpt_doctor.formats._meta_graph import is_whole, producer_of_saved_model
 from ckpt_doctor.formats._storage import is_file, join, names_in, read_all, size_of, split
@@ -137,7 +138,7 @@ def _new_fingerprint(folder: Path, index: bytes) -> bytes | None:
         return None
     try:
         return with_checkpoint_hash(path.read_bytes(), index)
-    except ValueError:
+    except Damaged:
         return None
 
 

@@ -26,6 +26,7 @@ from ckpt_doctor.formats import _dtypes, _foreign, _slice_values, _slices, _tabl
 from ckpt_doctor.formats._atomic import Outputs
 from ckpt_doctor.formats._bundle import key_of, name_of
 from ckpt_doctor.formats._bundle_index import looks_like_index
+from ckpt_doctor.formats._damaged import Damaged
 from ckpt_doctor.formats._meta_graph import producer_of_meta_graph
 from ckpt_doctor.formats._storage import (
     OutOfBounds,
@@ -146,8 +147,8 @@ class TensorSlicesV1:
             tensor = tensors[key_of(variable.name)]
             try:
                 _check_slices(tensor)
-            except ValueError as error:
-                yield Damage("truncated", f"{checkpoint.path}, {variable.name}", str(error), (variable.name,))
+            except Damaged as error:
+                yield Damage("truncated", f"{checkpoint.path}, {variable.name}", error.reason, (variable.name,))
 
     def rewrite(
         self, checkpoint: Checkpoint, target: Path, changes: Changes, *, overwrite: bool = False
@@ -270,18 +271,18 @@ def _check_slices(tensor: _Tensor) -> list[tuple[tuple[slice, ...], _slices.Exte
     """Return where each slice lies in its variable.
 
     Raises:
-        ValueError: They do not make up the variable.
+        Damaged: They do not make up the variable.
     """
     out = [(_slices.bounds(extents, tensor.shape), extents, shard) for extents, shard in tensor.slices.items()]
     found = sum(math.prod(index.stop - index.start for index in where) for where, _, _ in out)
     if found != math.prod(tensor.shape):
-        raise ValueError(f"its slices hold {found} values, shape {list(tensor.shape)} needs {math.prod(tensor.shape)}")
+        message = f"its slices hold {found} values, shape {list(tensor.shape)} needs {math.prod(tensor.shape)}"
+        raise Damaged("truncated", message)
     return out
 
 
 def _read_value(path: str, tensor: _Tensor) -> Array:
     where = f"{path}, {name_of(tensor.key)}"
-    kind = "truncated"
     try:
         parts = []
         for place, extents, shard in _check_slices(tensor):
@@ -289,20 +290,37 @@ def _read_value(path: str, tensor: _Tensor) -> Array:
             shape = tuple(index.stop - index.start for index in place)
             stored = shard.table.get(_slices.key_of(tensor.key, extents))
             if stored is None:
-                raise ValueError("a slice is not in the table")
-            parts.append((place, _slice_values.decode(stored, tensor.dtype, math.prod(shape)).reshape(shape)))
+                raise Damaged("truncated", "a slice is not in the table")
+            parts.append((place, _shaped(_slice_values.decode(stored, tensor.dtype, math.prod(shape)), shape)))
         if len(parts) == 1:
             return parts[0][1]
-        out = np.empty(tensor.shape, numpy_dtype(_dtypes.name_of(tensor.dtype)))
-    except TableError as error:
-        kind, reason, cause = error.kind, str(error), error
-    except ValueError as error:
-        reason, cause = str(error), error  # type: ignore[assignment]
-    else:
-        for place, value in parts:
-            out[place] = value
-        return out
-    raise UnreadableCheckpoint(path, FORMAT, (Damage(kind, where, reason, (name_of(tensor.key),)),)) from cause
+        out = _empty(tensor)
+    except Damaged as error:
+        # A damaged table says where in it; a slice outside its variable is told as a value that is not whole.
+        kind = error.kind if isinstance(error, TableError) else "truncated"
+        damage = Damage(kind, where, str(error), (name_of(tensor.key),))
+        raise UnreadableCheckpoint(path, FORMAT, (damage,)) from error
+    for place, value in parts:
+        out[place] = value
+    return out
+
+
+def _shaped(flat: Array, shape: tuple[int, ...]) -> Array:
+    try:
+        return flat.reshape(shape)
+    except ValueError as error:  # More dimensions than NumPy has.
+        raise Damaged("truncated", str(error)) from error
+
+
+def _empty(tensor: _Tensor) -> Array:
+    """Return the array that takes the slices of a variable, which hold as many values as its shape says."""
+    dtype = _dtypes.array_type(tensor.dtype)
+    if dtype is None:
+        raise Damaged("truncated", f"holds values of type {_dtypes.name_of(tensor.dtype)}, which have no array")
+    try:
+        return np.empty(tensor.shape, dtype)
+    except ValueError as error:  # More dimensions than NumPy has.
+        raise Damaged("truncated", str(error)) from error
 
 
 def _damage(path: str, error: TableError, names: tuple[str, ...] = ()) -> Damage:
@@ -335,7 +353,7 @@ def _new_values(checkpoint: Checkpoint, changes: Changes) -> dict[bytes, tuple[A
                 )
             for place, extents, _ in _check_slices(tensor):
                 out[_slices.key_of(tensor.key, extents)] = (value[place], None)
-        except (KeyError, ValueError) as error:
+        except (KeyError, ValueError, Damaged) as error:
             raise RepairRefused(f"{name}: {error}") from error
     return out
 

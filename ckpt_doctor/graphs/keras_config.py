@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -61,12 +62,9 @@ def describe_keras(checkpoint: Checkpoint) -> ModelFacts:
     """Return what the config of a Keras file says about its batch norm."""
     assert checkpoint.descriptions.keras_config is not None
     try:
-        config = json.loads(checkpoint.descriptions.keras_config)
-        found = list(_layers(config, (), "", True, 0))
-    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
-        return ModelFacts(
-            "config", problems=(f"the model config cannot be understood: {type(error).__name__}: {error}",)
-        )
+        found = list(_layers(_parsed(checkpoint.descriptions.keras_config), (), "", True, 0))
+    except _NotUnderstood as error:
+        return ModelFacts("config", problems=(f"the model config cannot be understood: {error}",))
     counts = Counter(item.path[-1] for item in found)
     file = _File(checkpoint)
     layers = [
@@ -80,6 +78,21 @@ def describe_keras(checkpoint: Checkpoint) -> ModelFacts:
         trains=bool(file.steps),
         other_normalization=frozenset(i.path[-1] for i in found if _OTHER_NORMALIZATION.search(i.class_name)),
     )
+
+
+class _NotUnderstood(Exception):
+    """A config is not what Keras writes."""
+
+
+def _parsed(text: str) -> Mapping[str, Any]:
+    """Return the config of a model, a JSON object."""
+    try:
+        config = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _NotUnderstood(f"{type(error).__name__}: {error}") from error
+    if not isinstance(config, dict):
+        raise _NotUnderstood(f"a JSON object is expected, not {type(config).__name__}")
+    return config
 
 
 def _is_batch_norm(found: _Found) -> bool:
@@ -99,15 +112,19 @@ def _layers(
 ) -> Iterator[_Found]:
     """Yield the layers inside a model, or the layer itself and what it wraps."""
     if depth > _DEEPEST:
-        raise ValueError(f"models are nested more than {_DEEPEST} deep")
+        raise _NotUnderstood(f"models are nested more than {_DEEPEST} deep")
     config = entry.get("config") or {}
     if isinstance(config, list):  # Keras 1 and early 2: a Sequential's config is its list of layers.
         config = {"layers": config}
+    if not isinstance(config, dict):
+        raise _NotUnderstood(f"the config of {'/'.join(path) or 'the model'} is a {type(config).__name__}")
     trainable = trainable and bool(config.get("trainable", True))
     inner = config.get("layers")
     if isinstance(inner, list):
         used: dict[str, int] = {}
         for layer in inner:
+            if not isinstance(layer, dict):
+                raise _NotUnderstood(f"{'/'.join(path) or 'the model'} has a layer that is a {type(layer).__name__}")
             class_name = str(layer.get("class_name", ""))
             snake = _snake_case(class_name)
             number = used.get(snake, 0)
@@ -211,14 +228,19 @@ def _facts(file: _File, found: _Found, name: str) -> LayerFacts:
         moving_variance=names.get("moving_variance"),
         companions=companions,
         channels=_channels(checkpoint, names),
-        epsilon=float(config["epsilon"]) if isinstance(config.get("epsilon"), (int, float)) else None,
-        momentum=float(config["momentum"]) if isinstance(config.get("momentum"), (int, float)) else None,
+        epsilon=_number(config.get("epsilon")),
+        momentum=_number(config.get("momentum")),
         # Keras runs a frozen layer with its stored statistics, in training too.
         mode="stored" if steps and not found.trainable and file.freezes_to_inference else "switch",
         has_update_ops=found.trainable,
         trained=trained,
         renorm_clipped=bool(config.get("renorm_clipping")) if config.get("renorm") is True else None,
     )
+
+
+def _number(value: object) -> float | None:
+    """Return a number of a config; None where it is absent, something else, or an integer that no float holds."""
+    return float(value) if isinstance(value, (int, float)) and abs(value) <= sys.float_info.max else None
 
 
 def _freezes_to_inference(checkpoint: Checkpoint) -> bool:

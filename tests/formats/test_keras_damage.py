@@ -17,6 +17,7 @@ import pytest
 from ckpt_doctor.checkpoint import Damage, Variable
 from ckpt_doctor.errors import UnreadableCheckpoint
 from ckpt_doctor.formats import format_of, open_checkpoint
+from ckpt_doctor.formats._damaged import Damaged
 from ckpt_doctor.formats._hdf5_guard import check_heap
 from ckpt_doctor.formats._hdf5_superblock import read_superblock
 from tests.formats.keras_samples import NAMES, SAMPLES
@@ -204,7 +205,7 @@ def heap(*objects: tuple[int, int], cut: int = 0) -> bytes:
 def test_a_heap_that_would_hang_hdf5_is_stopped() -> None:
     check_heap(heap((1, 5), (2, 8)), 8)
     for wrong in (heap((1, 5), (0, 0)), heap((1, 500), cut=100), heap((1, 5), (0, 8))):
-        with pytest.raises(OSError, match="damaged heap of strings"):
+        with pytest.raises(Damaged, match="damaged heap of strings"):
             check_heap(wrong, 8)
 
 

@@ -97,9 +97,12 @@ def test_no_baseline_is_written_where_there_is_no_verdict(zoo, run, tmp_path):
     [
         (None, "known.json: is not there; `scan … --write-baseline known.json` makes it"),
         ("{", "known.json: is no baseline of ckpt-doctor (JSONDecodeError: "),
-        ("[]", "known.json: is no baseline of ckpt-doctor (TypeError: "),
+        ("[]", "known.json: is no baseline of ckpt-doctor (a JSON object with a schema is expected)"),
         ('{"schema": "ckpt-doctor/scan/1"}', "known.json: is a ckpt-doctor/scan/1, not a ckpt-doctor/baseline/1"),
-        ('{"schema": "ckpt-doctor/baseline/1", "findings": [{}]}', "is no baseline of ckpt-doctor (KeyError: 'path')"),
+        (
+            '{"schema": "ckpt-doctor/baseline/1", "findings": [{}]}',
+            "baseline of ckpt-doctor (a finding without 'path')",
+        ),
     ],
 )
 def test_what_is_no_baseline_is_an_error(zoo, run, tmp_path, text, message):
