@@ -8,12 +8,73 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
+
+# The kinds of defects of a container: the names of the CK rules that report them.
+DefectKind = Literal[
+    "missing-shard",
+    "truncated",
+    "checksum-mismatch",
+    "not-a-checkpoint",
+    "stale-checkpoint-state",
+    "unfinished-save",
+]
+# The formats, as in the JSON reports.
+FormatName = Literal[
+    "tensor-bundle",
+    "tensor-slices-v1",
+    "saved-model",
+    "keras-hdf5",
+    "keras-weights-hdf5",
+    "keras-v3",
+    "keras-weights-v3",
+]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What code that does not read a format must know of it.
+
+    Attributes:
+        keras: Keras' own savers wrote it, each layer's variables in the order in which the layer made them.
+        roles_by_position: A variable's name is its place in the layer (`…/vars/0`) and tells nothing of its role.
+        weights_only: It has no room for a description of the model.
+        restores_objects: TensorFlow restores it into objects (`tf.train.Checkpoint`), also without its graph.
+        appends_in_place: A change in place is added to its data; all that was there before stays where it is.
+        one_file: It is one file, or the index of several, and its extension says what it is.
+        folder: It is a folder.
+        suffix: What follows the path of the checkpoint in the name of the one file that stands for it.
+    """
+
+    keras: bool = False
+    roles_by_position: bool = False
+    weights_only: bool = False
+    restores_objects: bool = False
+    appends_in_place: bool = False
+    one_file: bool = False
+    folder: bool = False
+    suffix: str = ""
+
+    @property
+    def legacy_keras(self) -> bool:
+        """Whether it is Keras' legacy HDF5: weights by name, in the order of lists that the file holds."""
+        return self.keras and not self.roles_by_position
+
+
+LAYOUTS: dict[FormatName, Layout] = {
+    "tensor-bundle": Layout(restores_objects=True, appends_in_place=True, suffix=".index"),
+    "tensor-slices-v1": Layout(),
+    "saved-model": Layout(restores_objects=True, folder=True, suffix="/saved_model.pb"),
+    "keras-hdf5": Layout(keras=True, one_file=True),
+    "keras-weights-hdf5": Layout(keras=True, weights_only=True, one_file=True),
+    "keras-v3": Layout(keras=True, roles_by_position=True, one_file=True),
+    "keras-weights-v3": Layout(keras=True, roles_by_position=True, weights_only=True, one_file=True),
+}
 
 
 @dataclass(frozen=True)
@@ -21,14 +82,13 @@ class Damage:
     """One defect of the container, found by a format; a rule of the CK family reports it.
 
     Attributes:
-        kind: The name of the rule: `missing-shard`, `truncated`, `checksum-mismatch`, `not-a-checkpoint`,
-            `stale-checkpoint-state` or `unfinished-save`.
+        kind: The name of the rule that reports it.
         where: The file, with an offset in bytes or the variable where that helps.
         message: What was found, what was expected, and what to do if that is certain.
         variables: Names of the variables that cannot be trusted because of it.
     """
 
-    kind: str
+    kind: DefectKind
     where: str
     message: str
     variables: tuple[str, ...] = ()
@@ -93,8 +153,7 @@ class Checkpoint:
 
     Attributes:
         path: The name that its user would give: a prefix, a folder, or a file.
-        format: `tensor-bundle`, `tensor-slices-v1`, `saved-model`, `keras-hdf5`, `keras-weights-hdf5`, `keras-v3` or
-            `keras-weights-v3`.
+        format: What it is.
         variables: Every stored tensor in file order, optimizer slots included.
         bookkeeping: Entries that are no tensors of the model (`_CHECKPOINTABLE_OBJECT_GRAPH`, object-config strings).
         files: Every file that belongs to it, the one that commits a save last.
@@ -106,7 +165,7 @@ class Checkpoint:
     """
 
     path: str
-    format: str
+    format: FormatName
     variables: tuple[Variable, ...]
     files: tuple[str, ...]
     bytes: int
@@ -115,6 +174,11 @@ class Checkpoint:
     descriptions: ModelDescriptions = field(default_factory=ModelDescriptions)
     damages: tuple[Damage, ...] = ()
     attributes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def layout(self) -> Layout:
+        """What its format is like."""
+        return LAYOUTS[self.format]
 
     def variable(self, name: str) -> Variable | None:
         """Return the variable of exactly this name, or None."""

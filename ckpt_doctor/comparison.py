@@ -205,7 +205,7 @@ def _places(checkpoint: Checkpoint) -> dict[str, str]:
         else:
             layers.setdefault(scope, []).append(variable)
     for scope, variables in layers.items():
-        if not checkpoint.format.startswith("keras-"):
+        if not checkpoint.layout.keras:
             leaves = [_bare_name(variable).rpartition("/")[2] for variable in variables]
             if not set(leaves) <= set(_ORDER):
                 continue

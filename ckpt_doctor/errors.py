@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ckpt_doctor.checkpoint import Damage
+    from ckpt_doctor.checkpoint import Damage, FormatName
 
 
 class CkptDoctorError(Exception):
@@ -30,11 +30,11 @@ class UnreadableCheckpoint(CkptDoctorError):
 
     Attributes:
         path: The checkpoint as the user would name it.
-        format: Its format, as in the JSON report, or `unknown`.
+        format: Its format, as in the JSON report.
         damages: What is wrong, one entry for each defect.
     """
 
-    def __init__(self, path: str, format: str, damages: tuple[Damage, ...]) -> None:  # noqa: A002 - the field's name in the JSON
+    def __init__(self, path: str, format: FormatName, damages: tuple[Damage, ...]) -> None:  # noqa: A002 - the field's name in the JSON
         self.path = path
         self.format = format
         self.damages = damages

@@ -10,7 +10,7 @@ import numpy as np
 
 from ckpt_doctor.analysis import inventory_of
 from ckpt_doctor.batchnorm import Inventory
-from ckpt_doctor.checkpoint import Array, Variable
+from ckpt_doctor.checkpoint import Array, FormatName, Variable
 from ckpt_doctor.errors import BadRequest, UnreadableCheckpoint
 from ckpt_doctor.formats import open_checkpoint
 
@@ -71,7 +71,7 @@ class Listing:
     """
 
     path: str
-    format: str
+    format: FormatName
     variables: tuple[ListedVariable, ...]
     stats: bool = False
 

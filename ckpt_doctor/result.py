@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ckpt_doctor.finding import Finding
+
+if TYPE_CHECKING:
+    from ckpt_doctor.checkpoint import FormatName
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,7 @@ class CheckpointResult:
     """
 
     path: str
-    format: str
+    format: FormatName
     producer: str | None
     variables: int
     bytes: int

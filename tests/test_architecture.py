@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "options": {"errors", "finding", "progress"},
     "proto": set(),
     "moments": {"errors"},
-    "result": {"finding"},
+    "result": {"checkpoint", "finding"},
     "repair_result": {"result"},  # the values of channels
     "baseline": {"errors", "finding", "result"},
     "suppression": {"baseline", "errors", "finding", "result", "selection"},
@@ -62,7 +62,17 @@ MAY_IMPORT = {
     "listing": {"analysis", "batchnorm", "checkpoint", "errors", "formats"},
     "comparison": {"analysis", "checkpoint", "errors", "formats"},
     # Of rules, their documentation.
-    "reports": {"comparison", "errors", "finding", "listing", "repair_result", "result", "rules", "ckpt_doctor"},
+    "reports": {
+        "checkpoint",
+        "comparison",
+        "errors",
+        "finding",
+        "listing",
+        "repair_result",
+        "result",
+        "rules",
+        "ckpt_doctor",
+    },
     "capture": {
         "analysis",
         "observation",

@@ -143,7 +143,7 @@ def _by_name(checkpoint: Checkpoint, claimed: set[str], facts: ModelFacts | None
         left,
         known=known,
         other_normalization=facts.other_normalization if facts is not None else (),
-        positional=checkpoint.format in ("keras-v3", "keras-weights-v3"),
+        positional=checkpoint.layout.roles_by_position,
         numbered=checkpoint.attributes.get("era") == "0.3",
     )
 
@@ -163,7 +163,7 @@ def _named(checkpoint: Checkpoint, group: Group) -> BatchNormLayer:
 
 def _spoken(checkpoint: Checkpoint, group: Group) -> str:
     """Return a layer's name for people: Keras' HDF5 repeats it (`bn/bn`), its later formats keep it as a label."""
-    if checkpoint.format in ("keras-hdf5", "keras-weights-hdf5"):
+    if checkpoint.layout.legacy_keras:
         name = group.name.removeprefix("model_weights/")
         first, _, rest = name.partition("/")
         return rest if rest == first or rest.startswith(f"{first}/") or rest.endswith(f"/{first}") else name

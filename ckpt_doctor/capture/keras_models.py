@@ -47,7 +47,6 @@ _LOADING_ERRORS = (
 _LONGEST_REASON = 300
 # How Keras 3 and Keras 2 say that a class is missing.
 _UNKNOWN_CLASS = re.compile(r"(?:Could not locate class|Unknown layer:) '?([\w>]+)'?")
-_WEIGHTS_ONLY = ("keras-weights-hdf5", "keras-weights-v3")
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +67,7 @@ def is_keras(checkpoint: Checkpoint, model: str | None) -> bool:
     if model is not None:
         return not model.endswith(".meta")
     beside = Path(checkpoint.path) / METADATA
-    return checkpoint.descriptions.keras_config is not None or (checkpoint.format == "saved-model" and beside.is_file())
+    return checkpoint.descriptions.keras_config is not None or (checkpoint.layout.folder and beside.is_file())
 
 
 def masks(checkpoint: Checkpoint) -> bool:
@@ -82,7 +81,7 @@ def with_keras_config(checkpoint: Checkpoint, model: str, *, allow_code: bool) -
 
     Where Keras made up other names for the layers than those in the file, what the file itself says is better.
     """
-    if checkpoint.format not in _WEIGHTS_ONLY:
+    if not checkpoint.layout.weights_only:
         return checkpoint
     text = _config_of(model, allow_code=allow_code)
     described = replace(checkpoint, descriptions=replace(checkpoint.descriptions, keras_config=text))
@@ -118,10 +117,10 @@ def load_keras(
     """
     if model is None:
         refuse_code(checkpoint.path, checkpoint.descriptions.keras_config, allow_code)
-    if model is None and checkpoint.format == "saved-model":
+    if model is None and checkpoint.layout.folder:
         _log.debug("%s: loaded by tf_keras from the SavedModel itself", checkpoint.path)
         return _from_saved_model(checkpoint, layers, allow_code=allow_code)
-    if checkpoint.format in ("saved-model", "tensor-bundle"):
+    if checkpoint.layout.restores_objects:
         assert model is not None
         _log.debug("%s: restored by its objects into the model that %s gives", checkpoint.path, model)
         return _restored(checkpoint, layers, build(model, allow_code=allow_code))
@@ -139,7 +138,7 @@ def load_keras(
             format_of(checkpoint).rewrite(checkpoint, completed, Changes(values=additions))
             path = completed
             checkpoint = replace(open_checkpoint(completed), path=checkpoint.path)
-        if model is None and checkpoint.format in _WEIGHTS_ONLY:
+        if model is None and checkpoint.layout.weights_only:
             raise RepairRefused(f"{checkpoint.path}: holds weights only; name the model with --model")
         if model is not None:
             built = build(model, allow_code=allow_code)
@@ -171,9 +170,11 @@ def is_keras_2(checkpoint: Checkpoint) -> bool:
     tf.keras and tf_keras write TensorFlow's version there, also beyond 3; only Keras 3 leaves `:0` off its names.
     """
     version = str(checkpoint.attributes.get("keras_version", ""))
-    if checkpoint.format == "keras-v3":
+    if checkpoint.layout.weights_only:
+        return False
+    if checkpoint.layout.roles_by_position:
         return version.startswith("2.")
-    return checkpoint.format == "keras-hdf5" and (
+    return checkpoint.layout.legacy_keras and (
         version.startswith(("1.", "2.")) or any(variable.name.endswith(":0") for variable in checkpoint.variables)
     )
 
@@ -231,7 +232,7 @@ def _restored(checkpoint: Checkpoint, layers: Sequence[BatchNormLayer], model: A
     attribute, names = _names_by_object(checkpoint, layers, model)
     root = tf.train.Checkpoint(root=model) if attribute is None else tf.train.Checkpoint(**{attribute: model})
     # Not `restore`: that also asks for the root's own save counter, which weights alone do not have.
-    path = Path(checkpoint.path, "variables", "variables") if checkpoint.format == "saved-model" else checkpoint.path
+    path = Path(checkpoint.path, "variables", "variables") if checkpoint.layout.folder else checkpoint.path
     status = _loading(checkpoint.path, root.read, str(path))
     try:
         status.assert_existing_objects_matched()

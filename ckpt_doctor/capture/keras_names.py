@@ -18,7 +18,6 @@ from ckpt_doctor.batchnorm import BatchNormLayer
 from ckpt_doctor.checkpoint import Checkpoint
 from ckpt_doctor.graphs.keras_config import BATCH_NORM_CLASSES
 
-_POSITIONAL = ("keras-v3", "keras-weights-v3")
 _MARKER = "ckpt_doctor"
 _STATISTICS = ("moving_mean", "moving_variance")
 
@@ -37,7 +36,7 @@ def names_in(
     """
     if built:
         live = batch_norms(model)
-        positional = checkpoint.format in _POSITIONAL
+        positional = checkpoint.layout.roles_by_position
         found = _by_group(model, live, layers) if positional else _by_order(checkpoint, model, live, layers)
         if found:
             return found
@@ -47,7 +46,7 @@ def names_in(
     unclaimed = [layer for layer in layers if layer.name not in found.values()]
     if not others or not unclaimed:
         return found
-    if checkpoint.format in _POSITIONAL:
+    if checkpoint.layout.roles_by_position:
         return found | _by_group(model, others, unclaimed)
     return found | _by_path(others, unclaimed) | _by_order(checkpoint, model, others, unclaimed)
 

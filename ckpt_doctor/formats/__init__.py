@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ckpt_doctor.checkpoint import Checkpoint
+from ckpt_doctor.checkpoint import Checkpoint, FormatName
 from ckpt_doctor.errors import BadRequest, UnsupportedFormat
 from ckpt_doctor.formats import _foreign
 from ckpt_doctor.formats._bundle_index import prefix_of
@@ -26,7 +26,7 @@ FORMATS: tuple[Format, ...] = (SavedModel(), TensorBundle(), TensorSlicesV1(), K
 
 # Whose a damaged file is, by the end of its name; the longest first. `.ckpt` is what single-file checkpoints are
 # called.
-_BY_NAME = (
+_BY_NAME: tuple[tuple[str, FormatName], ...] = (
     (".index", "tensor-bundle"),
     ("saved_model.pb", "saved-model"),
     (".weights.json", "keras-v3"),
@@ -37,7 +37,7 @@ _BY_NAME = (
     (".ckpt", "tensor-slices-v1"),
 )
 # Layouts that one class reads.
-_READER_OF = {"keras-weights-hdf5": "keras-hdf5", "keras-weights-v3": "keras-v3"}
+_READER_OF: dict[FormatName, FormatName] = {"keras-weights-hdf5": "keras-hdf5", "keras-weights-v3": "keras-v3"}
 _HEAD = 4096
 
 

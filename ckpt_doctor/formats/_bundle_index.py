@@ -10,7 +10,7 @@ Source: tensorflow/core/util/tensor_bundle/tensor_bundle.cc, tensorflow/core/pro
 from __future__ import annotations
 
 import re
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from google.protobuf.message import DecodeError
 
@@ -21,7 +21,7 @@ from ckpt_doctor.formats._storage import Source, read_head
 from ckpt_doctor.formats._table import Table, TableError
 from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
 
-FORMAT = "tensor-bundle"
+FORMAT: Final = "tensor-bundle"
 BIG_ENDIAN = 1
 # TensorFlow's own limit on dimensions; NumPy's is 64.
 _MOST_DIMENSIONS = 254

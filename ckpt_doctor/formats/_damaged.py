@@ -7,7 +7,7 @@ itself raises in our own code is a bug, and must never be caught along with dama
 
 from __future__ import annotations
 
-from ckpt_doctor.checkpoint import Damage
+from ckpt_doctor.checkpoint import Damage, DefectKind
 
 
 class Damaged(Exception):
@@ -18,7 +18,7 @@ class Damaged(Exception):
         reason: What was found and what was expected.
     """
 
-    def __init__(self, kind: str, reason: str) -> None:
+    def __init__(self, kind: DefectKind, reason: str) -> None:
         self.kind = kind
         self.reason = reason
         super().__init__(reason)

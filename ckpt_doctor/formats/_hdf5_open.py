@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, BinaryIO, cast
 
-from ckpt_doctor.checkpoint import Array, Damage, Variable
+from ckpt_doctor.checkpoint import Array, Damage, FormatName, Variable
 from ckpt_doctor.errors import BadRequest, UnreadableCheckpoint
 from ckpt_doctor.formats import _foreign
 from ckpt_doctor.formats._damaged import Damaged
@@ -74,7 +74,7 @@ def stream_of(path: str) -> StreamOpener:
     return open_it
 
 
-def check_whole(stream_opener: StreamOpener, size: int, where: str, path: str, format: str) -> None:  # noqa: A002
+def check_whole(stream_opener: StreamOpener, size: int, where: str, path: str, format: FormatName) -> None:  # noqa: A002
     """Check that a stream holds an HDF5 file, with nothing cut off its end.
 
     Args:
@@ -103,7 +103,7 @@ def check_whole(stream_opener: StreamOpener, size: int, where: str, path: str, f
         _check_unfinished(stream_opener, size, where, path, format)
 
 
-def _check_unfinished(stream_opener: StreamOpener, size: int, where: str, path: str, format: str) -> None:  # noqa: A002
+def _check_unfinished(stream_opener: StreamOpener, size: int, where: str, path: str, format: FormatName) -> None:  # noqa: A002
     """Check that HDF5 opens a file that is marked as open; many are whole all the same.
 
     Raises:
@@ -136,7 +136,7 @@ def _what_it_is(head: bytes) -> str:
     return f"starts with {head[:8].hex(' ')}; an HDF5 file starts with 89 48 44 46 0d 0a 1a 0a"
 
 
-def layout_at(path: str) -> str | None:
+def layout_at(path: str) -> FormatName | None:
     """Return the Keras layout of the HDF5 file at `path`; None where it has none or cannot be read.
 
     See `layout_of`.
@@ -158,7 +158,7 @@ def is_sound(path: str) -> bool:
         return False
 
 
-def layout_of(file: OpenFile) -> str | None:
+def layout_of(file: OpenFile) -> FormatName | None:
     """Return the Keras layout of an open file, by content: the extension says little, `.h5` is used for all.
 
     Returns:
@@ -200,7 +200,7 @@ def _has_vars(root: Any) -> bool:
     return False
 
 
-def check_file(path: str, format: str) -> None:  # noqa: A002
+def check_file(path: str, format: FormatName) -> None:  # noqa: A002
     """Check that the file at `path` is an HDF5 file, whole.
 
     Raises:
@@ -209,7 +209,7 @@ def check_file(path: str, format: str) -> None:  # noqa: A002
     check_whole(stream_of(path), size_of(path), path, path, format)
 
 
-def unreadable(path: str, format: str, error: Damaged, where: str | None = None) -> UnreadableCheckpoint:  # noqa: A002
+def unreadable(path: str, format: FormatName, error: Damaged, where: str | None = None) -> UnreadableCheckpoint:  # noqa: A002
     """Return the error for a file that cannot be read."""
     return UnreadableCheckpoint(path, format, (error.at(where or path),))
 
@@ -217,7 +217,7 @@ def unreadable(path: str, format: str, error: Damaged, where: str | None = None)
 def variable(
     stream_opener: StreamOpener,
     path: str,
-    format: str,  # noqa: A002
+    format: FormatName,  # noqa: A002
     dataset: Dataset,
     label: str | None,
     check: Callable[[], None] = lambda: None,

@@ -14,7 +14,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from ckpt_doctor.checkpoint import Array, Checkpoint, Damage, Variable
 from ckpt_doctor.errors import BadRequest, RepairRefused, UnreadableCheckpoint
@@ -27,7 +27,7 @@ from ckpt_doctor.formats._storage import is_file, join, size_of, split
 from ckpt_doctor.formats._storage import read_all as read_file
 from ckpt_doctor.formats.interface import Changes
 
-_FORMAT = "keras-weights-v3"
+_FORMAT: Final = "keras-weights-v3"
 _LONGEST_INDEX_BYTES = 1 << 28
 
 

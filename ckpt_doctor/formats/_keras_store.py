@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ckpt_doctor.checkpoint import Damage, Variable
+from ckpt_doctor.checkpoint import Damage, FormatName, Variable
 from ckpt_doctor.formats._damaged import Damaged
 from ckpt_doctor.formats._hdf5 import Dataset, OpenFile, find, text_attribute, walk
 from ckpt_doctor.formats._hdf5_open import StreamOpener, check_whole, opened, unreadable, variable
@@ -43,7 +43,7 @@ def read_store(
     size: int,
     where: str,
     path: str,
-    format: str,  # noqa: A002
+    format: FormatName,  # noqa: A002
     check: Callable[[], None] = lambda: None,
 ) -> Store:
     """Read names, shapes and groups of one HDF5 file.

@@ -21,6 +21,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
+from ckpt_doctor.checkpoint import DefectKind
 from ckpt_doctor.formats import _checksum, _snappy
 from ckpt_doctor.formats._damaged import Damaged
 from ckpt_doctor.formats._storage import OutOfBounds, Source
@@ -42,7 +43,7 @@ class TableError(Damaged):
         offset: Where, in bytes from the start of the file.
     """
 
-    def __init__(self, kind: str, offset: int, reason: str) -> None:
+    def __init__(self, kind: DefectKind, offset: int, reason: str) -> None:
         super().__init__(kind, reason)
         self.offset = offset
 

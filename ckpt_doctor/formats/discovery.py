@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from ckpt_doctor.checkpoint import Damage
+from ckpt_doctor.checkpoint import Damage, FormatName
 from ckpt_doctor.errors import CkptDoctorError, UnreadableCheckpoint
 from ckpt_doctor.formats import absent, by_name, recognise, tidy
 from ckpt_doctor.formats._bundle_index import FORMAT as BUNDLE
@@ -34,7 +34,7 @@ _PART = re.compile(r"part-\d{5}-of-\d{5}\..*")
 # The shards of `NAME.weights.json` (Keras 3).
 _KERAS_SHARD = re.compile(r"(?P<base>.+)_\d{5}\.weights\.h5")
 # In a walk, a file that only its name claims must claim it clearly: `.ckpt` is what PyTorch's files are called, too.
-_CLEAR_NAMES = ("tensor-bundle", "keras-hdf5", "keras-v3")
+_CLEAR_NAMES: tuple[FormatName, ...] = ("tensor-bundle", "keras-hdf5", "keras-v3")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from ckpt_doctor.checkpoint import Array, Checkpoint, Damage
+from ckpt_doctor.checkpoint import Array, Checkpoint, Damage, FormatName
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Format(Protocol):
         name: As in the JSON report; a format with several layouts gives the actual one in `Checkpoint.format`.
     """
 
-    name: str
+    name: FormatName
 
     def recognises(self, path: str, head: bytes) -> bool:
         """Return whether `path` is of this format.

@@ -28,7 +28,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ckpt_doctor.checkpoint import Checkpoint, Damage, ModelDescriptions
+from ckpt_doctor.checkpoint import Checkpoint, Damage, FormatName, ModelDescriptions
 from ckpt_doctor.errors import RepairRefused, UnreadableCheckpoint
 from ckpt_doctor.formats._atomic import Outputs
 from ckpt_doctor.formats._damaged import Damaged
@@ -71,7 +71,7 @@ _READ_ONLY = {
 class KerasHdf5:
     """Legacy Keras HDF5, both layouts."""
 
-    name = "keras-hdf5"
+    name: FormatName = "keras-hdf5"
 
     def recognises(self, path: str, head: bytes) -> bool:
         """Return whether `path` is an HDF5 file in Keras' legacy layout, or one too damaged to say."""

@@ -29,9 +29,9 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, Final, cast
 
-from ckpt_doctor.checkpoint import Checkpoint, Damage, ModelDescriptions
+from ckpt_doctor.checkpoint import Checkpoint, Damage, FormatName, ModelDescriptions
 from ckpt_doctor.errors import BadRequest, UnreadableCheckpoint
 from ckpt_doctor.formats import _foreign, _keras_shards
 from ckpt_doctor.formats._atomic import Outputs
@@ -58,14 +58,15 @@ from ckpt_doctor.formats.interface import Changes
 _WEIGHTS = "model.weights.h5"
 _CONFIG = "config.json"
 _METADATA = "metadata.json"
-_ARCHIVE, _BARE = "keras-v3", "keras-weights-v3"
+_ARCHIVE: Final = "keras-v3"
+_BARE: Final = "keras-weights-v3"
 _LONGEST_JSON_BYTES = 1 << 28
 
 
 class KerasV3:
     """Keras 3's own files, and those of tf_keras from TensorFlow 2.12 on."""
 
-    name = _ARCHIVE
+    name: FormatName = _ARCHIVE
 
     def recognises(self, path: str, head: bytes) -> bool:
         """Return whether `path` is a Keras archive, an HDF5 file in its layout, or the index of sharded weights."""
@@ -276,7 +277,7 @@ def _check_bare(path: str) -> None:
 
 def _checkpoint(
     path: str,
-    format: str,  # noqa: A002
+    format: FormatName,  # noqa: A002
     kind: str,
     store: Store,
     config: str | None,

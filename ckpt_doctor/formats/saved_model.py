@@ -17,8 +17,9 @@ import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
-from ckpt_doctor.checkpoint import Checkpoint, Damage, ModelDescriptions
+from ckpt_doctor.checkpoint import Checkpoint, Damage, FormatName, ModelDescriptions
 from ckpt_doctor.errors import RepairRefused, UnreadableCheckpoint
 from ckpt_doctor.formats import _bundle_writer, _foreign
 from ckpt_doctor.formats._atomic import Outputs
@@ -29,7 +30,7 @@ from ckpt_doctor.formats._storage import is_file, join, names_in, read_all, size
 from ckpt_doctor.formats.interface import Changes
 from ckpt_doctor.formats.tensor_bundle import TensorBundle, bundle_of, refuse_remote
 
-FORMAT = "saved-model"
+FORMAT: Final = "saved-model"
 # The text form, and the form in chunks for models above 2 GB: their variables are read, their graphs are not.
 _MODEL_FILES = ("saved_model.pb", "saved_model.pbtxt", "saved_model.cpb")
 _FINGERPRINT = "fingerprint.pb"
@@ -38,7 +39,7 @@ _FINGERPRINT = "fingerprint.pb"
 class SavedModel:
     """See the module."""
 
-    name = FORMAT
+    name: FormatName = FORMAT
 
     def recognises(self, path: str, head: bytes) -> bool:
         """Return whether `path` is a SavedModel's folder or model file."""

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
-from ckpt_doctor.checkpoint import Checkpoint, Damage, ModelDescriptions
+from ckpt_doctor.checkpoint import Checkpoint, Damage, FormatName, ModelDescriptions
 from ckpt_doctor.errors import BadRequest
 from ckpt_doctor.formats import _bundle_writer, _foreign
 from ckpt_doctor.formats._atomic import Outputs
@@ -30,7 +30,7 @@ from ckpt_doctor.formats.interface import Changes
 class TensorBundle:
     """See the module."""
 
-    name = FORMAT
+    name: FormatName = FORMAT
 
     def recognises(self, path: str, head: bytes) -> bool:
         """Return whether `path` is a prefix with an index, or one of the files of such a prefix.

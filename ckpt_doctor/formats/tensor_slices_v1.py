@@ -15,12 +15,12 @@ from collections.abc import Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from ckpt_doctor.checkpoint import Array, Checkpoint, Damage, ModelDescriptions, Variable, numpy_dtype
+from ckpt_doctor.checkpoint import Array, Checkpoint, Damage, FormatName, ModelDescriptions, Variable, numpy_dtype
 from ckpt_doctor.errors import BadRequest, RepairRefused, UnreadableCheckpoint
 from ckpt_doctor.formats import _dtypes, _foreign, _slice_values, _slices, _table
 from ckpt_doctor.formats._atomic import Outputs
@@ -45,7 +45,7 @@ from ckpt_doctor.formats._table import Table, TableError
 from ckpt_doctor.formats.interface import Changes
 from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
 
-FORMAT = "tensor-slices-v1"
+FORMAT: Final = "tensor-slices-v1"
 _SHARD = re.compile(r"(?P<base>.*)-(?P<number>\d{5}|\?{5})-of-(?P<count>\d{5})", re.DOTALL)
 
 
@@ -66,7 +66,7 @@ class _Tensor(NamedTuple):
 class TensorSlicesV1:
     """See the module."""
 
-    name = FORMAT
+    name: FormatName = FORMAT
 
     def recognises(self, path: str, head: bytes) -> bool:
         """Return whether `path` is a table that is no bundle's index, or stands for the shards of one."""

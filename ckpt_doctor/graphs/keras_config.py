@@ -170,7 +170,7 @@ class _File:
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
         self.steps = optimizer_steps(checkpoint)
-        self.legacy = checkpoint.format in ("keras-hdf5", "keras-weights-hdf5")
+        self.legacy = checkpoint.layout.legacy_keras
         new, old = _LAYERS
         self.layers = old if any(variable.name.startswith(f"{old}/") for variable in checkpoint.variables) else new
         self.freezes_to_inference = _freezes_to_inference(checkpoint)

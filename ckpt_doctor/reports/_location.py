@@ -5,6 +5,7 @@ from __future__ import annotations
 import posixpath
 from urllib.parse import quote
 
+from ckpt_doctor.checkpoint import LAYOUTS
 from ckpt_doctor.result import CheckpointResult
 
 
@@ -13,12 +14,9 @@ def file_of(checkpoint: CheckpointResult, root: str) -> str:
 
     A prefix is no file, and a SavedModel a folder; both have one file that says what the checkpoint holds.
     """
-    path = checkpoint.path
-    if checkpoint.format == "tensor-bundle":
-        path += ".index"
-    elif checkpoint.format == "saved-model":
-        path = f"{path.rstrip('/')}/saved_model.pb"
-    return relative(path, root)
+    layout = LAYOUTS[checkpoint.format]
+    path = checkpoint.path.rstrip("/") if layout.folder else checkpoint.path
+    return relative(path + layout.suffix, root)
 
 
 def relative(path: str, root: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from ckpt_doctor.checkpoint import LAYOUTS
 from ckpt_doctor.finding import Finding
 from ckpt_doctor.result import CheckpointResult
 from ckpt_doctor.rules import disposition
@@ -105,7 +106,7 @@ def _quoted(text: str) -> str:
 def repaired_name(checkpoint: CheckpointResult) -> str:
     """Return a name for the repaired checkpoint beside the broken one; a file keeps its extension."""
     path = PurePosixPath(checkpoint.path)
-    if checkpoint.format.startswith("keras-"):
+    if LAYOUTS[checkpoint.format].one_file:
         extension = "".join(path.suffixes[-2:]) if path.name.endswith((".weights.h5", ".weights.json")) else path.suffix
         return f"{checkpoint.path.removesuffix(extension)}-repaired{extension}"
     return f"{checkpoint.path.rstrip('/')}-repaired"
