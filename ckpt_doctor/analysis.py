@@ -85,7 +85,7 @@ def analyse(
         inventory,
         description,
         tuple(dict.fromkeys(defects)),
-        dict(_non_finite(checkpoint)) if values else {},
+        dict(_non_finite(checkpoint, inventory)) if values else {},
     )
 
 
@@ -141,13 +141,16 @@ def _of_another_model(facts: ModelFacts, said: ModelDescriptions) -> ModelFacts:
     return ModelFacts(facts.evidence, problems=(problem,), names=facts.names)
 
 
-def _non_finite(checkpoint: Checkpoint) -> Iterator[tuple[str, int]]:
+def _non_finite(checkpoint: Checkpoint, inventory: Inventory) -> Iterator[tuple[str, int]]:
     """Yield the name of every variable with NaN or infinite values, and how many."""
+    # The inventory has read the values of layers already.
+    known = {layer.variables[role]: value for layer in inventory.layers for role, value in layer.values.items()}
     for variable in checkpoint.variables:
         if not variable.dtype.startswith(("float", "bfloat", "complex")):
             continue
         try:
-            finite = np.isfinite(variable.read())
+            value = known.get(variable.name)
+            finite = np.isfinite(variable.read() if value is None else value)
         except UnreadableCheckpoint:  # Verifying has seen the same damage, and says more of it.
             continue
         if not finite.all():

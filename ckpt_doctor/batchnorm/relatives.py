@@ -58,6 +58,8 @@ def _shape(checkpoint: Checkpoint, name: str) -> tuple[int, ...] | None:
 
 def with_twins(layers: Sequence[BatchNormLayer], twins: Mapping[str, tuple[str, str]]) -> list[BatchNormLayer]:
     """Return the layers with the further copies of their variables."""
+    if not twins:
+        return list(layers)
     copies_of: dict[str, list[tuple[str, str]]] = {}
     for name, (first, kind) in twins.items():
         copies_of.setdefault(first, []).append((name, kind))

@@ -61,12 +61,18 @@ class InitialValueShares:
     """
 
     def __init__(self, inventory: Inventory) -> None:
+        self._found: dict[int, InitialValueShare | None] = {}
         self._steps = inventory.steps
         self._smallest = _smallest_variances(inventory)
         self._fingerprint = _fingerprint(inventory)
 
     def of(self, layer: BatchNormLayer) -> InitialValueShare | None:
-        """Return how cold a layer is, or None where it is warm or nothing tells."""
+        """Return how cold a layer of the checkpoint is, or None where it is warm or nothing tells."""
+        if id(layer) not in self._found:
+            self._found[id(layer)] = self._measured(layer)
+        return self._found[id(layer)]
+
+    def _measured(self, layer: BatchNormLayer) -> InitialValueShare | None:
         mean, variance = layer.values.get("moving_mean"), layer.values.get("moving_variance")
         if mean is None or variance is None or not variance.size or not np.all(np.isfinite(variance)):
             return None

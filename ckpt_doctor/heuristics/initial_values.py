@@ -35,8 +35,14 @@ def at_initial_values(layer: BatchNormLayer) -> str | None:
 
     A variance of 0 is an initial value only for averages that start there; elsewhere it is a dead layer's.
     """
-    mean, variance = (layer.values.get(role) for role in STATISTICS)
-    return None if mean is None or variance is None else initial_values(mean, variance, layer.initial)
+    known = layer.__dict__
+    if "_at_initial_values" not in known:
+        # Every second rule asks; a frozen layer may remember what follows from it.
+        mean, variance = layer.values.get("moving_mean"), layer.values.get("moving_variance")
+        held = None if mean is None or variance is None else initial_values(mean, variance, layer.initial)
+        object.__setattr__(layer, "_at_initial_values", held)
+    found: str | None = known["_at_initial_values"]
+    return found
 
 
 def copy_at_initial_values(layer: BatchNormLayer, kind: str) -> bool | None:

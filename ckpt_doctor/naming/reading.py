@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 ATTRIBUTES = "/.ATTRIBUTES/VARIABLE_VALUE"
@@ -121,8 +122,9 @@ def bare_name(name: str) -> str:
     return bare[: -len(ATTRIBUTES)] if bare.endswith(ATTRIBUTES) else bare
 
 
+@lru_cache(maxsize=1 << 16)
 def read_name(name: str) -> Named:
-    """Return what `name`, a key of any format, says about its variable."""
+    """Return what `name`, a key of any format, says about its variable; asked for the same names again and again."""
     if "/.OPTIMIZER_SLOT/" in name:
         owner, _, slot = name.partition("/.OPTIMIZER_SLOT/")
         return Named("slot", of=owner + ATTRIBUTES, last=bare_name(slot).rpartition("/")[2])

@@ -59,10 +59,14 @@ def _measured(layer: BatchNormLayer) -> tuple[float, float] | None:
 
 
 def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
-    measured = {layer.name: found for layer in subject.inventory.layers if (found := _measured(layer)) is not None}
-    if len(measured) < _FEWEST_LAYERS or any(
-        distance < _LEAST_DISTANCE or variance < _LEAST_VARIANCE for distance, variance in measured.values()
-    ):
+    measured: dict[str, tuple[float, float]] = {}
+    for layer in subject.inventory.layers:
+        found = _measured(layer)
+        if found is not None and (found[0] < _LEAST_DISTANCE or found[1] < _LEAST_VARIANCE):
+            return  # One ordinary layer is enough.
+        if found is not None:
+            measured[layer.name] = found
+    if len(measured) < _FEWEST_LAYERS:
         return
     distance = float(np.median([distance for distance, _ in measured.values()]))
     for layer in subject.inventory.layers:

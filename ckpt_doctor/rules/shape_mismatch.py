@@ -22,10 +22,9 @@ Source: keras-team/keras issue 1517.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
-
-import numpy as np
 
 from ckpt_doctor.batchnorm import BatchNormLayer
 from ckpt_doctor.finding import Finding
@@ -35,7 +34,7 @@ from ckpt_doctor.rules.interface import Rule, Subject
 
 def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
     for layer in subject.inventory.layers:
-        lengths = {role: int(np.prod(shape, dtype=np.int64)) for role, shape in layer.shapes.items()}
+        lengths = {role: math.prod(shape) for role, shape in layer.shapes.items()}
         if len(set(lengths.values())) > 1:
             listed = ", ".join(f"{layer.variables[role]} {list(layer.shapes[role])}" for role in lengths)
             yield rule.finding(
