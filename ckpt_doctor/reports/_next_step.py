@@ -55,7 +55,7 @@ def next_step(checkpoint: CheckpointResult) -> NextStep | None:
         options += [" ".join(pair) for pair in _pairs(words)]
     elif estimates:
         options.append("--data DATA.npz")
-        remarks.insert(0, "DATA.npz: training-like inputs, saved with numpy.savez; no labels needed")
+        remarks.insert(0, "DATA.npz: inputs like those of training, by numpy.savez; no labels needed")
     if of_data:
         options += [f"--layers {_quoted(pattern)}" for pattern in _patterns(checkpoint, chosen)]
         remarks.append("only if these data are what the model is to serve; else check the preprocessing first")
