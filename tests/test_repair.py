@@ -43,6 +43,7 @@ class Repaired:
 def repair(fixture: Fixture, folder: Path, **options) -> Repaired:
     before = read_file(fixture.path)
     output = folder / fixture.path.name
+    options = {"unproven": fixture.is_unproven, **options}
     result = ckpt_doctor.fix(fixture.path, data=DATA, output=output, **options)
     return Repaired(result, output, before, read_file(output))
 
@@ -241,7 +242,7 @@ def test_a_dry_run_says_the_same_and_writes_nothing(fixture, tmp_path, capsys, m
     monkeypatch.chdir(tmp_path)
     output = tmp_path / fixture.path.name
     argv = ["fix", str(fixture.path), "--data", DATA, "--output", str(output), "--dry-run", "--format", "json"]
-    assert main(argv) == 0
+    assert main([*argv, *fixture.leave]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["output"] is None
     assert list(tmp_path.iterdir()) == []
@@ -256,7 +257,7 @@ def test_in_place_gives_the_same_and_keeps_what_was_there(fixture, tmp_path, rep
     for file in fixture.path.parent.glob(f"{fixture.path.name}*"):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     copy = tmp_path / fixture.path.name
-    result = ckpt_doctor.fix(copy, data=DATA, in_place=True)
+    result = ckpt_doctor.fix(copy, data=DATA, in_place=True, unproven=fixture.is_unproven)
     assert result.complete
     assert read_file(copy).values.keys() == repaired(fixture, "layerwise").after.values.keys()
     assert worst_error(fixture, read_file(copy), "layerwise") <= 1e-5
@@ -297,7 +298,7 @@ WRITTEN = [TRAINABLE, *(one for one in BROKEN if not one.is_bundle)]
 
 @pytest.mark.parametrize("fixture", WRITTEN, ids=str)
 def test_a_write_that_fails_anywhere_leaves_nothing(fixture, tmp_path, monkeypatch, capsys):
-    argv = ["fix", str(fixture.path), "--data", DATA, "--output", str(tmp_path / fixture.path.name)]
+    argv = ["fix", str(fixture.path), "--data", DATA, "--output", str(tmp_path / fixture.path.name), *fixture.leave]
     for fails_at in range(1, 40):
         with monkeypatch.context() as patch:
             disk = FullDisk(patch, fails_at)
@@ -327,7 +328,7 @@ def test_a_write_that_fails_anywhere_in_place_changes_nothing(fixture, tmp_path,
             (tmp_path / name).write_bytes(content)
         with monkeypatch.context() as patch:
             disk = FullDisk(patch, fails_at)
-            code = main(["fix", str(tmp_path / fixture.path.name), "--data", DATA, "--in-place"])
+            code = main(["fix", str(tmp_path / fixture.path.name), "--data", DATA, "--in-place", *fixture.leave])
         streams = capsys.readouterr()
         if disk.calls < fails_at:
             break
@@ -344,7 +345,7 @@ def test_a_write_that_fails_anywhere_in_place_changes_nothing(fixture, tmp_path,
 def test_an_output_that_is_not_what_was_planned_is_removed(fixture, tmp_path, monkeypatch):
     monkeypatch.setattr("ckpt_doctor.repair.writing.same_values", lambda *_: False)
     with pytest.raises(VerificationFailed, match="does not hold what was to be written; it was removed"):
-        ckpt_doctor.fix(fixture.path, data=DATA, output=tmp_path / fixture.path.name)
+        repair(fixture, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -33,8 +33,9 @@ import numpy as np
 
 from ckpt_doctor.finding import Finding
 from ckpt_doctor.heuristics.agreement import mismatch
+from ckpt_doctor.heuristics.stored_in_training import trained_on_stored
 from ckpt_doctor.observation import Observation
-from ckpt_doctor.rules._examples import example, holding
+from ckpt_doctor.rules._examples import described, example, holding
 from ckpt_doctor.rules.interface import Rule, Subject
 
 
@@ -42,7 +43,8 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
     for layer in subject.inventory.layers:
         seen = subject.observed.get(layer.name)
         off = None if seen is None else mismatch(layer, seen, subject.tolerance)
-        if seen is None or off is None:
+        # A layer that training ran on its initial values never had statistics of data (BN304).
+        if seen is None or off is None or trained_on_stored(layer):
             continue
         yield rule.finding(
             f"layer {layer.name}: on {seen.samples:,} samples the median of its {layer.channels} channels has a mean "
@@ -52,6 +54,11 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
             variables=tuple(layer.variables[role] for role in ("moving_mean", "moving_variance")),
             certainty="likely",
         )
+
+
+def _frozen() -> Subject:
+    layer = example(facts=described(mode="stored", trained=False), moving_mean=0, moving_variance=1)
+    return replace(_seen(shift=3), inventory=holding(layer).inventory)
 
 
 def _seen(shift: float = 0.0, factor: float = 1.0, spread: float = 0.01, stored: float = 2.0) -> Subject:
@@ -69,6 +76,7 @@ RULE = Rule(
     check=_check,
     healthy=(
         lambda: holding(example()),
+        _frozen,
         lambda: _seen(shift=0.2),
         lambda: _seen(factor=1.9),
         # So few and so different batches that it may be chance.
