@@ -6,6 +6,7 @@ damage is reported as damage and not as a format that nobody knows.
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from ckpt_doctor.checkpoint import Checkpoint, FormatName
 from ckpt_doctor.errors import BadRequest, UnsupportedFormat
 from ckpt_doctor.formats import _foreign
 from ckpt_doctor.formats._bundle_index import prefix_of
+from ckpt_doctor.formats._kept import keeping
 from ckpt_doctor.formats._storage import is_file, is_folder, is_remote, join, names_in, read_head, split
 from ckpt_doctor.formats.interface import Format
 from ckpt_doctor.formats.keras_hdf5 import KerasHdf5
@@ -20,6 +22,8 @@ from ckpt_doctor.formats.keras_v3 import KerasV3
 from ckpt_doctor.formats.saved_model import SavedModel
 from ckpt_doctor.formats.tensor_bundle import TensorBundle
 from ckpt_doctor.formats.tensor_slices_v1 import TensorSlicesV1
+
+_log = logging.getLogger(__name__)
 
 # In the order in which they are asked. Formats do not overlap in their bytes.
 FORMATS: tuple[Format, ...] = (SavedModel(), TensorBundle(), TensorSlicesV1(), KerasV3(), KerasHdf5())
@@ -55,17 +59,29 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         MissingExtra: A URL needs a package that is not installed.
     """
     place = tidy(os.fspath(path))
-    form = recognise(place)
-    if form is None:
-        if is_folder(place):
-            place = _only_one_in(place)
-            form = recognise(place)
+    with keeping():
+        form = recognise(place)
         if form is None:
-            raise _unrecognised(place)
-    try:
-        return form.read(place)
-    except FileNotFoundError as error:
-        raise BadRequest(f"{place}: {error} is not there") from error
+            if is_folder(place):
+                place = _only_one_in(place)
+                form = recognise(place)
+            if form is None:
+                raise _unrecognised(place)
+        _log.debug("%s: recognised as %s", place, form.name)
+        try:
+            checkpoint = form.read(place)
+        except FileNotFoundError as error:
+            raise BadRequest(f"{place}: {error} is not there") from error
+    _log.debug(
+        "%s: %s, %d variables, %d bookkeeping entries, %d defects seen, written by %s",
+        checkpoint.path,
+        checkpoint.format,
+        len(checkpoint.variables),
+        len(checkpoint.bookkeeping),
+        len(checkpoint.damages),
+        checkpoint.producer or "a program that does not say so",
+    )
+    return checkpoint
 
 
 def format_of(checkpoint: Checkpoint) -> Format:

@@ -13,11 +13,11 @@ Source: HDF5 File Format Specification 3.0, III.E (global heap); `H5HG__cache_he
 from __future__ import annotations
 
 import io
-from typing import BinaryIO, cast
 
 from ckpt_doctor.formats._boundary import remember
 from ckpt_doctor.formats._damaged import Damaged
 from ckpt_doctor.formats._hdf5_errors import beyond_the_end, structure
+from ckpt_doctor.formats._streams import Handle
 
 _HEAP_SIGNATURE = b"GCOL"
 _HEAP_HEADER = 16
@@ -28,15 +28,13 @@ class GuardedStream(io.RawIOBase):
     """A read-only stream that refuses to hand damaged structures to HDF5.
 
     Args:
-        stream: The stream beneath, closed with this one.
-        size: Its size in bytes.
+        handle: The bytes.
         length_size: Size of HDF5's lengths in bytes, from the superblock.
     """
 
-    def __init__(self, stream: BinaryIO, size: int, length_size: int) -> None:
+    def __init__(self, handle: Handle, length_size: int) -> None:
         super().__init__()
-        self._stream = cast("io.BufferedIOBase", stream)
-        self._size = size
+        self._handle = handle
         self._length_size = length_size
         self._position = 0
         self._failure: BaseException | None = None
@@ -51,7 +49,7 @@ class GuardedStream(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Move; see `io.IOBase.seek`."""
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._handle.size}[whence]
         self._position = start + offset
         return self._position
 
@@ -79,21 +77,14 @@ class GuardedStream(io.RawIOBase):
         """
         start, wanted = self._position, len(view)
         count = 0
-        if start + wanted <= self._size:
-            self._stream.seek(start)
-            while count < wanted and (more := self._stream.readinto(view[count:])):
+        if start + wanted <= self._handle.size:
+            while count < wanted and (more := self._handle.readinto(start + count, view[count:])):
                 count += more
         if count < wanted:
             raise beyond_the_end(f"{wanted} bytes at {start} are not all there")
         self._position += wanted
         if wanted >= _HEAP_HEADER and view[:4] == _HEAP_SIGNATURE:
             check_heap(bytes(view), self._length_size)
-
-    def close(self) -> None:
-        """Close the stream beneath as well."""
-        if not self.closed:
-            self._stream.close()
-        super().close()
 
 
 def check_heap(block: bytes, length_size: int) -> None:

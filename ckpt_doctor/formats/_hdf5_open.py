@@ -1,139 +1,19 @@
-"""From a path to an open HDF5 file, or to the reason why it is none.
-
-Everything goes through a Python stream, never through HDF5's own drivers: the same way reads local files, remote ones
-and a member of a zip archive, takes no lock on a file that a training process is writing, and cannot be led to another
-file by a link.
-"""
+"""Which Keras layout an HDF5 file has, and its datasets as variables."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 from ckpt_doctor.checkpoint import Array, Damage, FormatName, Variable
-from ckpt_doctor.errors import BadRequest, UnreadableCheckpoint
-from ckpt_doctor.formats import _foreign
+from ckpt_doctor.errors import UnreadableCheckpoint
 from ckpt_doctor.formats._damaged import Damaged
-from ckpt_doctor.formats._hdf5 import (
-    Dataset,
-    OpenFile,
-    follow,
-    has_attribute,
-    holds,
-    names_in,
-    read_value,
-    text_attribute,
-)
-from ckpt_doctor.formats._hdf5_errors import hdf5_errors, structure
-from ckpt_doctor.formats._hdf5_guard import GuardedStream
-from ckpt_doctor.formats._hdf5_superblock import is_mangled, read_superblock
-from ckpt_doctor.formats._hdf5_texts import Texts
-from ckpt_doctor.formats._storage import open_binary, size_of
-
-StreamOpener = Callable[[], BinaryIO]
+from ckpt_doctor.formats._hdf5 import Dataset, OpenFile, Refused, follow, has_attribute, holds, names_in, text_attribute
+from ckpt_doctor.formats._hdf5_file import Hdf5File
+from ckpt_doctor.formats._kept import shared
 
 # How far a file is searched for a group `vars` before it counts as no Keras file.
 _GROUPS_SEARCHED = 10_000
-
-
-@contextmanager
-def opened(stream_opener: StreamOpener) -> Iterator[OpenFile]:
-    """Give an open HDF5 file on a stream; both are closed afterwards.
-
-    Raises:
-        Damaged: It has no superblock, or HDF5 refuses the bytes.
-    """
-    import h5py
-
-    with stream_opener() as stream:
-        superblock = read_superblock(stream)
-        if superblock is None:
-            raise structure("no HDF5 signature")
-        size = stream.seek(0, io.SEEK_END)
-        guarded = GuardedStream(stream, size, superblock.length_size)
-        with hdf5_errors():
-            file = h5py.File(cast("BinaryIO", guarded), "r")
-        try:
-            yield OpenFile(file, Texts(stream, superblock, size), size)
-        finally:
-            with hdf5_errors():
-                file.close()
-
-
-def stream_of(path: str) -> StreamOpener:
-    """Return what opens the file at `path`."""
-
-    def open_it() -> BinaryIO:
-        try:
-            return open_binary(path)
-        except FileNotFoundError:
-            raise BadRequest(f"{path}: no such file") from None
-
-    return open_it
-
-
-def check_whole(stream_opener: StreamOpener, size: int, where: str, path: str, format: FormatName) -> None:  # noqa: A002
-    """Check that a stream holds an HDF5 file, with nothing cut off its end.
-
-    Args:
-        stream_opener: Opens the stream.
-        size: Its length in bytes.
-        where: Its name, for messages.
-        path: The checkpoint that it belongs to.
-        format: That checkpoint's format.
-
-    Raises:
-        UnreadableCheckpoint: It does not.
-    """
-    with stream_opener() as stream:
-        try:
-            head = stream.read(512)
-            superblock = read_superblock(stream)
-        except Damaged as error:
-            message = f"the HDF5 signature is there and no superblock behind it: {error.reason}"
-            raise UnreadableCheckpoint(path, format, (Damage("not-a-checkpoint", where, message),)) from error
-    if superblock is None:
-        raise UnreadableCheckpoint(path, format, (Damage("not-a-checkpoint", where, _what_it_is(head)),))
-    if superblock.end > size:
-        message = f"{size} bytes, the superblock promises {superblock.end}"
-        raise UnreadableCheckpoint(path, format, (Damage("truncated", where, message),))
-    if superblock.is_open:
-        _check_unfinished(stream_opener, size, where, path, format)
-
-
-def _check_unfinished(stream_opener: StreamOpener, size: int, where: str, path: str, format: FormatName) -> None:  # noqa: A002
-    """Check that HDF5 opens a file that is marked as open; many are whole all the same.
-
-    Raises:
-        UnreadableCheckpoint: It does not. The superblock's own length was then never brought up to date.
-    """
-    try:
-        with opened(stream_opener):
-            pass
-    except Damaged as error:
-        message = (
-            f"{size} bytes of a file that was never closed: the save was interrupted, or the file was copied before it "
-            f"ended ({error.reason})"
-        )
-        raise UnreadableCheckpoint(path, format, (Damage("truncated", where, message),)) from error
-
-
-def _what_it_is(head: bytes) -> str:
-    """Say what a file without the HDF5 signature looks like."""
-    if not head:
-        return "the file is empty; an HDF5 file is expected"
-    if is_mangled(head):
-        shown = " ".join(f"{byte:02X}" for byte in head[:8])
-        return (
-            f"starts with {shown}: an HDF5 file whose line ends a text-mode copy has changed, which cannot be undone; "
-            "copy it again as binary (git: `*.h5 binary` in .gitattributes)"
-        )
-    described = _foreign.describe(head)
-    if described:
-        return f"is {described}; an HDF5 file is expected"
-    return f"starts with {head[:8].hex(' ')}; an HDF5 file starts with 89 48 44 46 0d 0a 1a 0a"
 
 
 def layout_at(path: str) -> FormatName | None:
@@ -142,8 +22,7 @@ def layout_at(path: str) -> FormatName | None:
     See `layout_of`.
     """
     try:
-        with opened(stream_of(path)) as file:
-            return layout_of(file)
+        return shared(Hdf5File.at, path).fact(layout_of)
     except Damaged:
         return None
 
@@ -151,7 +30,7 @@ def layout_at(path: str) -> FormatName | None:
 def is_sound(path: str) -> bool:
     """Return whether HDF5 opens the file at `path` and lists its root."""
     try:
-        with opened(stream_of(path)) as file:
+        with shared(Hdf5File.at, path).reading() as file:
             names_in(file.h5)
             return True
     except Damaged:
@@ -188,25 +67,18 @@ def _has_vars(root: Any) -> bool:
         if searched > _GROUPS_SEARCHED:
             break
         for name in names_in(group):
-            with hdf5_errors():
-                hard = isinstance(group.get(name, getlink=True), h5py.HardLink)
-                is_group = hard and group.get(name, getclass=True) is h5py.Group
-            if is_group:
+            if not isinstance(name, str) or "/" in name:
+                continue
+            try:
+                child = follow(group, name)
+            except Refused:
+                continue
+            if isinstance(child, h5py.Group):
                 if name == "vars":
                     return True
                 if len(queue) <= _GROUPS_SEARCHED:
-                    with hdf5_errors():
-                        queue.append(group[name])
+                    queue.append(child)
     return False
-
-
-def check_file(path: str, format: FormatName) -> None:  # noqa: A002
-    """Check that the file at `path` is an HDF5 file, whole.
-
-    Raises:
-        UnreadableCheckpoint: It is not.
-    """
-    check_whole(stream_of(path), size_of(path), path, path, format)
 
 
 def unreadable(path: str, format: FormatName, error: Damaged, where: str | None = None) -> UnreadableCheckpoint:  # noqa: A002
@@ -215,7 +87,7 @@ def unreadable(path: str, format: FormatName, error: Damaged, where: str | None 
 
 
 def variable(
-    stream_opener: StreamOpener,
+    file: Hdf5File,
     path: str,
     format: FormatName,  # noqa: A002
     dataset: Dataset,
@@ -225,7 +97,7 @@ def variable(
     """Return a dataset as a variable that is read when it is asked for.
 
     Args:
-        stream_opener: Opens the HDF5 file.
+        file: The file that holds it.
         path: The checkpoint's path, for messages.
         format: The checkpoint's format.
         dataset: The dataset.
@@ -236,8 +108,7 @@ def variable(
     def reader() -> Array:
         check()
         try:
-            with opened(stream_opener) as file:
-                return read_value(file, dataset.path, dataset)
+            return file.value(dataset)
         except Damaged as error:
             damage = error.at(f"{path}:{dataset.path}", (dataset.path,))
             raise UnreadableCheckpoint(path, format, (damage,)) from error
@@ -245,20 +116,10 @@ def variable(
     return Variable(dataset.path, dataset.shape, dataset.dtype, dataset.nbytes, reader, label)
 
 
-def read_all(stream_opener: StreamOpener, where: str, datasets: Mapping[str, Dataset]) -> Iterator[Damage]:
+def read_all(file: Hdf5File, datasets: Mapping[str, Dataset]) -> Iterator[Damage]:
     """Read every dataset of an HDF5 file and yield those that cannot be read."""
-    try:
-        with opened(stream_opener) as file:
-            for path, described in datasets.items():
-                yield from _try_reading(file, where, path, described)
-    except Damaged as error:
-        yield error.at(where)
-
-
-def _try_reading(file: OpenFile, where: str, path: str, described: Dataset) -> tuple[Damage, ...]:
-    """Read one dataset; return why that fails."""
-    try:
-        read_value(file, path, described)
-    except Damaged as error:
-        return (error.at(f"{where}:{path}", (path,)),)
-    return ()
+    for path, dataset in datasets.items():
+        try:
+            file.value(dataset)
+        except Damaged as error:  # noqa: PERF203 - each may fail alone
+            yield error.at(f"{file.where}:{path}", (path,))

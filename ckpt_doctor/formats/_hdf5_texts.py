@@ -10,11 +10,11 @@ Source: HDF5 File Format Specification 3.0: III.E (global heap), IV.A.1 (object 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import BinaryIO
 
 from ckpt_doctor.formats._hdf5_errors import beyond_the_end, structure
 from ckpt_doctor.formats._hdf5_guard import check_heap
 from ckpt_doctor.formats._hdf5_superblock import Superblock
+from ckpt_doctor.formats._streams import Handle, read_bytes
 
 _ATTRIBUTE, _ATTRIBUTE_INFO, _CONTINUATION = 0x0C, 0x15, 0x10
 _MOST_BLOCKS = 4096
@@ -25,14 +25,12 @@ class Texts:
     """Reads texts from the bytes of one file.
 
     Args:
-        stream: The file.
+        handle: The file.
         superblock: Its superblock.
-        size: Its size in bytes.
     """
 
-    def __init__(self, stream: BinaryIO, superblock: Superblock, size: int) -> None:
-        self._stream = stream
-        self._size = size
+    def __init__(self, handle: Handle, superblock: Superblock) -> None:
+        self._handle = handle
         self._block = superblock
         self._heaps: dict[int, dict[int, bytes]] = {}
 
@@ -87,10 +85,7 @@ class Texts:
         Raises:
             Damaged: They are not there.
         """
-        data = b""
-        if offset + length <= self._size:
-            self._stream.seek(offset)
-            data = self._stream.read(length)
+        data = read_bytes(self._handle, offset, length)
         if len(data) != length:
             raise beyond_the_end(f"{length} bytes at {offset} are not all there")
         return data

@@ -20,8 +20,10 @@ from ckpt_doctor.checkpoint import Array, Checkpoint, Damage, Variable
 from ckpt_doctor.errors import BadRequest, RepairRefused, UnreadableCheckpoint
 from ckpt_doctor.formats import _foreign, _json
 from ckpt_doctor.formats._atomic import Outputs
+from ckpt_doctor.formats._hdf5 import Dataset
 from ckpt_doctor.formats._hdf5_edit import apply
-from ckpt_doctor.formats._hdf5_open import check_whole, read_all, stream_of
+from ckpt_doctor.formats._hdf5_file import Hdf5File
+from ckpt_doctor.formats._hdf5_open import read_all
 from ckpt_doctor.formats._keras_store import OLD_LAYERS, Store, read_store
 from ckpt_doctor.formats._storage import is_file, join, size_of, split
 from ckpt_doctor.formats._storage import read_all as read_file
@@ -62,7 +64,7 @@ def read(path: str) -> Checkpoint:
             damages.append(Damage("missing-shard", where, message, lost))
         else:
             try:
-                stores[shard] = read_store(stream_of(where), size_of(where), where, path, _FORMAT)
+                stores[shard] = read_store(Hdf5File.at(where), path, _FORMAT)
             except UnreadableCheckpoint as error:
                 damages.extend(error.damages)
     if index.shards and not stores:
@@ -86,6 +88,7 @@ def read(path: str) -> Checkpoint:
             "datasets": {name: stores[shard].datasets[name] for name, shard in shard_of.items()},
             "unread": {name: why for store in stores.values() for name, why in store.unread.items()},
             "shard_of": shard_of,
+            "shards": {shard: store.file for shard, store in stores.items()},
             "weight_map": index.weight_map,
         },
     )
@@ -153,16 +156,13 @@ def _is_shards(entry: object) -> bool:
 
 def verify(checkpoint: Checkpoint) -> Iterator[Damage]:
     """Read every value of every shard."""
-    folder = split(checkpoint.path)[0]
     shard_of: dict[str, str] = checkpoint.attributes["shard_of"]
-    for shard in dict.fromkeys(shard_of.values()):
-        where = join(folder, shard)
-        try:
-            check_whole(stream_of(where), size_of(where), where, checkpoint.path, _FORMAT)
-        except UnreadableCheckpoint as error:
-            yield from error.damages
-            continue
-        yield from read_all(stream_of(where), where, _in_shard(checkpoint, shard))
+    files: dict[str, Hdf5File] = checkpoint.attributes["shards"]
+    inside: dict[str, dict[str, Dataset]] = {shard: {} for shard in files}
+    for name, dataset in checkpoint.attributes["datasets"].items():
+        inside[shard_of[name]][name] = dataset
+    for shard, datasets in inside.items():
+        yield from read_all(files[shard], datasets)
 
 
 def _in_shard(checkpoint: Checkpoint, shard: str) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from ckpt_doctor.checkpoint import Damage, FormatName, Variable
 from ckpt_doctor.formats._damaged import Damaged
 from ckpt_doctor.formats._hdf5 import Dataset, OpenFile, find, text_attribute, walk
-from ckpt_doctor.formats._hdf5_open import StreamOpener, check_whole, opened, unreadable, variable
+from ckpt_doctor.formats._hdf5_file import Hdf5File
+from ckpt_doctor.formats._hdf5_open import unreadable, variable
 
 # TensorFlow 2.12 saved `layers` under this name; Keras 3 still reads it (`H5IOStore.get`).
 OLD_LAYERS = "_layer_checkpoint_dependencies"
@@ -22,6 +23,7 @@ class Store:
     """What one HDF5 file holds.
 
     Attributes:
+        file: The file.
         variables: Every tensor, named by its path in the file and labelled with the `name` of its group.
         datasets: The same, as HDF5 describes them.
         groups: Path of every group `vars` → its attribute `name`, None in files older than it.
@@ -30,6 +32,7 @@ class Store:
         old_layers: Whether the file has TensorFlow 2.12's layout.
     """
 
+    file: Hdf5File
     variables: tuple[Variable, ...]
     datasets: dict[str, Dataset]
     groups: dict[str, str | None]
@@ -39,9 +42,7 @@ class Store:
 
 
 def read_store(
-    stream_opener: StreamOpener,
-    size: int,
-    where: str,
+    source: Hdf5File,
     path: str,
     format: FormatName,  # noqa: A002
     check: Callable[[], None] = lambda: None,
@@ -49,9 +50,7 @@ def read_store(
     """Read names, shapes and groups of one HDF5 file.
 
     Args:
-        stream_opener: Opens it.
-        size: Its length in bytes.
-        where: Its name, for messages.
+        source: The file.
         path: The checkpoint that it belongs to.
         format: That checkpoint's format.
         check: Called before a value is read; raises `UnreadableCheckpoint` where the file cannot be trusted.
@@ -59,9 +58,9 @@ def read_store(
     Raises:
         UnreadableCheckpoint: It is no HDF5 file, or not whole, or HDF5 gives up on it.
     """
-    check_whole(stream_opener, size, where, path, format)
+    where = source.where
     try:
-        with opened(stream_opener) as file:
+        with source.reading() as file:
             tree = walk(file, where)
             groups: dict[str, str | None] = {}
             damages = list(tree.damages)
@@ -69,8 +68,9 @@ def read_store(
                 if group == "vars" or group.endswith("/vars"):
                     groups[group] = _name_of(file, group, where, damages)
             return Store(
+                file=source,
                 variables=tuple(
-                    variable(stream_opener, path, format, dataset, groups.get(name.rpartition("/")[0]), check)
+                    variable(source, path, format, dataset, groups.get(name.rpartition("/")[0]), check)
                     for name, dataset in tree.datasets.items()
                 ),
                 datasets=tree.datasets,

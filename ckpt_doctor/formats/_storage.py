@@ -8,14 +8,14 @@ Remote objects are read by byte ranges. Nothing here writes.
 """
 
 # Paths are strings here: a `Path` would fold the `//` of a URL, and the slash after which a prefix may be empty.
-# ruff: noqa: PTH112, PTH113, PTH116, PTH118, PTH123
+# ruff: noqa: PTH112, PTH113, PTH116, PTH118
 from __future__ import annotations
 
 import os
 import sys
 import threading
 from collections.abc import Iterator
-from typing import Any, BinaryIO, Protocol, cast
+from typing import Any, Protocol
 
 from ckpt_doctor.errors import BadRequest, MissingExtra
 
@@ -137,7 +137,7 @@ class RemoteFile:
         self._system, self._key = _file_system(path)
         try:
             size = self._system.info(self._key).get("size")
-        except _remote_errors() as error:
+        except remote_errors() as error:
             raise _as_os_error(path, error) from error
         if size is None:
             raise BadRequest(f"{path}: the server does not say how large it is; download it first")
@@ -151,7 +151,7 @@ class RemoteFile:
             return memoryview(b"")
         try:
             data = self._system.cat_file(self._key, start=offset, end=offset + length)
-        except _remote_errors() as error:
+        except remote_errors() as error:
             raise unreadable(self.path, error) from error
         if len(data) != length:
             raise OutOfBounds(self.path, offset + length, offset + len(data))
@@ -181,22 +181,20 @@ def open_source(path: str) -> Source:
     return LocalFile(path)
 
 
-def open_binary(path: str) -> BinaryIO:
-    """Open a file as a seekable stream, for libraries that want one (h5py, zipfile); remote ones are read in blocks.
+def open_remote(path: str) -> Any:
+    """Open a remote object as a seekable file that is read in blocks.
 
     Raises:
         FileNotFoundError: It is not there.
         BadRequest: It cannot be read.
         MissingExtra: The URL needs a package that is not installed.
     """
+    system, key = _file_system(path)
     try:
-        if is_remote(path):
-            system, key = _file_system(path)
-            return cast("BinaryIO", system.open(key, "rb"))
-        return open(path, "rb")
+        return system.open(key, "rb")
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(path) from None
-    except _remote_errors() as error:
+    except remote_errors() as error:
         raise unreadable(path, error) from error
 
 
@@ -285,7 +283,7 @@ def names_in(folder: str) -> tuple[tuple[str, bool], ...]:
         system, key = _file_system(folder)
         try:
             found = system.ls(key, detail=True)
-        except _remote_errors():
+        except remote_errors():
             return ()
         return tuple(
             sorted(
@@ -311,7 +309,7 @@ def expand(pattern: str) -> tuple[str, ...]:
     protocol = pattern.split("://", 1)[0]
     try:
         return tuple(f"{protocol}://{str(found).lstrip('/')}" for found in sorted(system.glob(key)))
-    except _remote_errors():
+    except remote_errors():
         return ()
 
 
@@ -332,7 +330,7 @@ def _answer(path: str, question: str) -> bool:
     system, key = _file_system(path)
     try:
         return bool(getattr(system, question)(key))
-    except _remote_errors() as error:
+    except remote_errors() as error:
         raise unreadable(path, error) from error
 
 
@@ -365,7 +363,7 @@ _BACKENDS = {
 }
 
 
-def _remote_errors() -> tuple[type[BaseException], ...]:
+def remote_errors() -> tuple[type[BaseException], ...]:
     """Return what fsspec and the backends that are loaded raise when storage fails; some have roots of their own."""
     # RuntimeError includes NotImplementedError: storage that cannot list.
     errors: list[type[BaseException]] = [OSError, ValueError, RuntimeError]

@@ -10,19 +10,31 @@ from __future__ import annotations
 
 import copy
 import io
+import logging
 import struct
 import tempfile
 import threading
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO, cast
 
 from ckpt_doctor.formats._boundary import library_errors
 from ckpt_doctor.formats._damaged import Damaged
-from ckpt_doctor.formats._storage import open_binary
+from ckpt_doctor.formats._streams import (
+    FileHandle,
+    Handle,
+    MemoryHandle,
+    Window,
+    open_binary,
+    open_handle,
+    read_bytes,
+    stream,
+)
+
+_log = logging.getLogger(__name__)
 
 SIGNATURE = b"PK\x03\x04"
 
@@ -86,63 +98,74 @@ def _refused(reason: str) -> Damaged:
     return Damaged("not-a-checkpoint", f"damaged zip member: {reason}")
 
 
-class Window(io.RawIOBase):
-    """A read-only stream of `size` bytes from `offset` of another stream, which it closes with itself."""
+class Archive:
+    """A zip archive; its directory is read once.
 
-    def __init__(self, stream: BinaryIO, offset: int, size: int, *, owns: bool = True) -> None:
-        super().__init__()
-        self._stream = cast("io.BufferedIOBase", stream)
-        self._offset = offset
-        self._size = size
-        self._owns = owns
-        self._position = 0
-
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seekable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move; see `io.IOBase.seek`."""
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        self._position = max(0, start + offset)
-        return self._position
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override] # h5py and io hand over memoryviews
-        """Read up to `len(buffer)` bytes, none beyond the window."""
-        wanted = min(len(buffer), self._size - self._position)
-        if wanted <= 0:
-            return 0
-        self._stream.seek(self._offset + self._position)
-        count = int(self._stream.readinto(memoryview(buffer)[:wanted]) or 0)
-        self._position += count
-        return count
-
-    def close(self) -> None:
-        """Close the stream beneath as well."""
-        if self._owns and not self.closed:
-            self._stream.close()
-        super().close()
-
-
-@contextmanager
-def open_zip(path: str) -> Iterator[zipfile.ZipFile]:
-    """Open the archive at `path`.
+    Attributes:
+        path: Where it lies.
+        handle: Its bytes.
+        infos: All members, in the order of the directory.
+        members: The same by name; of two of one name the last counts, as for zipfile.
 
     Raises:
         FileNotFoundError: It is not there.
         Damaged: Its directory is damaged or cut off.
     """
-    with open_binary(path) as stream, _archive_on(stream) as archive:
-        yield archive
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.handle = open_handle(path)
+        self._zip = _archive_on(stream(self.handle))
+        self.infos = self._zip.infolist()
+        self.members = {info.filename: info for info in self.infos}
+        _log.debug("%s: zip archive of %d members", path, len(self.infos))
+
+    def pieces(self, info: zipfile.ZipInfo) -> Iterator[bytes]:
+        """Yield the content of a member; whoever takes all of it has its CRC-32 and its length checked.
+
+        Raises:
+            Damaged: Its CRC-32 is not the stored one; or see `check_member`.
+        """
+        check_member(info)
+        found = 0
+        with zip_errors("member"):
+            member = self._zip.open(info)
+        with member:
+            while True:
+                with zip_errors("member"):
+                    piece = member.read(_CHUNK)
+                if not piece:
+                    break
+                found += len(piece)
+                yield piece
+        if found != info.file_size:
+            raise _failed(f"{info.file_size} bytes are declared, {found} are there")
+
+    def check(self, info: zipfile.ZipInfo) -> None:
+        """Read a member whole.
+
+        Raises:
+            Damaged: See `pieces`.
+        """
+        for _ in self.pieces(info):
+            pass
+
+    def text(self, info: zipfile.ZipInfo) -> str:
+        """Return the text in a small member.
+
+        Raises:
+            Damaged: See `pieces`; or it is not UTF-8.
+        """
+        content = b"".join(self.pieces(info))
+        try:
+            return content.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise _refused(str(error)) from error
 
 
-def _archive_on(stream: BinaryIO) -> zipfile.ZipFile:
+def _archive_on(file: BinaryIO) -> zipfile.ZipFile:
     with zip_errors("archive"):
-        return zipfile.ZipFile(stream)
+        return zipfile.ZipFile(file)
 
 
 def first_name(head: bytes) -> str | None:
@@ -169,91 +192,34 @@ def check_member(info: zipfile.ZipInfo) -> None:
         raise _refused(f"declares {info.file_size} bytes, {info.compress_size} are stored; not unpacked")
 
 
-def check_crc(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
-    """Read a member whole.
-
-    Raises:
-        Damaged: Its CRC-32 is not the stored one; or see `check_member`.
-    """
-    for _ in pieces(archive, info):
-        pass
-
-
-def pieces(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[bytes]:
-    """Yield the content of a member; whoever takes all of it has its CRC-32 and its length checked.
-
-    Raises:
-        Damaged: Its CRC-32 is not the stored one; or see `check_member`.
-    """
-    check_member(info)
-    found = 0
-    with zip_errors("member"):
-        member = archive.open(info)
-    with member:
-        while True:
-            with zip_errors("member"):
-                piece = member.read(_CHUNK)
-            if not piece:
-                break
-            found += len(piece)
-            yield piece
-    if found != info.file_size:
-        raise _failed(f"{info.file_size} bytes are declared, {found} are there")
-
-
-def text_of(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> str:
-    """Return the text in a small member.
-
-    Raises:
-        Damaged: See `pieces`; or it is not UTF-8.
-    """
-    content = b"".join(pieces(archive, info))
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise _refused(str(error)) from error
-
-
 class Member:
-    """One member of the archive at a path, as a stream that can be opened many times.
+    """One member of an archive, which is checked and unpacked once.
 
     Args:
-        path: The archive.
+        archive: The archive.
         info: The member.
     """
 
-    def __init__(self, path: str, info: zipfile.ZipInfo) -> None:
-        self._path = path
+    def __init__(self, archive: Archive, info: zipfile.ZipInfo) -> None:
+        self.where = f"{archive.path}!{info.filename}"
+        self._archive = archive
         self._info = info
         self._lock = threading.Lock()
         self._trusted = False
-        self._unpacked: bytes | BinaryIO | None = None
+        self._unpacked: Handle | None = None
 
-    @property
-    def size(self) -> int:
-        """Its size in bytes, unpacked."""
-        return self._info.file_size
-
-    def open(self) -> BinaryIO:
-        """Open it for reading.
+    def open(self) -> Handle:
+        """Return its content: a stored one where it lies, another one unpacked.
 
         Raises:
             Damaged: The archive is damaged; or see `check_member`.
         """
         check_member(self._info)
         if self._info.compress_type == zipfile.ZIP_STORED:
-            stream = open_binary(self._path)
-            try:
-                offset = _data_offset(stream, self._info)
-            except BaseException:
-                stream.close()
-                raise
-            return cast("BinaryIO", io.BufferedReader(Window(stream, offset, self._info.file_size)))
-        self._unpack()
-        if isinstance(self._unpacked, bytes):
-            return io.BytesIO(self._unpacked)
-        assert self._unpacked is not None
-        return cast("BinaryIO", io.BufferedReader(Window(self._unpacked, 0, self._info.file_size, owns=False)))
+            archive = self._archive.handle
+            return Window(archive, _data_offset(archive, self._info), self._info.file_size)
+        with self._lock:
+            return self._unpack()
 
     def check(self) -> None:
         """Compare its CRC-32 with the stored one, once.
@@ -261,33 +227,30 @@ class Member:
         Raises:
             Damaged: They differ; or see `check_member`.
         """
-        if self._info.compress_type != zipfile.ZIP_STORED:
-            self._unpack()
-            return
         with self._lock:
-            if not self._trusted:
-                with open_zip(self._path) as archive:
-                    check_crc(archive, self._info)
+            if self._info.compress_type != zipfile.ZIP_STORED:
+                self._unpack()
+            elif not self._trusted:
+                self._archive.check(self._info)
                 self._trusted = True
 
-    def _unpack(self) -> None:
+    def _unpack(self) -> Handle:
         """Unpack it once; zipfile compares the CRC-32 at its end."""
-        with self._lock:
-            if self._unpacked is not None:
-                return
+        if self._unpacked is None:
             check_member(self._info)
-            small = self._info.file_size <= _IN_MEMORY_BYTES
-            target: BinaryIO = io.BytesIO() if small else cast("BinaryIO", tempfile.TemporaryFile())  # noqa: SIM115
-            with open_zip(self._path) as archive:
-                for piece in pieces(archive, self._info):
-                    target.write(piece)
-            self._unpacked = target.getvalue() if isinstance(target, io.BytesIO) else target
+            if self._info.file_size <= _IN_MEMORY_BYTES:
+                self._unpacked = MemoryHandle(self.where, b"".join(self._archive.pieces(self._info)))
+            else:
+                file = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the handle
+                for piece in self._archive.pieces(self._info):
+                    file.write(piece)
+                self._unpacked = FileHandle(self.where, file)
+        return self._unpacked
 
 
-def _data_offset(stream: BinaryIO, info: zipfile.ZipInfo) -> int:
+def _data_offset(archive: Handle, info: zipfile.ZipInfo) -> int:
     """Return where a member's bytes start, in bytes from the start of the archive."""
-    stream.seek(info.header_offset)
-    header = stream.read(_LOCAL_HEADER.size)
+    header = read_bytes(archive, info.header_offset, _LOCAL_HEADER.size)
     if len(header) < _LOCAL_HEADER.size or not header.startswith(SIGNATURE):
         raise _refused(f"no local header of {info.filename!r} at byte {info.header_offset}")
     fields = _LOCAL_HEADER.unpack(header)
@@ -308,13 +271,13 @@ def copy_with(source: str, target: Path, name: str, content: BinaryIO) -> None:
     Raises:
         Damaged: The archive is damaged.
     """
-    with open_binary(source) as stream, _archive_on(stream) as archive:
+    with open_binary(source) as file, _archive_on(file) as archive:
         infos = sorted(archive.infolist(), key=lambda info: info.header_offset)
         ends = [info.header_offset for info in infos[1:]] + [archive.start_dir]
         with zipfile.ZipFile(target, "w") as out:
             out.comment = archive.comment
             assert out.fp is not None
-            _copy_bytes(stream, 0, infos[0].header_offset, cast("BinaryIO", out.fp))
+            _copy_bytes(file, 0, infos[0].header_offset, cast("BinaryIO", out.fp))
             out.start_dir = out.fp.tell()
             for info, end in zip(infos, ends, strict=True):
                 new = copy.copy(info)
@@ -324,7 +287,7 @@ def copy_with(source: str, target: Path, name: str, content: BinaryIO) -> None:
                 # zipfile writes the directory from its list when it closes; the bytes go in as they are.
                 out.fp.seek(out.start_dir)
                 new.header_offset = out.start_dir
-                _copy_bytes(stream, info.header_offset, end, cast("BinaryIO", out.fp))
+                _copy_bytes(file, info.header_offset, end, cast("BinaryIO", out.fp))
                 out.start_dir = out.fp.tell()
                 out.filelist.append(new)
                 out.NameToInfo[new.filename] = new

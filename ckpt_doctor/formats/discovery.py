@@ -23,6 +23,7 @@ from ckpt_doctor.formats import absent, by_name, recognise, tidy
 from ckpt_doctor.formats._bundle_index import FORMAT as BUNDLE
 from ckpt_doctor.formats._bundle_index import prefix_of
 from ckpt_doctor.formats._hdf5_open import is_sound, layout_at
+from ckpt_doctor.formats._kept import Keeper, keeping
 from ckpt_doctor.formats._state_file import State, read_state
 from ckpt_doctor.formats._storage import expand, is_file, is_folder, is_remote, join, names_in, read_head, split
 from ckpt_doctor.formats.interface import Format
@@ -47,6 +48,7 @@ class Discovery:
         unopened: Damage where there is no checkpoint to open: a stale state file alone, remains of a save.
         errors: `(path, message)` of arguments at which there is nothing.
         passed_over: Checkpoints that a state file lists and that are not the latest.
+        keeper: Holds what was opened to recognise them, for whoever reads them while this is kept.
     """
 
     checkpoints: tuple[str, ...]
@@ -54,6 +56,7 @@ class Discovery:
     unopened: tuple[UnreadableCheckpoint, ...] = ()
     errors: tuple[tuple[str, str], ...] = ()
     passed_over: int = 0
+    keeper: Keeper | None = field(default=None, repr=False, compare=False)
 
 
 def discover(paths: Iterable[str | os.PathLike[str]], all_listed: bool = False) -> Discovery:
@@ -64,11 +67,12 @@ def discover(paths: Iterable[str | os.PathLike[str]], all_listed: bool = False) 
         all_listed: Take every checkpoint that a state file lists, not only the latest.
     """
     search = _Search(all_listed)
-    for path in paths:
-        try:
-            search.argument(tidy(os.fspath(path)))
-        except CkptDoctorError as error:  # noqa: PERF203 - one bad argument stops no other
-            search.errors.append((os.fspath(path), str(error)))
+    with keeping() as keeper:
+        for path in paths:
+            try:
+                search.argument(tidy(os.fspath(path)))
+            except CkptDoctorError as error:  # noqa: PERF203 - one bad argument stops no other
+                search.errors.append((os.fspath(path), str(error)))
     found = tuple(search.found.values())
     # The bundle inside a SavedModel that is named as well is a part of it.
     parts = {join(join(path, "variables"), "variables") for path in found}
@@ -78,6 +82,7 @@ def discover(paths: Iterable[str | os.PathLike[str]], all_listed: bool = False) 
         tuple(search.unopened),
         tuple(search.errors),
         search.passed_over,
+        keeper,
     )
 
 

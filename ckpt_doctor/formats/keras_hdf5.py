@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from ckpt_doctor.checkpoint import Checkpoint, Damage, FormatName, ModelDescriptions
-from ckpt_doctor.errors import RepairRefused, UnreadableCheckpoint
+from ckpt_doctor.errors import RepairRefused
 from ckpt_doctor.formats._atomic import Outputs
 from ckpt_doctor.formats._damaged import Damaged
 from ckpt_doctor.formats._hdf5 import (
@@ -43,20 +43,19 @@ from ckpt_doctor.formats._hdf5 import (
     walk,
 )
 from ckpt_doctor.formats._hdf5_edit import apply
+from ckpt_doctor.formats._hdf5_file import Hdf5File
 from ckpt_doctor.formats._hdf5_open import (
-    check_file,
     is_numbered_graph,
     is_sound,
     layout_at,
     layout_of,
-    opened,
     read_all,
-    stream_of,
     unreadable,
     variable,
 )
 from ckpt_doctor.formats._hdf5_superblock import has_signature
 from ckpt_doctor.formats._hdf5_weight_names import plan_weight_names
+from ckpt_doctor.formats._kept import claimed
 from ckpt_doctor.formats._storage import size_of
 from ckpt_doctor.formats.interface import Changes
 
@@ -84,23 +83,18 @@ class KerasHdf5:
 
     def read(self, path: str) -> Checkpoint:
         """Read names, shapes, order, and the model's config. See `Format.read`."""
-        check_file(path, self.name)
+        source = claimed(Hdf5File.at, path)
         try:
-            with opened(stream_of(path)) as file:
+            with source.reading() as file:
                 tree = walk(file, path)
-                return _checkpoint(path, file, tree)
+                return _checkpoint(path, source, file, tree)
         except Damaged as error:
             raise unreadable(path, self.name, error) from error
 
     def verify(self, checkpoint: Checkpoint) -> Iterator[Damage]:
         """Read every value; HDF5 has no checksum, so this finds what is unreadable, not what is wrong."""
         yield from checkpoint.damages
-        try:
-            check_file(checkpoint.path, checkpoint.format)
-        except UnreadableCheckpoint as error:
-            yield from error.damages
-            return
-        yield from read_all(stream_of(checkpoint.path), checkpoint.path, checkpoint.attributes["datasets"])
+        yield from read_all(checkpoint.attributes["file"], checkpoint.attributes["datasets"])
 
     def rewrite(
         self, checkpoint: Checkpoint, target: Path, changes: Changes, *, overwrite: bool = False
@@ -128,15 +122,16 @@ class KerasHdf5:
         return kept
 
 
-def _checkpoint(path: str, file: OpenFile, tree: Tree) -> Checkpoint:
+def _checkpoint(path: str, source: Hdf5File, file: OpenFile, tree: Tree) -> Checkpoint:
     """Put together what an open file says."""
-    format = layout_of(file)  # noqa: A001 - the field's name
+    format = source.fact(layout_of)  # noqa: A001 - the field's name
     if format is None:
         raise Refused("a sound HDF5 file that Keras did not write: no layer_names, model_config or `vars` group")
     root = "model_weights" if format == "keras-hdf5" else ""
     weights = find(file.h5, root) if root in tree.groups else file.h5
     damages = list(tree.damages)
-    attributes: dict[str, Any] = {"root": root, "datasets": tree.datasets, "unread": dict(tree.others)}
+    attributes: dict[str, Any] = {"file": source, "root": root, "datasets": tree.datasets}
+    attributes["unread"] = dict(tree.others)
     version = text_attribute(file, file.h5, "keras_version") or text_attribute(file, weights, "keras_version")
     backend = text_attribute(file, file.h5, "backend") or text_attribute(file, weights, "backend")
     attributes |= {"keras_version": version, "backend": backend}
@@ -155,9 +150,7 @@ def _checkpoint(path: str, file: OpenFile, tree: Tree) -> Checkpoint:
     return Checkpoint(
         path=path,
         format=format,
-        variables=tuple(
-            variable(stream_of(path), path, format, tree.datasets[name], labels.get(name)) for name in order
-        ),
+        variables=tuple(variable(source, path, format, tree.datasets[name], labels.get(name)) for name in order),
         files=(path,),
         bytes=size_of(path),
         producer=producer,

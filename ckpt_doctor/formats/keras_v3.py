@@ -26,7 +26,6 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
@@ -37,21 +36,22 @@ from ckpt_doctor.formats import _foreign, _keras_shards
 from ckpt_doctor.formats._atomic import Outputs
 from ckpt_doctor.formats._damaged import Damaged
 from ckpt_doctor.formats._hdf5_edit import apply
-from ckpt_doctor.formats._hdf5_open import check_whole, is_sound, layout_at, read_all, stream_of
+from ckpt_doctor.formats._hdf5_file import Hdf5File
+from ckpt_doctor.formats._hdf5_open import is_sound, layout_at, read_all
 from ckpt_doctor.formats._hdf5_superblock import has_signature
 from ckpt_doctor.formats._json import parsed_or_none
+from ckpt_doctor.formats._kept import claimed, shared
 from ckpt_doctor.formats._keras_store import OLD_LAYERS, Store, read_store
 from ckpt_doctor.formats._storage import is_file, join, read_head, size_of, split
 from ckpt_doctor.formats._storage import read_all as read_file
+from ckpt_doctor.formats._streams import stream
 from ckpt_doctor.formats._zip import (
     SIGNATURE,
+    Archive,
     Member,
     NoDirectory,
-    check_crc,
     copy_with,
     first_name,
-    open_zip,
-    text_of,
 )
 from ckpt_doctor.formats.interface import Changes
 
@@ -91,20 +91,14 @@ class KerasV3:
         yield from checkpoint.damages
         attributes = checkpoint.attributes
         if attributes["kind"] == "archive":
-            damages = _check_members(checkpoint.path)
+            damages = _check_members(attributes["member"], attributes["archive"])
             yield from damages
             if not damages:
-                where = f"{checkpoint.path}!{_WEIGHTS}"
-                yield from read_all(_weights_of(checkpoint.path).open, where, attributes["datasets"])
+                yield from read_all(attributes["file"], attributes["datasets"])
         elif attributes["kind"] == "sharded":
             yield from _keras_shards.verify(checkpoint)
         else:
-            try:
-                _check_bare(checkpoint.path)
-            except UnreadableCheckpoint as error:
-                yield from error.damages
-                return
-            yield from read_all(stream_of(checkpoint.path), checkpoint.path, attributes["datasets"])
+            yield from read_all(attributes["file"], attributes["datasets"])
 
     def rewrite(
         self, checkpoint: Checkpoint, target: Path, changes: Changes, *, overwrite: bool = False
@@ -137,12 +131,12 @@ class KerasV3:
 
 def _read_bare(path: str) -> Checkpoint:
     """Read a `.weights.h5` file, and the config beside it where it is part of an unpacked `.keras` folder."""
-    store = read_store(stream_of(path), size_of(path), path, path, _BARE)
+    store = read_store(claimed(Hdf5File.at, path), path, _BARE)
     folder, name = split(path)
     config = metadata = None
     if name == _WEIGHTS:
         config, metadata = (_text_beside(join(folder, other)) for other in (_CONFIG, _METADATA))
-    return _checkpoint(path, _BARE, "bare", store, config, metadata, [])
+    return _checkpoint(path, _BARE, {"kind": "bare"}, store, config, metadata, [])
 
 
 def _text_beside(path: str) -> str | None:
@@ -157,35 +151,32 @@ def _read_archive(path: str, head: bytes) -> Checkpoint:
     damages: list[Damage] = []
     texts: dict[str, str | None] = {}
     try:
-        with open_zip(path) as archive:
-            members = {info.filename: info for info in archive.infolist()}
-            for name in (_CONFIG, _METADATA):
-                texts[name] = _text_member(archive, members.get(name), name, path, damages)
+        archive = claimed(Archive, path)
     except FileNotFoundError:
         raise BadRequest(f"{path}: no such file") from None
     except Damaged as error:
         raise UnreadableCheckpoint(path, _ARCHIVE, (_archive_damage(path, head, error),)) from error
-    if _WEIGHTS not in members:
-        raise _without_weights(path, list(members))
-    member = Member(path, members[_WEIGHTS])
-    where = f"{path}!{_WEIGHTS}"
+    for name in (_CONFIG, _METADATA):
+        texts[name] = _text_member(archive, name, damages)
+    if _WEIGHTS not in archive.members:
+        raise _without_weights(path, list(archive.members))
+    member = Member(archive, archive.members[_WEIGHTS])
 
     def check() -> None:
         try:
             member.check()
         except Damaged as error:
-            raise UnreadableCheckpoint(path, _ARCHIVE, (error.at(where),)) from error
+            raise UnreadableCheckpoint(path, _ARCHIVE, (error.at(member.where),)) from error
 
     try:
-        store = read_store(member.open, member.size, where, path, _ARCHIVE, check)
+        store = read_store(Hdf5File(member.where, member.open), path, _ARCHIVE, check)
     except UnreadableCheckpoint:
         check()  # A failed checksum explains whatever HDF5 stumbled over.
         raise
-    except Damaged as error:
-        raise UnreadableCheckpoint(path, _ARCHIVE, (error.at(where),)) from error
     if store.damages:
         check()
-    return _checkpoint(path, _ARCHIVE, "archive", store, texts[_CONFIG], texts[_METADATA], damages)
+    kept = {"kind": "archive", "archive": archive, "member": member}
+    return _checkpoint(path, _ARCHIVE, kept, store, texts[_CONFIG], texts[_METADATA], damages)
 
 
 def _weights_of(path: str) -> Member:
@@ -194,11 +185,10 @@ def _weights_of(path: str) -> Member:
     Raises:
         Damaged: The archive, which was read before, has none any more.
     """
-    with open_zip(path) as archive:
-        info = next((info for info in archive.infolist() if info.filename == _WEIGHTS), None)
-    if info is None:
+    archive = Archive(path)
+    if _WEIGHTS not in archive.members:
         raise Damaged("not-a-checkpoint", f"has no {_WEIGHTS} any more")
-    return Member(path, info)
+    return Member(archive, archive.members[_WEIGHTS])
 
 
 def _without_weights(path: str, names: list[str]) -> UnreadableCheckpoint:
@@ -212,17 +202,16 @@ def _without_weights(path: str, names: list[str]) -> UnreadableCheckpoint:
     return UnreadableCheckpoint(path, _ARCHIVE, (Damage("not-a-checkpoint", path, message),))
 
 
-def _text_member(
-    archive: zipfile.ZipFile, info: zipfile.ZipInfo | None, name: str, path: str, damages: list[Damage]
-) -> str | None:
+def _text_member(archive: Archive, name: str, damages: list[Damage]) -> str | None:
     """Return a text of the archive; None and a damage where it cannot be read."""
+    info = archive.members.get(name)
     if info is None:
-        damages.append(Damage("not-a-checkpoint", path, f"the archive has no {name}"))
+        damages.append(Damage("not-a-checkpoint", archive.path, f"the archive has no {name}"))
         return None
     try:
-        return text_of(archive, info)
+        return archive.text(info)
     except Damaged as error:
-        damages.append(error.at(f"{path}!{name}"))
+        damages.append(error.at(f"{archive.path}!{name}"))
     return None
 
 
@@ -243,42 +232,29 @@ def _archive_damage(path: str, head: bytes, error: Damaged) -> Damage:
 def _holds_weights(path: str) -> bool:
     """Return whether the archive at `path` holds the members of a Keras model."""
     try:
-        with open_zip(path) as archive:
-            return any(info.filename == _WEIGHTS for info in archive.infolist())
+        return _WEIGHTS in shared(Archive, path).members
     except Damaged:
         return False
 
 
-def _check_members(path: str) -> tuple[Damage, ...]:
+def _check_members(weights: Member, archive: Archive) -> tuple[Damage, ...]:
     """Compare the CRC-32 of every member."""
     damages: list[Damage] = []
-    try:
-        with open_zip(path) as archive:
-            for info in archive.infolist():
-                damages.extend(_check_one(archive, info, path))
-    except Damaged as error:
-        damages.append(_archive_damage(path, read_head(path), error))
+    for info in archive.infos:
+        try:
+            if info is archive.members[_WEIGHTS]:
+                weights.check()
+            else:
+                archive.check(info)
+        except Damaged as error:  # noqa: PERF203 - each may fail alone
+            damages.append(error.at(f"{archive.path}!{info.filename}"))
     return tuple(damages)
-
-
-def _check_one(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: str) -> tuple[Damage, ...]:
-    """Compare the CRC-32 of one member."""
-    try:
-        check_crc(archive, info)
-    except Damaged as error:
-        return (error.at(f"{path}!{info.filename}"),)
-    return ()
-
-
-def _check_bare(path: str) -> None:
-    """Check that a `.weights.h5` file is whole."""
-    check_whole(stream_of(path), size_of(path), path, path, _BARE)
 
 
 def _checkpoint(
     path: str,
     format: FormatName,  # noqa: A002
-    kind: str,
+    kept: dict[str, Any],
     store: Store,
     config: str | None,
     metadata: str | None,
@@ -305,7 +281,8 @@ def _checkpoint(
         descriptions=ModelDescriptions(keras_config=config, keras_training=training),
         damages=(*damages, *store.damages),
         attributes={
-            "kind": kind,
+            **kept,
+            "file": store.file,
             "era": f"{version.split('.', 1)[0]}.x" if version else None,
             "layout": OLD_LAYERS if store.old_layers else "layers",
             "keras_version": version,
@@ -336,8 +313,8 @@ def _stage(outputs: Outputs, checkpoint: Checkpoint, target: Path, changes: Chan
         # A wrong byte must not get a right checksum.
         member.check()
         with tempfile.TemporaryFile(dir=target.parent) as weights:
-            with member.open() as stream:
-                shutil.copyfileobj(stream, weights, 1 << 20)
+            with stream(member.open()) as content:
+                shutil.copyfileobj(content, weights, 1 << 20)
             apply(cast("BinaryIO", weights), checkpoint.path, datasets, changes.values, {})
             copy_with(checkpoint.path, temporary, _WEIGHTS, cast("BinaryIO", weights))
     except Damaged as error:

@@ -7,7 +7,6 @@ a sound file would be reported as damaged, or as sound without having been read.
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import shutil
 import sys
@@ -19,8 +18,8 @@ from typing import Any
 import pytest
 
 from ckpt_doctor import scan
-from ckpt_doctor.errors import BadRequest, CkptDoctorError
-from ckpt_doctor.formats import _storage, format_of, open_checkpoint
+from ckpt_doctor.errors import CkptDoctorError
+from ckpt_doctor.formats import format_of, open_checkpoint
 from ckpt_doctor.formats._boundary import library_errors, remember
 from ckpt_doctor.formats._damaged import Damaged
 
@@ -250,26 +249,3 @@ def test_a_receipt_that_is_nested_too_deeply_is_passed_over(tmp_path: Path) -> N
     path = put(tmp_path, WHOLE)
     (tmp_path / "receipt.json").write_text('{"schema": "ckpt-doctor/fix/1", "a": ' + "[" * 100_000)
     assert not scan([path]).errors
-
-
-def test_a_disk_that_fails_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Failing(io.BytesIO):
-        def readinto(self, buffer: Any) -> int:
-            raise OSError(5, "Input/output error")
-
-        def read(self, size: int | None = -1) -> bytes:
-            raise OSError(5, "Input/output error")
-
-    path = put(tmp_path, WHOLE)
-    real = _storage.open_binary
-    calls = 0
-
-    def opened(name: str) -> Any:
-        nonlocal calls
-        calls += 1
-        return real(name) if calls < 3 else Failing(Path(name).read_bytes())
-
-    for module in ("_storage", "_hdf5_open", "_zip"):
-        monkeypatch.setattr(f"ckpt_doctor.formats.{module}.open_binary", opened)
-    with pytest.raises((BadRequest, OSError), match="Input/output error"):
-        read_everything(path)
