@@ -294,7 +294,7 @@ def test_random_bytes_in_every_sample(tmp_path: Path, name: str) -> None:
     chance = random.Random(name)
     whole = (SAMPLES / name).read_bytes()
     path = tmp_path / name
-    for _ in range(20):
+    for _ in range(10):
         content = bytearray(whole)
         for _ in range(chance.randrange(1, 8)):
             content[chance.randrange(len(content))] = chance.randrange(256)

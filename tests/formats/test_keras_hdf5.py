@@ -59,6 +59,7 @@ class LegacyContract(FormatContract):
 class TestKeras2Whole(LegacyContract):
     format_name = "keras-hdf5"
     sample = "keras22_whole.h5"
+    samples, header = 20, 16
     added = "model_weights/bn/bn/renorm_mean:0"
 
 
@@ -71,6 +72,7 @@ class TestKeras2Weights(LegacyContract):
 class TestBfloat16(LegacyContract):
     format_name = "keras-hdf5"
     sample = "keras3_bfloat16.h5"
+    samples, header = 40, 16
     added = "model_weights/bn/sequential_1/bn/renorm_mean"
 
 

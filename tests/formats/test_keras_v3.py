@@ -67,6 +67,8 @@ class TestArchive(V3Contract):
 
 
 class TestDeflatedArchive(TestArchive):
+    samples, header = 40, 16
+
     def make(self, folder: Path) -> str:
         path = folder / "packed.keras"
         with zipfile.ZipFile(SAMPLES / self.sample) as old, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
@@ -84,6 +86,7 @@ class TestBareWeights(V3Contract):
 
 class TestBfloat16(V3Contract):
     sample = "keras3_bfloat16.weights.h5"
+    samples, header = 40, 16
 
     def new_variable(self) -> tuple[str, Array] | None:
         return "layers/batch_normalization/vars/4", np.arange(3).astype(ml_dtypes.bfloat16)
@@ -92,7 +95,7 @@ class TestBfloat16(V3Contract):
 class TestShards(V3Contract):
     sample = "keras3_sharded.weights.json"
     extension = ".weights.json"
-    samples = 30
+    samples, header = 10, 8
 
     def make(self, folder: Path) -> str:
         copy_into(folder, SAMPLES / self.sample, *SAMPLES.glob("keras3_sharded_*"))

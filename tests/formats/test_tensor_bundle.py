@@ -53,10 +53,12 @@ class TestTypes(BundleContract):
 
 class TestShardsAndSlices(BundleContract):
     sample = "bundle_shards"
+    samples, header = 60, 16
 
 
 class TestTensorFlow1(BundleContract):
     sample = "tf1_bundle"
+    samples, header = 60, 16
 
 
 class TestObjects(BundleContract):
