@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import jsonschema
@@ -9,6 +10,9 @@ import pytest
 
 import ckpt_doctor
 from ckpt_doctor.cli import main
+from ckpt_doctor.errors import BadRequest
+from ckpt_doctor.formats import open_checkpoint
+from ckpt_doctor.repair.writing import check_output
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 HEALTHY = FIXTURES / "tf1_layers" / "full" / "model.ckpt-400"
@@ -43,6 +47,67 @@ def test_a_folder_that_is_not_there_is_refused(run, tmp_path):
     assert code == 2
     assert str(tmp_path / "no") in err
     assert not any(tmp_path.iterdir())
+
+
+def everything(folder):
+    return {str(path.relative_to(folder)): path.is_file() and path.read_bytes() for path in folder.rglob("*")}
+
+
+def test_overwrite_never_takes_the_neighbours(run, tmp_path):
+    """The source, the models beside it and notes went away with `--output models --overwrite`, exit code 0."""
+    models = tmp_path / "models"
+    shutil.copytree(FIXTURES / "formats" / "saved_model_keras3" / "sample", models / "broken")
+    (models / "notes.md").write_text("keep")
+    before = everything(tmp_path)
+    code, out, err = run("models/broken", "--data", DATA, "--output", "models", "--overwrite", "--unproven")
+    assert (code, out) == (2, "")
+    assert err == (
+        "ckpt-doctor: --output models: models contains the checkpoint itself (models/broken); give another name\n"
+    )
+    assert everything(tmp_path) == before
+
+
+def test_overwrite_never_takes_another_file(run, tmp_path):
+    (tmp_path / "thesis.tex").write_text("three years of work")
+    shutil.copy(FIXTURES / "keras_h5" / "broken.h5", tmp_path / "thesis.h5")
+    before = everything(tmp_path)
+    code, _, err = run(BROKEN, "--data", DATA, "--output", "thesis.tex", "--overwrite")
+    assert code == 2
+    assert err == (
+        "ckpt-doctor: --output thesis.tex: thesis.tex is a text file; --overwrite replaces only a tensor-bundle "
+        "checkpoint; give another name\n"
+    )
+    code, _, err = run(BROKEN, "--data", DATA, "--output", "thesis.h5", "--overwrite")
+    assert code == 2
+    assert "thesis.h5 is an HDF5 file; --overwrite replaces only a tensor-bundle checkpoint" in err
+    assert everything(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("--data", "x=old/assets/data.npz[x]"),
+        ("--data", "old/assets/*.npz"),
+        ("--data", "old/assets"),
+        ("--data", "images=old/assets/data.npz"),
+        ("--data", "other.npz", "--model", "old/saved_model.pb"),
+        ("--data", "other.npz", "--model", "old"),
+        ("--data", "old/assets/mine.py:FUNCTION"),
+    ],
+)
+def test_what_is_read_is_not_replaced(run, tmp_path, argv):
+    for name in ("m", "old"):
+        shutil.copytree(FIXTURES / "formats" / "saved_model_keras3" / "sample", tmp_path / name)
+    (tmp_path / "old" / "assets").mkdir()
+    shutil.copy(FIXTURES / "data" / "calibration.npz", tmp_path / "old" / "assets" / "data.npz")
+    (tmp_path / "old" / "assets" / "mine.py").write_text("")
+    before = everything(tmp_path)
+    with pytest.raises(BadRequest, match=r"--output old: old\S* would be replaced, and \S+ is read; give another name"):
+        check_output(open_checkpoint("m"), "old", overwrite=True, inputs=argv[1::2])
+    code, _, err = run("m", *argv, "--output", "old", "--overwrite")
+    assert code == 2
+    assert "old" in err
+    assert everything(tmp_path) == before
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

@@ -151,10 +151,10 @@ class Outputs:
             return backup
         raise BadRequest(f"{path}: has a thousand backups; remove some")
 
-    def discard(self, path: Path) -> None:
-        """Let a file of the older output go away with the commit; does nothing unless outputs are overwritten."""
-        if self._overwrite and path.is_file():
-            self._discarded.append((path, _temporary_beside(path)))
+    def discard(self, older: Iterable[Path]) -> None:
+        """Let the files of an older output that are not replaced go away with the commit."""
+        new = self.targets()
+        self._discarded += [(path, _temporary_beside(path)) for path in older if path not in new]
 
     def targets(self) -> tuple[Path, ...]:
         """Return what is staged so far."""

@@ -17,8 +17,8 @@ from ckpt_doctor.errors import BadRequest, RepairRefused
 from ckpt_doctor.formats import _bundle_values, _dtypes, _object_graph, _slices, _table
 from ckpt_doctor.formats._atomic import Outputs, may_append
 from ckpt_doctor.formats._bundle import Bundle, key_of, name_of
-from ckpt_doctor.formats._bundle_index import prefix_of, shard_path
-from ckpt_doctor.formats._storage import join, names_in, open_source, split
+from ckpt_doctor.formats._bundle_index import shard_path
+from ckpt_doctor.formats._storage import open_source
 from ckpt_doctor.formats.interface import Changes
 from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
 
@@ -32,7 +32,7 @@ class _NewValue:
     data: bytes
 
 
-def write(bundle: Bundle, prefix: str, changes: Changes, outputs: Outputs) -> None:
+def write(bundle: Bundle, prefix: str, changes: Changes, outputs: Outputs, older: tuple[Path, ...] = ()) -> None:
     """Stage a copy of a bundle with changes; the index is staged last but for the `.meta`.
 
     Args:
@@ -40,6 +40,7 @@ def write(bundle: Bundle, prefix: str, changes: Changes, outputs: Outputs) -> No
         prefix: The prefix of the copy.
         changes: What is different in it.
         outputs: Takes the files.
+        older: The files of the checkpoint that is replaced; those that the copy has not go away.
 
     Raises:
         RepairRefused: The bundle is damaged, or cannot hold the change.
@@ -72,7 +73,7 @@ def write(bundle: Bundle, prefix: str, changes: Changes, outputs: Outputs) -> No
     index = outputs.stage(Path(f"{prefix}.index"), like=Path(bundle.index_path))
     index.write_bytes(_index(bundle, new))
     _stage_meta(bundle, prefix, changes, outputs)
-    _discard_others(prefix, outputs)
+    outputs.discard(older)
 
 
 def write_in_place(
@@ -184,16 +185,6 @@ def _stage_meta(bundle: Bundle, prefix: str, changes: Changes, outputs: Outputs)
         outputs.stage(target, like=like).write_bytes(changes.meta_graph)
     elif source.exists():
         outputs.stage(target, like=source, copy=True)
-
-
-def _discard_others(prefix: str, outputs: Outputs) -> None:
-    """Let the files go that an older checkpoint under the same prefix has and the new one has not."""
-    folder, _ = split(prefix)
-    new = {target.name for target in outputs.targets()}
-    for found, is_directory in names_in(folder):
-        path = join(folder, found)
-        if not is_directory and found not in new and prefix_of(path) == prefix:
-            outputs.discard(Path(path))
 
 
 def _refuse_damage(bundle: Bundle) -> None:

@@ -11,6 +11,7 @@ copy under another name renames its shards. Source: `ShardedH5IOStore` in keras/
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,9 +29,12 @@ from ckpt_doctor.formats._keras_store import OLD_LAYERS, Store, read_store
 from ckpt_doctor.formats._storage import is_file, join, size_of, split
 from ckpt_doctor.formats._storage import read_all as read_file
 from ckpt_doctor.formats.interface import Changes
+from ckpt_doctor.formats.replacing import Footprint, refused
 
 _FORMAT: Final = "keras-weights-v3"
 _LONGEST_INDEX_BYTES = 1 << 28
+_INDEX_ENDING = ".weights.json"
+_SHARD = re.compile(r"(?P<base>.+)_\d{5}\.weights\.h5")
 
 
 @dataclass(frozen=True)
@@ -171,11 +175,47 @@ def _in_shard(checkpoint: Checkpoint, shard: str) -> dict[str, Any]:
     return {name: each for name, each in checkpoint.attributes["datasets"].items() if shard_of[name] == shard}
 
 
+def footprint(checkpoint: Checkpoint, target: Path) -> Footprint:
+    """Return the names that a copy takes, and those of the shards of an older index there."""
+    if not target.name.endswith(_INDEX_ENDING):
+        raise BadRequest(f"{target}: sharded Keras weights are written to a name that ends in {_INDEX_ENDING}")
+    names = _new_names(_read_index(checkpoint.path).shards, Path(checkpoint.path), target)
+    new = [target.with_name(name) for name in names.values()]
+    return Footprint(str(target), (target, *new), tuple(target.with_name(name) for name in _shards_named_by(target)))
+
+
+def refuse_shared(older: Checkpoint) -> None:
+    """Refuse to replace sharded weights of which a shard belongs to another index as well."""
+    path = Path(older.path)
+    own = {Path(file).name for file in older.files}
+    for other in sorted(path.parent.glob(f"*{_INDEX_ENDING}")):
+        shared = sorted(own.intersection(_shards_named_by(other))) if other.name != path.name else []
+        if shared:
+            raise refused(path, f"its shard {path.with_name(shared[0])} also belongs to {other}; give another name")
+
+
+def refuse_shard(target: Path) -> None:
+    """Refuse to write one file where an index beside it expects one of its shards."""
+    match = _SHARD.fullmatch(target.name)
+    if match is None:
+        return
+    index = target.with_name(f"{match['base']}{_INDEX_ENDING}")
+    if target.name in _shards_named_by(index):
+        raise refused(target, f"is a shard of {index}; give another name")
+
+
+def _shards_named_by(path: Path) -> tuple[str, ...]:
+    """Return the names of files that an index gives to its shards; none where it is not an index."""
+    try:
+        names = _read_index(str(path)).shards
+    except (BadRequest, UnreadableCheckpoint):
+        return ()
+    return tuple(name for name in names if Path(name).name == name)
+
+
 def stage_copy(outputs: Outputs, checkpoint: Checkpoint, target: Path, changes: Changes) -> None:
     """Stage a copy of all shards with `changes`, and its index last."""
     _refuse_incomplete(checkpoint)
-    if not target.name.endswith(".weights.json"):
-        raise BadRequest(f"{target}: sharded Keras weights are written to a name that ends in .weights.json")
     path = Path(checkpoint.path)
     index = _read_index(checkpoint.path)
     values = _by_shard(checkpoint, changes)
@@ -243,5 +283,5 @@ def _grown(parsed: dict[str, Any], checkpoint: Checkpoint, changes: Changes) -> 
 
 def _new_names(shards: tuple[str, ...], path: Path, target: Path) -> dict[str, str]:
     """Return the new name of each shard: `x_00000.weights.h5` becomes `y_00000.weights.h5` where the index is `y`'s."""
-    old, new = (each.name.removesuffix(".weights.json") for each in (path, target))
+    old, new = (each.name.removesuffix(_INDEX_ENDING) for each in (path, target))
     return {shard: new + shard[len(old) :] if shard.startswith(f"{old}_") else shard for shard in shards}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from google.protobuf.message import DecodeError
 
 from ckpt_doctor.formats._table import BadVarint, decode_varint
@@ -54,6 +56,32 @@ def is_whole(serialised: bytes) -> bool:
             return False
         position = following
     return True
+
+
+def is_meta_graph(data: bytes) -> bool:
+    """Return whether these bytes are a `MetaGraphDef`, in binary or in text form."""
+    return data.lstrip()[:14].startswith(b"meta_info_def") or _has_only(data, dict.fromkeys(range(1, 8), 2))
+
+
+def is_saved_model(data: bytes) -> bool:
+    """Return whether these bytes are a `SavedModel`, in binary or in text form."""
+    texts = (b"saved_model_schema_version", b"meta_graphs")
+    return data.lstrip()[:26].startswith(texts) or _has_only(data, {1: 0, 2: 2})
+
+
+def _has_only(serialised: bytes, wire_types: Mapping[int, int]) -> bool:
+    """Return whether a message has fields, and only of these numbers and wire types."""
+    data = memoryview(serialised)
+    position = 0
+    while position < len(data):
+        following = _after_field(data, position)
+        if following is None:
+            return False
+        tag, _ = decode_varint(data, position)
+        if wire_types.get(tag >> 3) != tag & 7:
+            return False
+        position = following
+    return position > 0
 
 
 def _after_field(data: memoryview, position: int) -> int | None:

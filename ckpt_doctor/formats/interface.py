@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ckpt_doctor.checkpoint import Array, Checkpoint, Damage, FormatName
+from ckpt_doctor.formats.replacing import Footprint
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,22 @@ class Format(Protocol):
 
     def verify(self, checkpoint: Checkpoint) -> Iterator[Damage]:
         """Read every byte and yield what is damaged: missing, short, or failing its checksum."""
+        ...
+
+    def footprint(self, checkpoint: Checkpoint, target: Path) -> Footprint:
+        """Return the names that a copy of `checkpoint` at `target` takes.
+
+        Raises:
+            BadRequest: `target` cannot be the name of such a checkpoint.
+        """
+        ...
+
+    def parts(self, checkpoint: Checkpoint) -> tuple[Path, ...]:
+        """Return every file and folder that goes away when `checkpoint` is replaced by another.
+
+        Raises:
+            BadRequest: It cannot be replaced without losing something else.
+        """
         ...
 
     def rewrite(

@@ -56,8 +56,10 @@ from ckpt_doctor.formats._hdf5_open import (
 from ckpt_doctor.formats._hdf5_superblock import has_signature
 from ckpt_doctor.formats._hdf5_weight_names import plan_weight_names
 from ckpt_doctor.formats._kept import claimed
+from ckpt_doctor.formats._keras_shards import refuse_shard
 from ckpt_doctor.formats._storage import size_of
 from ckpt_doctor.formats.interface import Changes
+from ckpt_doctor.formats.replacing import Footprint, check_still, replaced
 
 _TOP_LEVEL = "top_level_model_weights"
 _OPTIMIZER = "optimizer_weights"
@@ -96,6 +98,15 @@ class KerasHdf5:
         yield from checkpoint.damages
         yield from read_all(checkpoint.attributes["file"], checkpoint.attributes["datasets"])
 
+    def footprint(self, checkpoint: Checkpoint, target: Path) -> Footprint:
+        """See `Format.footprint`."""
+        refuse_shard(target)
+        return Footprint(str(target), (target,))
+
+    def parts(self, checkpoint: Checkpoint) -> tuple[Path, ...]:
+        """See `Format.parts`."""
+        return tuple(map(Path, checkpoint.files))
+
     def rewrite(
         self, checkpoint: Checkpoint, target: Path, changes: Changes, *, overwrite: bool = False
     ) -> tuple[Path, ...]:
@@ -105,9 +116,11 @@ class KerasHdf5:
             RepairRefused: The file is of Keras 0.3 or 1.x; or a new weight has no place in `weight_names`.
         """
         plan = _plan(checkpoint, changes)
-        with Outputs(overwrite=overwrite) as outputs:
+        older = replaced(self, checkpoint, target, overwrite=overwrite)
+        with Outputs(overwrite=bool(older)) as outputs:
             temporary = outputs.stage(target, like=Path(checkpoint.path), copy=True)
             apply(temporary, checkpoint.path, checkpoint.attributes["datasets"], changes.values, plan)
+            check_still(self, checkpoint, target, older, overwrite=overwrite)
             return outputs.commit()
 
     def rewrite_in_place(self, checkpoint: Checkpoint, changes: Changes, *, backup: bool = True) -> tuple[Path, ...]:

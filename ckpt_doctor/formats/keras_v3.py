@@ -54,6 +54,7 @@ from ckpt_doctor.formats._zip import (
     first_name,
 )
 from ckpt_doctor.formats.interface import Changes
+from ckpt_doctor.formats.replacing import Footprint, check_still, replaced
 
 _WEIGHTS = "model.weights.h5"
 _CONFIG = "config.json"
@@ -100,6 +101,19 @@ class KerasV3:
         else:
             yield from read_all(attributes["file"], attributes["datasets"])
 
+    def footprint(self, checkpoint: Checkpoint, target: Path) -> Footprint:
+        """See `Format.footprint`."""
+        if checkpoint.attributes["kind"] == "sharded":
+            return _keras_shards.footprint(checkpoint, target)
+        _keras_shards.refuse_shard(target)
+        return Footprint(str(target), (target,))
+
+    def parts(self, checkpoint: Checkpoint) -> tuple[Path, ...]:
+        """See `Format.parts`; of sharded weights the shards that the index names."""
+        if checkpoint.attributes["kind"] == "sharded":
+            _keras_shards.refuse_shared(checkpoint)
+        return tuple(map(Path, checkpoint.files))
+
     def rewrite(
         self, checkpoint: Checkpoint, target: Path, changes: Changes, *, overwrite: bool = False
     ) -> tuple[Path, ...]:
@@ -108,11 +122,14 @@ class KerasV3:
         In an archive only `model.weights.h5` changes, the other members are copied byte for byte. Shards get names that
         fit the target's.
         """
-        with Outputs(overwrite=overwrite) as outputs:
+        older = replaced(self, checkpoint, target, overwrite=overwrite)
+        with Outputs(overwrite=bool(older)) as outputs:
             if checkpoint.attributes["kind"] == "sharded":
                 _keras_shards.stage_copy(outputs, checkpoint, target, changes)
             else:
                 _stage(outputs, checkpoint, target, changes)
+            outputs.discard(older)
+            check_still(self, checkpoint, target, older, overwrite=overwrite)
             return outputs.commit()
 
     def rewrite_in_place(self, checkpoint: Checkpoint, changes: Changes, *, backup: bool = True) -> tuple[Path, ...]:

@@ -25,15 +25,23 @@ from ckpt_doctor.formats import _bundle_writer, _foreign
 from ckpt_doctor.formats._atomic import Outputs
 from ckpt_doctor.formats._damaged import Damaged
 from ckpt_doctor.formats._fingerprint import with_checkpoint_hash
-from ckpt_doctor.formats._meta_graph import is_whole, producer_of_saved_model
+from ckpt_doctor.formats._meta_graph import is_saved_model, is_whole, producer_of_saved_model
 from ckpt_doctor.formats._storage import is_file, join, names_in, read_all, size_of, split
 from ckpt_doctor.formats.interface import Changes
+from ckpt_doctor.formats.replacing import Footprint, check_still, foreign, refused, replaced
 from ckpt_doctor.formats.tensor_bundle import TensorBundle, bundle_of, refuse_remote
 
 FORMAT: Final = "saved-model"
 # The text form, and the form in chunks for models above 2 GB: their variables are read, their graphs are not.
 _MODEL_FILES = ("saved_model.pb", "saved_model.pbtxt", "saved_model.cpb")
 _FINGERPRINT = "fingerprint.pb"
+# What a SavedModel consists of, besides its variables: tensorflow/python/saved_model/constants.py, keras_metadata.pb of
+# tf_keras/src/saving/legacy/saved_model/constants.py, tfhub_module.pb of TensorFlow Hub's TF1 format. A folder that a
+# Saver wrote the variables into has a `checkpoint` file there (tf.contrib.saved_model).
+_OWN_FILES = ("saved_model.pb", "saved_model.pbtxt", _FINGERPRINT, "keras_metadata.pb", "tfhub_module.pb")
+_OWN_FOLDERS = ("assets", "assets.extra", "debug")
+_VARIABLES = "variables"
+_STATE_FILE = "checkpoint"
 
 
 class SavedModel:
@@ -93,13 +101,39 @@ class SavedModel:
         if "bundle" in checkpoint.attributes:
             yield from TensorBundle().verify(checkpoint)
 
+    def footprint(self, checkpoint: Checkpoint, target: Path) -> Footprint:
+        """See `Format.footprint`."""
+        if target.name in _MODEL_FILES:
+            raise refused(target, f"is the name of a file of a SavedModel; give its folder, {target.parent}")
+        return Footprint(str(target), (target,))
+
+    def parts(self, checkpoint: Checkpoint) -> tuple[Path, ...]:
+        """See `Format.parts`: the folder and the files in it, if nothing else is in there."""
+        folder = Path(checkpoint.path)
+        model = next(folder / name for name in _MODEL_FILES if (folder / name).is_file())
+        if not is_saved_model(model.read_bytes()):
+            raise refused(folder, f"{model} is not a SavedModel that can be recognised; give another name")
+        own = set(map(Path, checkpoint.files))
+        for entry in sorted(folder.iterdir()):
+            if entry.name in _OWN_FILES and entry.is_file():
+                continue
+            if entry.name in _OWN_FOLDERS and entry.is_dir():
+                _refuse_checkpoints_in(entry, checkpoint)
+                continue
+            inside = sorted(entry.iterdir()) if entry.name == _VARIABLES and entry.is_dir() else [entry]
+            for path in inside:
+                if path not in own and not (path.name == _STATE_FILE and path.parent != folder and path.is_file()):
+                    raise foreign(path, checkpoint, folder)
+        return folder, *sorted(own)
+
     def rewrite(
         self, checkpoint: Checkpoint, target: Path, changes: Changes, *, overwrite: bool = False
     ) -> tuple[Path, ...]:
         """See `Format.rewrite`; `target` is a new folder, and everything is copied into it."""
         _check(checkpoint, changes)
         source = Path(checkpoint.path)
-        with Outputs(overwrite=overwrite) as outputs:
+        older = replaced(self, checkpoint, target, overwrite=overwrite)
+        with Outputs(overwrite=bool(older)) as outputs:
             staged = outputs.stage_folder(target, like=source)
             bundle = bundle_of(checkpoint) if "bundle" in checkpoint.attributes else None
             own = {Path(path).resolve() for path in checkpoint.files if Path(path).parent.name == "variables"}
@@ -116,6 +150,7 @@ class SavedModel:
                     (staged / _FINGERPRINT).unlink()
                     (staged / _FINGERPRINT).write_bytes(fingerprint)
                     shutil.copymode(source / _FINGERPRINT, staged / _FINGERPRINT)
+            check_still(self, checkpoint, target, older, overwrite=overwrite)
             outputs.commit()
         return tuple(sorted(path for path in target.rglob("*") if path.is_file()))
 
@@ -141,6 +176,15 @@ def _new_fingerprint(folder: Path, index: bytes) -> bytes | None:
         return with_checkpoint_hash(path.read_bytes(), index)
     except Damaged:
         return None
+
+
+def _refuse_checkpoints_in(folder: Path, older: Checkpoint) -> None:
+    """Refuse to replace a SavedModel whose assets are checkpoints themselves."""
+    from ckpt_doctor.formats.discovery import discover
+
+    found = discover([folder])
+    for path in (*found.checkpoints, *(error.path for error in found.unopened)):
+        raise foreign(Path(path), older, older.path)
 
 
 def _copy_tree(source: Path, target: Path, skip: set[Path]) -> None:

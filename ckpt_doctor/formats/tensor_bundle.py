@@ -21,10 +21,11 @@ from ckpt_doctor.errors import BadRequest
 from ckpt_doctor.formats import _bundle_writer, _foreign
 from ckpt_doctor.formats._atomic import Outputs
 from ckpt_doctor.formats._bundle import Bundle
-from ckpt_doctor.formats._bundle_index import FORMAT, looks_like_index, prefix_of
-from ckpt_doctor.formats._meta_graph import producer_of_meta_graph
-from ckpt_doctor.formats._storage import is_file, is_remote, read_all, size_of, split
+from ckpt_doctor.formats._bundle_index import FORMAT, looks_like_index, prefix_of, shard_path
+from ckpt_doctor.formats._meta_graph import is_meta_graph, producer_of_meta_graph
+from ckpt_doctor.formats._storage import is_file, is_remote, join, names_in, read_all, size_of, split
 from ckpt_doctor.formats.interface import Changes
+from ckpt_doctor.formats.replacing import Footprint, check_still, refused, replaced
 
 
 class TensorBundle:
@@ -89,16 +90,40 @@ class TensorBundle:
         """See `Format.verify`; yields what is not among the checkpoint's `damages` already."""
         yield from bundle_of(checkpoint).verify()
 
+    def footprint(self, checkpoint: Checkpoint, target: Path) -> Footprint:
+        """See `Format.footprint`; a prefix may be named by any file of it."""
+        prefix = _prefix_at(target)
+        _refuse_part_of_saved_model(prefix, target)
+        bundle = bundle_of(checkpoint)
+        shards = [Path(shard_path(prefix, number, bundle.shards)) for number in bundle.shard_numbers()]
+        folder, _ = split(prefix)
+        beside = [path for name, _ in names_in(folder) if prefix_of(path := join(folder, name)) == prefix]
+        return Footprint(
+            prefix,
+            (Path(f"{prefix}.index"), Path(f"{prefix}.meta"), *shards),
+            # A file or folder of the prefix' own name is taken for it, before the bundle or instead of it.
+            (*map(Path, beside), *([Path(prefix)] if split(prefix)[1] else [])),
+        )
+
+    def parts(self, checkpoint: Checkpoint) -> tuple[Path, ...]:
+        """See `Format.parts`; a `.meta` belongs to it if it is a graph, a data file if the index names it."""
+        bundle = bundle_of(checkpoint)
+        strange = {damage.where for damage in checkpoint.damages if damage.kind == "not-a-checkpoint"}
+        meta = f"{bundle.prefix}.meta"
+        files = [file for file in checkpoint.files if file not in strange and file != meta]
+        if is_file(meta) and is_meta_graph(read_all(meta)):
+            files.append(meta)
+        return tuple(map(Path, files))
+
     def rewrite(
         self, checkpoint: Checkpoint, target: Path, changes: Changes, *, overwrite: bool = False
     ) -> tuple[Path, ...]:
         """See `Format.rewrite`; `target` is a new prefix."""
         refuse_remote(checkpoint)
-        prefix = str(target)
-        if prefix.endswith(".index"):
-            prefix = prefix[: -len(".index")]
-        with Outputs(overwrite=overwrite) as outputs:
-            _bundle_writer.write(bundle_of(checkpoint), prefix, changes, outputs)
+        older = replaced(self, checkpoint, target, overwrite=overwrite)
+        with Outputs(overwrite=bool(older)) as outputs:
+            _bundle_writer.write(bundle_of(checkpoint), _prefix_at(target), changes, outputs, older)
+            check_still(self, checkpoint, target, older, overwrite=overwrite)
             return outputs.commit()
 
     def rewrite_in_place(self, checkpoint: Checkpoint, changes: Changes, *, backup: bool = True) -> tuple[Path, ...]:
@@ -120,6 +145,23 @@ def refuse_remote(checkpoint: Checkpoint) -> None:
     """
     if is_remote(checkpoint.path):
         raise BadRequest(f"{checkpoint.path}: remote checkpoints are read, never written; download it first")
+
+
+def _prefix_at(target: Path) -> str:
+    """Return the prefix that `target`, a prefix or the name of one of its files, stands for."""
+    prefix = prefix_of(str(target))
+    return str(target) if prefix is None else prefix
+
+
+def _refuse_part_of_saved_model(prefix: str, target: Path) -> None:
+    """Refuse the prefix of the variables inside a SavedModel: it is a part of another checkpoint."""
+    from ckpt_doctor.formats.saved_model import SavedModel
+
+    folder = Path(prefix).parent
+    if (folder.name, Path(prefix).name) == ("variables", "variables") and SavedModel().recognises(
+        str(folder.parent), b""
+    ):
+        raise refused(target, f"is part of the SavedModel {folder.parent}; give another name")
 
 
 def _read_meta(path: str) -> tuple[bytes | None, Damage | None]:

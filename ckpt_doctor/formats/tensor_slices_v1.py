@@ -27,7 +27,7 @@ from ckpt_doctor.formats._atomic import Outputs
 from ckpt_doctor.formats._bundle import key_of, name_of
 from ckpt_doctor.formats._bundle_index import looks_like_index
 from ckpt_doctor.formats._damaged import Damaged
-from ckpt_doctor.formats._meta_graph import producer_of_meta_graph
+from ckpt_doctor.formats._meta_graph import is_meta_graph, producer_of_meta_graph
 from ckpt_doctor.formats._storage import (
     OutOfBounds,
     is_file,
@@ -43,6 +43,7 @@ from ckpt_doctor.formats._storage import (
 )
 from ckpt_doctor.formats._table import Table, TableError
 from ckpt_doctor.formats.interface import Changes
+from ckpt_doctor.formats.replacing import Footprint, check_still, refused, replaced
 from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
 
 FORMAT: Final = "tensor-slices-v1"
@@ -150,12 +151,37 @@ class TensorSlicesV1:
             except Damaged as error:
                 yield Damage("truncated", f"{checkpoint.path}, {variable.name}", error.reason, (variable.name,))
 
+    def footprint(self, checkpoint: Checkpoint, target: Path) -> Footprint:
+        """See `Format.footprint`; a sharded checkpoint is named by its base, by any shard or by the pattern."""
+        match = _SHARD.fullmatch(str(target))
+        base = match["base"] if match else str(target)
+        places = _places(checkpoint, str(target))
+        beside = [f"{base}.index"]  # A bundle of that prefix is opened instead.
+        if places != [base]:
+            if match and not _SHARD.fullmatch(checkpoint.path):
+                raise refused(target, f"is the name of one of {int(match['count'])} shards; give {base}")
+            folder, _ = split(base)
+            shards = (join(folder, name) for name, _ in names_in(folder) if _SHARD.fullmatch(name))
+            beside += [base, *(path for path in shards if path.startswith(f"{base}-") and _base_of(path) == base)]
+        return Footprint(base, (*map(Path, places), Path(f"{base}.meta")), tuple(map(Path, beside)))
+
+    def parts(self, checkpoint: Checkpoint) -> tuple[Path, ...]:
+        """See `Format.parts`; a `.meta` belongs to it if it is a graph."""
+        meta = f"{_base_of(checkpoint.path) or checkpoint.path}.meta"
+        files = [file for file in checkpoint.files if file != meta]
+        if is_file(meta) and is_meta_graph(read_all(meta)):
+            files.append(meta)
+        return tuple(map(Path, files))
+
     def rewrite(
         self, checkpoint: Checkpoint, target: Path, changes: Changes, *, overwrite: bool = False
     ) -> tuple[Path, ...]:
         """See `Format.rewrite`; a sharded checkpoint becomes `TARGET-00000-of-…`."""
-        with Outputs(overwrite=overwrite) as outputs:
+        older = replaced(self, checkpoint, target, overwrite=overwrite)
+        with Outputs(overwrite=bool(older)) as outputs:
             self._write(checkpoint, str(target), changes, outputs)
+            outputs.discard(older)
+            check_still(self, checkpoint, target, older, overwrite=overwrite)
             return outputs.commit()
 
     def rewrite_in_place(self, checkpoint: Checkpoint, changes: Changes, *, backup: bool = True) -> tuple[Path, ...]:
@@ -178,9 +204,7 @@ class TensorSlicesV1:
         new = _new_values(checkpoint, changes)
         match = _SHARD.fullmatch(target)
         base = match["base"] if match else target
-        for number, shard in enumerate(shards):
-            sharded = _SHARD.fullmatch(shard.path)
-            place = f"{base}-{sharded['number']}-of-{sharded['count']}" if sharded else target
+        for number, (shard, place) in enumerate(zip(shards, _places(checkpoint, target), strict=True)):
             staged = outputs.stage(Path(place), like=Path(shard.path))
             is_last = number == len(shards) - 1
             with staged.open("wb") as file:
@@ -217,6 +241,21 @@ def sharded_name(path: str) -> str | None:
         if match and match["base"] == name:
             return join(folder, f"{name}-?????-of-{match['count']}")
     return None
+
+
+def _base_of(path: str) -> str | None:
+    match = _SHARD.fullmatch(path)
+    return match["base"] if match else None
+
+
+def _places(checkpoint: Checkpoint, target: str) -> list[str]:
+    """Return where each shard of a copy goes."""
+    base = _base_of(target) or target
+    places = []
+    for shard in checkpoint.attributes["shards"]:
+        sharded = _SHARD.fullmatch(shard.path)
+        places.append(f"{base}-{sharded['number']}-of-{sharded['count']}" if sharded else target)
+    return places
 
 
 def _shard_paths(pattern: str) -> list[str]:

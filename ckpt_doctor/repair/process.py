@@ -59,7 +59,8 @@ def fix(checkpoint: str | Path, *, progress: Listener = unheard, **options: Any)
     dry_run, full_verify = request.dry_run, request.full_verify
     source = with_model(open_checkpoint(checkpoint), request.model, allow_code=request.allow_code)
     if output is not None:
-        writing.check_output(source, output, overwrite=overwrite)
+        named = (request.model, *request.metric_data, *request.data)
+        writing.check_output(source, output, overwrite=overwrite, inputs=[one for one in named if one is not None])
     measure = load_metric(request.metric) if request.metric is not None else None
     analysis = analyse(source)
     if request.model is not None:

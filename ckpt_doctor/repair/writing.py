@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,16 +15,23 @@ from ckpt_doctor.checkpoint import Checkpoint, same_values
 from ckpt_doctor.errors import BadRequest, VerificationFailed
 from ckpt_doctor.formats import format_of, open_checkpoint
 from ckpt_doctor.formats.interface import Changes
+from ckpt_doctor.formats.replacing import folders_above, identities, replaced
 
 _CHUNK = 1 << 20
-_SHARD = re.compile(r"\.data-\d{5,}-of-\d{5,}")
 
 
-def check_output(checkpoint: Checkpoint, output: str, *, overwrite: bool) -> None:
+def check_output(checkpoint: Checkpoint, output: str, *, overwrite: bool, inputs: Iterable[str] = ()) -> None:
     """Refuse an output that cannot be written, before hours of work.
 
+    Args:
+        checkpoint: What is to be repaired.
+        output: Where to.
+        overwrite: Whether a checkpoint of the same format may be replaced there.
+        inputs: The other arguments that name files to be read: data, a model. They may not be replaced.
+
     Raises:
-        BadRequest: It exists, is the checkpoint itself, has another extension, or its folder is not there.
+        BadRequest: Something is there that may not be replaced; it is the checkpoint itself; it has another extension;
+            or its folder is not there.
     """
     target = Path(output)
     source = Path(checkpoint.path)
@@ -42,24 +50,25 @@ def check_output(checkpoint: Checkpoint, output: str, *, overwrite: bool) -> Non
             )
     if not target.parent.is_dir():
         raise BadRequest(f"--output {output}: there is no folder {target.parent}")
-    existing = files_at(checkpoint, output)
-    if existing and not overwrite:
-        raise BadRequest(f"--output {output}: {existing[0]} exists; give another name or --overwrite")
+    older = replaced(format_of(checkpoint), checkpoint, target, overwrite=overwrite)
+    gone = {identity: path for path in older for identity in identities(path)}
+    for given in inputs:
+        for path in _paths_named_by(given):
+            for place in (path, *folders_above(path)):
+                for identity in identities(place) & gone.keys():
+                    raise BadRequest(
+                        f"--output {output}: {gone[identity]} would be replaced, and {path} is read; give another name"
+                    )
 
 
-def files_at(checkpoint: Checkpoint, output: str) -> list[Path]:
-    """Return the files that lie where the output would be written."""
-    target = Path(output)
-    if checkpoint.format == "tensor-bundle":
-        beside = target.parent.iterdir() if target.parent.is_dir() else ()
-        return sorted(path for path in beside if _is_of_bundle(path.name, target.name))
-    return [target] if target.exists() else []
-
-
-def _is_of_bundle(name: str, prefix: str) -> bool:
-    """Return whether a file belongs to the bundle `prefix`, and not to one whose name only begins alike."""
-    rest = name.removeprefix(prefix)
-    return name.startswith(prefix) and (rest in (".index", ".meta") or _SHARD.fullmatch(rest) is not None)
+def _paths_named_by(argument: str) -> Iterator[str]:
+    """Yield the files that `[NAME=]FILE[[KEY]]`, `FILE:FUNCTION` or a glob may mean, if they are there."""
+    for text in dict.fromkeys((argument, argument.partition("=")[2])):
+        for path in dict.fromkeys((text, re.sub(r"\[[^]]*\]$", "", text), text.rpartition(":")[0])):
+            if path and os.path.lexists(path):
+                yield path
+            elif path and any(sign in path for sign in "*?["):
+                yield from glob.iglob(path, recursive=True)  # noqa: PTH207 - the pattern may be absolute
 
 
 def _place(path: Path) -> Path:
@@ -122,21 +131,21 @@ def write_verified(
     appended = output is None and source.format == "tensor-bundle" and not full_verify
     before = _outlines(source) if appended else _fingerprints(source)
     backups: tuple[Path, ...] = ()
+    written: tuple[Path, ...] = ()
     if output is None:
         backups = form.rewrite_in_place(source, changes, backup=backup)
     else:
-        form.rewrite(source, Path(output), changes, overwrite=overwrite)
+        written = form.rewrite(source, Path(output), changes, overwrite=overwrite)
     path = output or source.path
     checkpoint = open_checkpoint(path)
     wrong = _differences(checkpoint, before, _outlines(checkpoint) if appended else _fingerprints(checkpoint), changes)
     if full_verify:
         wrong += [damage.where for damage in form.verify(checkpoint)]
     if wrong:
-        for created in files_at(source, output) if output is not None else ():
-            if created.is_dir():
-                shutil.rmtree(created)
-            else:
-                created.unlink(missing_ok=True)
+        for created in written:
+            created.unlink(missing_ok=True)
+        if output is not None and Path(output).is_dir():
+            shutil.rmtree(output)
         kept = f"; {backups[0]} holds what was there before" if backups else ""
         what = "it was removed" if output is not None else f"the checkpoint was changed in place{kept}"
         raise VerificationFailed(f"{path}: {wrong[0]} does not hold what was to be written; {what}")
