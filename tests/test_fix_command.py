@@ -12,7 +12,7 @@ import ckpt_doctor
 from ckpt_doctor.cli import main
 from ckpt_doctor.errors import BadRequest
 from ckpt_doctor.formats import open_checkpoint
-from ckpt_doctor.repair.writing import check_output
+from ckpt_doctor.repair.writing import check_output, check_receipt
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 HEALTHY = FIXTURES / "tf1_layers" / "full" / "model.ckpt-400"
@@ -108,6 +108,55 @@ def test_what_is_read_is_not_replaced(run, tmp_path, argv):
     assert code == 2
     assert "old" in err
     assert everything(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("output", "receipt"),
+    [
+        ("out", "out"),
+        ("out", "./out"),
+        ("out", "out.index"),
+        ("out", "out.meta"),
+        ("out", "out.data-00000-of-00001"),
+        ("out", "out-00000-of-00002"),
+        ("out.index", "out.meta"),
+        ("out.h5", "out.h5"),
+        ("out.weights.json", "out_00003.weights.h5"),
+        (None, "model.ckpt-400"),
+        (None, "model.ckpt-400.index"),
+        (None, "link/model.ckpt-400.meta"),
+        ("out", "m/receipt.json"),
+    ],
+)
+def test_a_receipt_does_not_take_a_name_of_the_output_or_the_checkpoint(run, tmp_path, output, receipt):
+    (tmp_path / "link").symlink_to(tmp_path)
+    shutil.copytree(FIXTURES / "formats" / "saved_model_keras3" / "sample", tmp_path / "m")
+    where = ["--in-place"] if output is None else ["--output", output]
+    source = "m" if receipt == "m/receipt.json" else "model.ckpt-400"
+    before = everything(tmp_path)
+    code, out, err = run(source, "--data", DATA, *where, "--receipt", receipt)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"ckpt-doctor: --receipt {receipt}: is a name that ")
+    assert everything(tmp_path) == before
+
+
+def test_a_receipt_replaces_nothing_but_a_receipt(run, tmp_path):
+    shutil.copy(FIXTURES / "keras_h5" / "broken.h5", tmp_path / "model.h5")
+    (tmp_path / "scan.json").write_text('{"schema": "ckpt-doctor/scan/1"}')
+    (tmp_path / "broken.json").write_text("{")
+    before = everything(tmp_path)
+    for name in ("model.h5", "scan.json", "broken.json"):
+        code, _, err = run("model.h5", "--data", DATA, "--output", "out.h5", "--receipt", name)
+        assert code == 2
+        assert err == (
+            f"ckpt-doctor: --receipt {name}: exists and is not a receipt of ckpt-doctor; give another name\n"
+        )
+    assert everything(tmp_path) == before
+    (tmp_path / "receipt.json").write_text('{"schema": "ckpt-doctor/fix/1", "sha256": [], "layers": []}')
+    (tmp_path / "empty.json").write_text("")
+    for name in ("receipt.json", "empty.json", "new.json", "/dev/null"):
+        check_receipt(name, "model.h5", "out.h5")
+    check_receipt("receipt.json", ".", "out.h5")  # The folder that holds one checkpoint is not the checkpoint.
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

@@ -35,9 +35,12 @@ def fix(terminal: Terminal, /, checkpoint: str, report: str, receipt: str | None
     options.check_destination()
     check_output("--receipt", receipt)
     from ckpt_doctor.repair import fix as repair
+    from ckpt_doctor.repair.writing import check_receipt
     from ckpt_doctor.reports import html, json
     from ckpt_doctor.reports import repair as text
 
+    if receipt is not None:
+        check_receipt(receipt, checkpoint, output)
     if report == "html":
         html.check_installed()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from ckpt_doctor.checkpoint import Checkpoint
@@ -60,6 +61,14 @@ def _receipts(folder: str) -> Iterator[dict[str, Any]]:
         document = parsed_or_none(text)
         if _is_receipt(document):
             yield document
+
+
+def is_receipt(path: Path) -> bool:
+    """Return whether the file at `path` is a receipt."""
+    try:
+        return path.stat().st_size <= _LARGEST and _is_receipt(json.loads(path.read_bytes()))
+    except ValueError:
+        return False
 
 
 def _is_receipt(document: Any) -> bool:

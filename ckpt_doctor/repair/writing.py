@@ -13,11 +13,14 @@ from pathlib import Path
 
 from ckpt_doctor.checkpoint import Checkpoint, same_values
 from ckpt_doctor.errors import BadRequest, VerificationFailed
-from ckpt_doctor.formats import format_of, open_checkpoint
+from ckpt_doctor.formats import format_of, open_checkpoint, recognise
 from ckpt_doctor.formats.interface import Changes
+from ckpt_doctor.formats.receipt import is_receipt
 from ckpt_doctor.formats.replacing import folders_above, identities, replaced
 
 _CHUNK = 1 << 20
+# What follows the name of a bundle or of a sharded V1 checkpoint in the names of its files.
+_FILES_OF_A_PREFIX = r"\.index|\.meta|(\.data)?-[\d?]{5}-of-\d{5}"
 
 
 def check_output(checkpoint: Checkpoint, output: str, *, overwrite: bool, inputs: Iterable[str] = ()) -> None:
@@ -59,6 +62,37 @@ def check_output(checkpoint: Checkpoint, output: str, *, overwrite: bool, inputs
                     raise BadRequest(
                         f"--output {output}: {gone[identity]} would be replaced, and {path} is read; give another name"
                     )
+
+
+def check_receipt(receipt: str, checkpoint: str, output: str | None) -> None:
+    """Refuse a receipt that would replace anything but a receipt, or be in the way of the output.
+
+    Args:
+        receipt: The file to be written.
+        checkpoint: The checkpoint as it was named.
+        output: Where the repaired checkpoint goes; None where it is changed in place or not written.
+
+    Raises:
+        BadRequest: It would.
+    """
+    path = Path(receipt)
+    if path.is_file() and path.stat().st_size and not is_receipt(path):
+        raise BadRequest(f"--receipt {receipt}: exists and is not a receipt of ckpt-doctor; give another name")
+    for option, other in (("--output", output), ("the checkpoint", checkpoint)):
+        if other is not None and _collide(path, Path(other)):
+            raise BadRequest(f"--receipt {receipt}: is a name that {option} {other} takes; give another name")
+
+
+def _collide(path: Path, checkpoint: Path) -> bool:
+    """Return whether a file has the name of a checkpoint, could be one of its files, or is in its folder."""
+    here, there = _place(path), _place(checkpoint)
+    if here == there:
+        return True
+    if checkpoint.is_dir() and recognise(str(checkpoint)) is not None:
+        return any(identities(folder) & identities(checkpoint) for folder in folders_above(path))
+    stem = re.sub(rf"({_FILES_OF_A_PREFIX}|\.weights\.json)$", "", there.name)
+    own = re.fullmatch(rf"{re.escape(stem)}({_FILES_OF_A_PREFIX}|_\d{{5}}\.weights\.h5)", here.name)
+    return here.parent == there.parent and own is not None
 
 
 def _paths_named_by(argument: str) -> Iterator[str]:
