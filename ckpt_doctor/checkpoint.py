@@ -6,7 +6,7 @@ looking at a checkpoint of ten gigabytes costs its index.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -162,6 +162,8 @@ class Checkpoint:
         descriptions: What is said about the model.
         damages: Defects that were seen while opening and leave the rest readable.
         attributes: What else the format must remember for a rewrite or a judgement (Keras version, layer names …).
+        places: Where `path` and `files` are while they are only staged and have these names later (see
+            `formats.staging`); empty for a checkpoint that is where its names say.
     """
 
     path: str
@@ -174,6 +176,16 @@ class Checkpoint:
     descriptions: ModelDescriptions = field(default_factory=ModelDescriptions)
     damages: tuple[Damage, ...] = ()
     attributes: dict[str, Any] = field(default_factory=dict)
+    places: Mapping[str, str] = field(default_factory=dict)
+
+    def place_of(self, name: str) -> str:
+        """Return the path at which the bytes of `name` are now: `path`, or one of `files`."""
+        return self.places.get(name, name)
+
+    @property
+    def place(self) -> str:
+        """The path that another program can open now; messages give `path`."""
+        return self.place_of(self.path)
 
     @property
     def layout(self) -> Layout:

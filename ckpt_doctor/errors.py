@@ -50,4 +50,4 @@ class RepairRefused(CkptDoctorError):
 
 
 class VerificationFailed(CkptDoctorError):
-    """A written file does not say what was to be written; it was removed."""
+    """What was written is not what was planned; it was never put in place, and nothing was changed."""

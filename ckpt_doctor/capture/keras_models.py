@@ -66,13 +66,13 @@ def is_keras(checkpoint: Checkpoint, model: str | None) -> bool:
     """Return whether the model of a checkpoint, or of `--model`, is a Keras model."""
     if model is not None:
         return not model.endswith(".meta")
-    beside = Path(checkpoint.path) / METADATA
+    beside = Path(checkpoint.place) / METADATA
     return checkpoint.descriptions.keras_config is not None or (checkpoint.layout.folder and beside.is_file())
 
 
 def masks(checkpoint: Checkpoint) -> bool:
     """Return whether a SavedModel's layers mask positions: its graph does not say which ones count in training."""
-    text = (Path(checkpoint.path) / METADATA).read_bytes()
+    text = (Path(checkpoint.place) / METADATA).read_bytes()
     return b'"mask_zero": true' in text or b'"Masking"' in text
 
 
@@ -125,7 +125,7 @@ def load_keras(
         _log.debug("%s: restored by its objects into the model that %s gives", checkpoint.path, model)
         return _restored(checkpoint, layers, build(model, allow_code=allow_code))
     with tempfile.TemporaryDirectory(prefix="ckpt-doctor-") as folder:
-        path = Path(checkpoint.path)
+        path = Path(checkpoint.place)
         additions = completion(checkpoint, layers)
         _log.debug(
             "%s: %s; values that the file lacks and a copy gets: %s",
@@ -137,7 +137,9 @@ def load_keras(
             completed = Path(folder) / path.name
             format_of(checkpoint).rewrite(checkpoint, completed, Changes(values=additions))
             path = completed
-            checkpoint = replace(open_checkpoint(completed), path=checkpoint.path)
+            checkpoint = replace(
+                open_checkpoint(completed), path=checkpoint.path, places={checkpoint.path: str(completed)}
+            )
         if model is None and checkpoint.layout.weights_only:
             raise RepairRefused(f"{checkpoint.path}: holds weights only; name the model with --model")
         if model is not None:
@@ -222,7 +224,7 @@ def completion(checkpoint: Checkpoint, layers: Sequence[BatchNormLayer]) -> dict
 
 def _from_saved_model(checkpoint: Checkpoint, layers: Sequence[BatchNormLayer], *, allow_code: bool) -> KerasModel:
     refuse_code_in(checkpoint.path, allow_code)
-    model = _loading(checkpoint.path, keras(legacy=True).models.load_model, checkpoint.path, compile=False)
+    model = _loading(checkpoint.path, keras(legacy=True).models.load_model, checkpoint.place, compile=False)
     return KerasModel(model, _names_by_object(checkpoint, layers, model)[1])
 
 
@@ -232,7 +234,7 @@ def _restored(checkpoint: Checkpoint, layers: Sequence[BatchNormLayer], model: A
     attribute, names = _names_by_object(checkpoint, layers, model)
     root = tf.train.Checkpoint(root=model) if attribute is None else tf.train.Checkpoint(**{attribute: model})
     # Not `restore`: that also asks for the root's own save counter, which weights alone do not have.
-    path = Path(checkpoint.path, "variables", "variables") if checkpoint.layout.folder else checkpoint.path
+    path = Path(checkpoint.place, "variables", "variables") if checkpoint.layout.folder else checkpoint.place
     status = _loading(checkpoint.path, root.read, str(path))
     try:
         status.assert_existing_objects_matched()

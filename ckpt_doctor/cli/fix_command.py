@@ -40,7 +40,7 @@ def fix(terminal: Terminal, /, checkpoint: str, report: str, receipt: str | None
     from ckpt_doctor.reports import repair as text
 
     if receipt is not None:
-        check_receipt(receipt, checkpoint, output)
+        check_receipt(receipt, checkpoint, options.output)
     if report == "html":
         html.check_installed()
 

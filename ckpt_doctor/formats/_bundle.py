@@ -194,6 +194,14 @@ class Bundle:
                 except Damaged as error:
                     yield self._damage(record, error)
 
+    def entries(self) -> dict[str, bytes]:
+        """Return the entry of every variable as the index holds it, with those of its slices."""
+        parts: dict[bytes, list[bytes]] = {}
+        owners = self._parts()
+        for key, record in self.records.items():
+            parts.setdefault(owners[key][0] if key in owners else key, []).append(key + b"\0" + record.raw)
+        return {name_of(key): b"".join(raw) for key, raw in parts.items()}
+
     def slice_keys(self, record: Record) -> list[tuple[tuple[slice, ...], bytes]]:
         """Return where each slice of a partitioned variable lies in it, and its key.
 

@@ -6,7 +6,6 @@ all other bytes stay. The index is built anew with the entries that did not chan
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from ckpt_doctor.formats import _bundle_values, _dtypes, _object_graph, _slices,
 from ckpt_doctor.formats._atomic import Outputs, may_append
 from ckpt_doctor.formats._bundle import Bundle, key_of, name_of
 from ckpt_doctor.formats._bundle_index import shard_path
+from ckpt_doctor.formats._meta_graph import is_meta_graph
 from ckpt_doctor.formats._storage import open_source
 from ckpt_doctor.formats.interface import Changes
 from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
@@ -32,7 +32,7 @@ class _NewValue:
     data: bytes
 
 
-def write(bundle: Bundle, prefix: str, changes: Changes, outputs: Outputs, older: tuple[Path, ...] = ()) -> None:
+def stage_copy(bundle: Bundle, prefix: str, changes: Changes, outputs: Outputs) -> None:
     """Stage a copy of a bundle with changes; the index is staged last but for the `.meta`.
 
     Args:
@@ -40,7 +40,6 @@ def write(bundle: Bundle, prefix: str, changes: Changes, outputs: Outputs, older
         prefix: The prefix of the copy.
         changes: What is different in it.
         outputs: Takes the files.
-        older: The files of the checkpoint that is replaced; those that the copy has not go away.
 
     Raises:
         RepairRefused: The bundle is damaged, or cannot hold the change.
@@ -73,54 +72,50 @@ def write(bundle: Bundle, prefix: str, changes: Changes, outputs: Outputs, older
     index = outputs.stage(Path(f"{prefix}.index"), like=Path(bundle.index_path))
     index.write_bytes(_index(bundle, new))
     _stage_meta(bundle, prefix, changes, outputs)
-    outputs.discard(older)
 
 
-def write_in_place(
-    bundle: Bundle, changes: Changes, *, backup: bool, also: Callable[[Outputs, bytes], None] | None = None
-) -> tuple[Path, ...]:
-    """Change a bundle where it lies; at every instant a whole one is there.
+def stage_changes(bundle: Bundle, changes: Changes, outputs: Outputs) -> bytes | None:
+    """Stage the change of a bundle where it is; at every instant of the commit a whole one is there.
 
     Args:
         bundle: What is changed.
         changes: What is different afterwards.
-        backup: Whether the old index (and `.meta`) is kept.
-        also: Stages more files, given the new index.
+        outputs: Takes the files, and what is appended to the last data file.
 
     Returns:
-        The backup files kept.
+        The new index; None where it stays as it is.
+
+    Raises:
+        BadRequest: Another program is appending to the data file as well.
+        RepairRefused: The bundle is damaged, or cannot hold the change.
     """
     new = _new_values(bundle, changes)
     last = max(bundle.shards - 1, 0)
     data, index, meta = Path(bundle.shard_path(last)), Path(bundle.index_path), Path(f"{bundle.prefix}.meta")
-    backups = []
-    with Outputs(overwrite=True) as outputs:
-        if backup:
-            backups.append(outputs.keep_backup(index))
-            if changes.meta_graph is not None and meta.exists():
-                backups.append(outputs.keep_backup(meta))
-        if new:
-            if not data.exists():
-                _place(new, last, 0)
-                outputs.stage(data).write_bytes(b"".join(value.data for value in new))
-            elif may_append(data):
-                _place(new, last, data.stat().st_size)
-                outputs.append(data, (value.data for value in new))
-            else:
-                # The old values stay where they are, so that the old index is right for the new file too.
-                staged = outputs.stage(data, like=data, copy=True)
-                with staged.open("ab") as file:
-                    _place(new, last, file.tell())
-                    for value in new:
-                        file.write(value.data)
-            new_index = _index(bundle, new)
-            outputs.stage(index).write_bytes(new_index)
-            if also is not None:
-                also(outputs, new_index)
-        if changes.meta_graph is not None:
-            outputs.stage(meta, like=meta if meta.exists() else index).write_bytes(changes.meta_graph)
-        outputs.replace()
-    return tuple(backups)
+    new_index = None
+    if changes.meta_graph is not None and meta.exists() and not is_meta_graph(meta.read_bytes()):
+        raise RepairRefused(f"{meta}: is not a graph, and the graph of the repaired checkpoint would replace it")
+    if new:
+        if not data.exists():
+            _place(new, last, 0)
+            outputs.stage(data).write_bytes(b"".join(value.data for value in new))
+        elif may_append(data):
+            size = data.stat().st_size
+            _place(new, last, size)
+            if outputs.append(data, (value.data for value in new)) != size:
+                raise BadRequest(f"{data}: another program writes to it; start again when it is done")
+        else:
+            # The old values stay where they are, so that the old index is right for the new file too.
+            staged = outputs.stage(data, like=data, copy=True)
+            with staged.open("ab") as file:
+                _place(new, last, file.tell())
+                for value in new:
+                    file.write(value.data)
+        new_index = _index(bundle, new)
+        outputs.stage(index).write_bytes(new_index)
+    if changes.meta_graph is not None:
+        outputs.stage(meta, like=meta if meta.exists() else index).write_bytes(changes.meta_graph)
+    return new_index
 
 
 def _new_values(bundle: Bundle, changes: Changes) -> list[_NewValue]:

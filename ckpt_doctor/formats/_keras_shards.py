@@ -179,7 +179,7 @@ def footprint(checkpoint: Checkpoint, target: Path) -> Footprint:
     """Return the names that a copy takes, and those of the shards of an older index there."""
     if not target.name.endswith(_INDEX_ENDING):
         raise BadRequest(f"{target}: sharded Keras weights are written to a name that ends in {_INDEX_ENDING}")
-    names = _new_names(_read_index(checkpoint.path).shards, Path(checkpoint.path), target)
+    names = _new_names(_read_index(checkpoint.place).shards, Path(checkpoint.path), target)
     new = [target.with_name(name) for name in names.values()]
     return Footprint(str(target), (target, *new), tuple(target.with_name(name) for name in _shards_named_by(target)))
 
@@ -216,8 +216,8 @@ def _shards_named_by(path: Path) -> tuple[str, ...]:
 def stage_copy(outputs: Outputs, checkpoint: Checkpoint, target: Path, changes: Changes) -> None:
     """Stage a copy of all shards with `changes`, and its index last."""
     _refuse_incomplete(checkpoint)
-    path = Path(checkpoint.path)
-    index = _read_index(checkpoint.path)
+    path = Path(checkpoint.place)
+    index = _read_index(checkpoint.place)
     values = _by_shard(checkpoint, changes)
     names = _new_names(index.shards, path, target)
     for shard, name in names.items():
@@ -235,21 +235,17 @@ def stage_copy(outputs: Outputs, checkpoint: Checkpoint, target: Path, changes: 
     temporary.write_text(json.dumps({**parsed, "weight_map": renamed}, indent=4))
 
 
-def stage_changed(outputs: Outputs, checkpoint: Checkpoint, changes: Changes) -> tuple[Path, ...]:
-    """Stage the shards that change, and the index where its total does; return the files to be replaced."""
+def stage_changed(outputs: Outputs, checkpoint: Checkpoint, changes: Changes) -> None:
+    """Stage the shards that change, and the index where its total does."""
     _refuse_incomplete(checkpoint)
     path = Path(checkpoint.path)
-    replaced = []
     for shard, values in _by_shard(checkpoint, changes).items():
         target = path.with_name(shard)
         apply(outputs.stage(target, like=target, copy=True), shard, _in_shard(checkpoint, shard), values, {})
-        replaced.append(target)
     index = _read_index(checkpoint.path)
     parsed = _grown(index.parsed, checkpoint, changes)
     if parsed is not index.parsed:
         outputs.stage(path, like=path).write_text(json.dumps(parsed, indent=4))
-        replaced.append(path)
-    return tuple(replaced)
 
 
 def _refuse_incomplete(checkpoint: Checkpoint) -> None:

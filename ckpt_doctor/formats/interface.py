@@ -1,4 +1,4 @@
-"""What every checkpoint format offers: recognise, read, verify, rewrite.
+"""What every checkpoint format offers: recognise, read, verify, stage a changed copy.
 
 One file of this folder knows one format in both directions; nothing else in the package opens a model file.
 """
@@ -12,6 +12,7 @@ from typing import Protocol
 
 from ckpt_doctor.checkpoint import Array, Checkpoint, Damage, FormatName
 from ckpt_doctor.formats.replacing import Footprint
+from ckpt_doctor.formats.staging import Staged
 
 
 @dataclass(frozen=True)
@@ -97,24 +98,54 @@ class Format(Protocol):
         """
         ...
 
-    def rewrite(
-        self, checkpoint: Checkpoint, target: Path, changes: Changes, *, overwrite: bool = False
-    ) -> tuple[Path, ...]:
-        """Write a copy of `checkpoint` with `changes` to `target`; all or nothing.
+    def stage(
+        self,
+        checkpoint: Checkpoint,
+        target: Path | None,
+        changes: Changes,
+        *,
+        overwrite: bool = False,
+        backup: bool = True,
+    ) -> Staged:
+        """Write `checkpoint` with `changes`, ready to be read and to be committed; until then nothing is changed.
 
-        Returns:
-            The files written.
+        Args:
+            checkpoint: What is changed.
+            target: Where a copy is to be; None changes the checkpoint where it is, so that at every instant a whole
+                checkpoint is there.
+            changes: What is different afterwards.
+            overwrite: Replace a checkpoint of the same format at `target`.
+            backup: Keep the files that are replaced, where `target` is None.
 
         Raises:
-            BadRequest: The target exists and `overwrite` is false, or its folder cannot be written.
-            RepairRefused: The format cannot hold the change.
+            BadRequest: Something is at `target` that may not be replaced, or the files cannot be written.
+            RepairRefused: The format cannot hold the change, or the checkpoint is damaged.
         """
         ...
 
+    def entries(self, checkpoint: Checkpoint) -> Mapping[str, bytes]:
+        """Return, for every variable, what the file says of its type, shape, place and checksum.
+
+        Only formats that are added to in place know them (see `Staged.only_added`).
+        """
+        return {}
+
+    def rewrite(
+        self, checkpoint: Checkpoint, target: Path, changes: Changes, *, overwrite: bool = False
+    ) -> tuple[Path, ...]:
+        """Write a copy of `checkpoint` with `changes` to `target`; see `stage`.
+
+        Returns:
+            The files written.
+        """
+        with self.stage(checkpoint, target, changes, overwrite=overwrite) as staged:
+            return staged.commit().files
+
     def rewrite_in_place(self, checkpoint: Checkpoint, changes: Changes, *, backup: bool = True) -> tuple[Path, ...]:
-        """Change the checkpoint where it lies, so that at every instant a whole checkpoint is there.
+        """Change the checkpoint where it is; see `stage`.
 
         Returns:
             The backup files kept (empty without `backup`).
         """
-        ...
+        with self.stage(checkpoint, None, changes, backup=backup) as staged:
+            return staged.commit().backups

@@ -58,8 +58,9 @@ from ckpt_doctor.formats._hdf5_weight_names import plan_weight_names
 from ckpt_doctor.formats._kept import claimed
 from ckpt_doctor.formats._keras_shards import refuse_shard
 from ckpt_doctor.formats._storage import size_of
-from ckpt_doctor.formats.interface import Changes
-from ckpt_doctor.formats.replacing import Footprint, check_still, replaced
+from ckpt_doctor.formats.interface import Changes, Format
+from ckpt_doctor.formats.replacing import Footprint
+from ckpt_doctor.formats.staging import Staged, stage_copy, stage_in_place
 
 _TOP_LEVEL = "top_level_model_weights"
 _OPTIMIZER = "optimizer_weights"
@@ -69,7 +70,7 @@ _READ_ONLY = {
 }
 
 
-class KerasHdf5:
+class KerasHdf5(Format):
     """Legacy Keras HDF5, both layouts."""
 
     name: FormatName = "keras-hdf5"
@@ -107,32 +108,30 @@ class KerasHdf5:
         """See `Format.parts`."""
         return tuple(map(Path, checkpoint.files))
 
-    def rewrite(
-        self, checkpoint: Checkpoint, target: Path, changes: Changes, *, overwrite: bool = False
-    ) -> tuple[Path, ...]:
-        """Write a copy with `changes`; the bytes of everything else stay where they are. See `Format.rewrite`.
+    def stage(
+        self,
+        checkpoint: Checkpoint,
+        target: Path | None,
+        changes: Changes,
+        *,
+        overwrite: bool = False,
+        backup: bool = True,
+    ) -> Staged:
+        """See `Format.stage`; the bytes of everything that does not change stay where they are in the file.
 
         Raises:
             RepairRefused: The file is of Keras 0.3 or 1.x; or a new weight has no place in `weight_names`.
         """
         plan = _plan(checkpoint, changes)
-        older = replaced(self, checkpoint, target, overwrite=overwrite)
-        with Outputs(overwrite=bool(older)) as outputs:
-            temporary = outputs.stage(target, like=Path(checkpoint.path), copy=True)
-            apply(temporary, checkpoint.path, checkpoint.attributes["datasets"], changes.values, plan)
-            check_still(self, checkpoint, target, older, overwrite=overwrite)
-            return outputs.commit()
+        path = Path(checkpoint.path) if target is None else target
 
-    def rewrite_in_place(self, checkpoint: Checkpoint, changes: Changes, *, backup: bool = True) -> tuple[Path, ...]:
-        """Replace the file by a changed copy of it. See `Format.rewrite_in_place`."""
-        plan = _plan(checkpoint, changes)
-        path = Path(checkpoint.path)
-        with Outputs(overwrite=True) as outputs:
-            temporary = outputs.stage(path, like=path, copy=True)
+        def fill(outputs: Outputs) -> None:
+            temporary = outputs.stage(path, like=Path(checkpoint.place), copy=True)
             apply(temporary, checkpoint.path, checkpoint.attributes["datasets"], changes.values, plan)
-            kept = (outputs.keep_backup(path),) if backup else ()
-            outputs.replace()
-        return kept
+
+        if target is None:
+            return stage_in_place(self, checkpoint, fill, backups=None if backup else ())
+        return stage_copy(self, checkpoint, target, fill, overwrite=overwrite)
 
 
 def _checkpoint(path: str, source: Hdf5File, file: OpenFile, tree: Tree) -> Checkpoint:

@@ -53,8 +53,9 @@ from ckpt_doctor.formats._zip import (
     copy_with,
     first_name,
 )
-from ckpt_doctor.formats.interface import Changes
-from ckpt_doctor.formats.replacing import Footprint, check_still, replaced
+from ckpt_doctor.formats.interface import Changes, Format
+from ckpt_doctor.formats.replacing import Footprint
+from ckpt_doctor.formats.staging import Staged, stage_copy, stage_in_place
 
 _WEIGHTS = "model.weights.h5"
 _CONFIG = "config.json"
@@ -64,7 +65,7 @@ _BARE: Final = "keras-weights-v3"
 _LONGEST_JSON_BYTES = 1 << 28
 
 
-class KerasV3:
+class KerasV3(Format):
     """Keras 3's own files, and those of tf_keras from TensorFlow 2.12 on."""
 
     name: FormatName = _ARCHIVE
@@ -114,36 +115,36 @@ class KerasV3:
             _keras_shards.refuse_shared(checkpoint)
         return tuple(map(Path, checkpoint.files))
 
-    def rewrite(
-        self, checkpoint: Checkpoint, target: Path, changes: Changes, *, overwrite: bool = False
-    ) -> tuple[Path, ...]:
-        """Write a copy with `changes`. See `Format.rewrite`.
+    def stage(
+        self,
+        checkpoint: Checkpoint,
+        target: Path | None,
+        changes: Changes,
+        *,
+        overwrite: bool = False,
+        backup: bool = True,
+    ) -> Staged:
+        """See `Format.stage`.
 
         In an archive only `model.weights.h5` changes, the other members are copied byte for byte. Shards get names that
-        fit the target's.
+        fit the target's; in place, those that do not change stay.
         """
-        older = replaced(self, checkpoint, target, overwrite=overwrite)
-        with Outputs(overwrite=bool(older)) as outputs:
-            if checkpoint.attributes["kind"] == "sharded":
-                _keras_shards.stage_copy(outputs, checkpoint, target, changes)
-            else:
-                _stage(outputs, checkpoint, target, changes)
-            outputs.discard(older)
-            check_still(self, checkpoint, target, older, overwrite=overwrite)
-            return outputs.commit()
+        path = Path(checkpoint.path) if target is None else target
+        sharded = checkpoint.attributes["kind"] == "sharded"
+        # The reader of bare weights looks at what an unpacked archive has beside them.
+        beside = [path.with_name(name) for name in (_CONFIG, _METADATA)] if path.name == _WEIGHTS else []
 
-    def rewrite_in_place(self, checkpoint: Checkpoint, changes: Changes, *, backup: bool = True) -> tuple[Path, ...]:
-        """Replace the files that change by changed copies. See `Format.rewrite_in_place`."""
-        path = Path(checkpoint.path)
-        with Outputs(overwrite=True) as outputs:
-            if checkpoint.attributes["kind"] == "sharded":
-                replaced = _keras_shards.stage_changed(outputs, checkpoint, changes)
-            else:
+        def fill(outputs: Outputs) -> None:
+            if not sharded:
                 _stage(outputs, checkpoint, path, changes)
-                replaced = (path,)
-            kept = tuple(outputs.keep_backup(each) for each in replaced) if backup else ()
-            outputs.replace()
-        return kept
+            elif target is None:
+                _keras_shards.stage_changed(outputs, checkpoint, changes)
+            else:
+                _keras_shards.stage_copy(outputs, checkpoint, target, changes)
+
+        if target is None:
+            return stage_in_place(self, checkpoint, fill, backups=None if backup else (), unchanged=beside)
+        return stage_copy(self, checkpoint, target, fill, overwrite=overwrite, unchanged=beside)
 
 
 def _read_bare(path: str) -> Checkpoint:
@@ -319,7 +320,7 @@ def _object(text: str | None) -> dict[str, Any] | None:
 
 def _stage(outputs: Outputs, checkpoint: Checkpoint, target: Path, changes: Changes) -> None:
     """Stage a changed copy of an archive or a bare file."""
-    path = Path(checkpoint.path)
+    path = Path(checkpoint.place)
     datasets = checkpoint.attributes["datasets"]
     if checkpoint.attributes["kind"] == "bare" or not changes.values:
         apply(outputs.stage(target, like=path, copy=True), checkpoint.path, datasets, changes.values, {})
@@ -333,7 +334,7 @@ def _stage(outputs: Outputs, checkpoint: Checkpoint, target: Path, changes: Chan
             with stream(member.open()) as content:
                 shutil.copyfileobj(content, weights, 1 << 20)
             apply(cast("BinaryIO", weights), checkpoint.path, datasets, changes.values, {})
-            copy_with(checkpoint.path, temporary, _WEIGHTS, cast("BinaryIO", weights))
+            copy_with(checkpoint.place, temporary, _WEIGHTS, cast("BinaryIO", weights))
     except Damaged as error:
         damage = error.at(f"{checkpoint.path}!{_WEIGHTS}")
         raise UnreadableCheckpoint(checkpoint.path, _ARCHIVE, (damage,)) from error

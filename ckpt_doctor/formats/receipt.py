@@ -35,7 +35,7 @@ def repaired_layers(checkpoint: Checkpoint) -> frozenset[str]:
         stated = after.get(split(commits)[1])
         if stated is None:
             continue
-        digest = digest or _sha256(commits)
+        digest = digest or _sha256(checkpoint.place_of(commits))
         if stated == digest:
             found |= {str(layer.get("name")) for layer in receipt["layers"]}
     return frozenset(found)
@@ -65,10 +65,7 @@ def _receipts(folder: str) -> Iterator[dict[str, Any]]:
 
 def is_receipt(path: Path) -> bool:
     """Return whether the file at `path` is a receipt."""
-    try:
-        return path.stat().st_size <= _LARGEST and _is_receipt(json.loads(path.read_bytes()))
-    except ValueError:
-        return False
+    return path.stat().st_size <= _LARGEST and _is_receipt(parsed_or_none(path.read_bytes()))
 
 
 def _is_receipt(document: Any) -> bool:

@@ -27,8 +27,9 @@ from ckpt_doctor.formats._damaged import Damaged
 from ckpt_doctor.formats._fingerprint import with_checkpoint_hash
 from ckpt_doctor.formats._meta_graph import is_saved_model, is_whole, producer_of_saved_model
 from ckpt_doctor.formats._storage import is_file, join, names_in, read_all, size_of, split
-from ckpt_doctor.formats.interface import Changes
-from ckpt_doctor.formats.replacing import Footprint, check_still, foreign, refused, replaced
+from ckpt_doctor.formats.interface import Changes, Format
+from ckpt_doctor.formats.replacing import Footprint, foreign, refused
+from ckpt_doctor.formats.staging import Staged, stage_copy, stage_in_place
 from ckpt_doctor.formats.tensor_bundle import TensorBundle, bundle_of, refuse_remote
 
 FORMAT: Final = "saved-model"
@@ -44,7 +45,7 @@ _VARIABLES = "variables"
 _STATE_FILE = "checkpoint"
 
 
-class SavedModel:
+class SavedModel(Format):
     """See the module."""
 
     name: FormatName = FORMAT
@@ -126,45 +127,74 @@ class SavedModel:
                     raise foreign(path, checkpoint, folder)
         return folder, *sorted(own)
 
-    def rewrite(
-        self, checkpoint: Checkpoint, target: Path, changes: Changes, *, overwrite: bool = False
-    ) -> tuple[Path, ...]:
-        """See `Format.rewrite`; `target` is a new folder, and everything is copied into it."""
-        _check(checkpoint, changes)
-        source = Path(checkpoint.path)
-        older = replaced(self, checkpoint, target, overwrite=overwrite)
-        with Outputs(overwrite=bool(older)) as outputs:
-            staged = outputs.stage_folder(target, like=source)
-            bundle = bundle_of(checkpoint) if "bundle" in checkpoint.attributes else None
-            own = {Path(path).resolve() for path in checkpoint.files if Path(path).parent.name == "variables"}
-            _copy_tree(source, staged, own)
-            if bundle is not None:
-                prefix = staged / "variables" / "variables"
-                prefix.parent.mkdir(exist_ok=True)
-                with Outputs() as inner:
-                    _bundle_writer.write(bundle, str(prefix), changes, inner)
-                    inner.commit()
-                fingerprint = _new_fingerprint(source, prefix.with_suffix(".index").read_bytes())
-                if fingerprint is not None:
-                    # Written anew: the copy may be read-only, as the original.
-                    (staged / _FINGERPRINT).unlink()
-                    (staged / _FINGERPRINT).write_bytes(fingerprint)
-                    shutil.copymode(source / _FINGERPRINT, staged / _FINGERPRINT)
-            check_still(self, checkpoint, target, older, overwrite=overwrite)
-            outputs.commit()
-        return tuple(sorted(path for path in target.rglob("*") if path.is_file()))
+    def stage(
+        self,
+        checkpoint: Checkpoint,
+        target: Path | None,
+        changes: Changes,
+        *,
+        overwrite: bool = False,
+        backup: bool = True,
+    ) -> Staged:
+        """See `Format.stage`; `target` is a new folder, and everything is copied into it.
 
-    def rewrite_in_place(self, checkpoint: Checkpoint, changes: Changes, *, backup: bool = True) -> tuple[Path, ...]:
-        """See `Format.rewrite_in_place`; only the bundle and the fingerprint change."""
+        In place only the bundle and the fingerprint change; the backup is the old index.
+        """
         _check(checkpoint, changes)
+        if target is not None:
+            return stage_copy(
+                self,
+                checkpoint,
+                target,
+                lambda outputs: _stage_folder(checkpoint, target, changes, outputs),
+                overwrite=overwrite,
+                whole_folder=True,
+            )
+        if "bundle" not in checkpoint.attributes:
+            raise RepairRefused(f"{checkpoint.path}: has no variables that could be changed")
         folder = Path(checkpoint.path)
+        bundle = bundle_of(checkpoint)
 
-        def stage_fingerprint(outputs: Outputs, index: bytes) -> None:
-            fingerprint = _new_fingerprint(folder, index)
+        def fill(outputs: Outputs) -> None:
+            index = _bundle_writer.stage_changes(bundle, changes, outputs)
+            fingerprint = None if index is None else _new_fingerprint(folder, index)
             if fingerprint is not None:
                 outputs.stage(folder / _FINGERPRINT).write_bytes(fingerprint)
 
-        return _bundle_writer.write_in_place(bundle_of(checkpoint), changes, backup=backup, also=stage_fingerprint)
+        others = [entry for entry in folder.iterdir() if entry.name != _VARIABLES]
+        return stage_in_place(
+            self,
+            checkpoint,
+            fill,
+            backups=[Path(bundle.index_path)] if backup else (),
+            unchanged=[*others, *(folder / _VARIABLES).iterdir()],
+        )
+
+    def entries(self, checkpoint: Checkpoint) -> dict[str, bytes]:
+        """See `Format.entries`."""
+        return TensorBundle().entries(checkpoint)
+
+
+def _stage_folder(checkpoint: Checkpoint, target: Path, changes: Changes, outputs: Outputs) -> None:
+    """Stage a copy of the whole folder with a changed bundle in it."""
+    source = Path(checkpoint.place)
+    folder = outputs.stage_folder(target, like=source)
+    own = {Path(checkpoint.place_of(path)) for path in checkpoint.files if Path(path).parent.name == _VARIABLES}
+    _copy_tree(source, folder, {path.resolve() for path in own})
+    if "bundle" not in checkpoint.attributes:
+        return
+    prefix = folder / _VARIABLES / _VARIABLES
+    prefix.parent.mkdir(exist_ok=True)
+    inner = Outputs()
+    with inner.all_or_nothing():
+        _bundle_writer.stage_copy(bundle_of(checkpoint), str(prefix), changes, inner)
+        inner.commit()
+    fingerprint = _new_fingerprint(source, prefix.with_suffix(".index").read_bytes())
+    if fingerprint is not None:
+        # Written anew: the copy may be read-only, as the original.
+        (folder / _FINGERPRINT).unlink()
+        (folder / _FINGERPRINT).write_bytes(fingerprint)
+        shutil.copymode(source / _FINGERPRINT, folder / _FINGERPRINT)
 
 
 def _new_fingerprint(folder: Path, index: bytes) -> bytes | None:

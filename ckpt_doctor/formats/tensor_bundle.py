@@ -19,16 +19,16 @@ from typing import cast
 from ckpt_doctor.checkpoint import Checkpoint, Damage, FormatName, ModelDescriptions
 from ckpt_doctor.errors import BadRequest
 from ckpt_doctor.formats import _bundle_writer, _foreign
-from ckpt_doctor.formats._atomic import Outputs
 from ckpt_doctor.formats._bundle import Bundle
 from ckpt_doctor.formats._bundle_index import FORMAT, looks_like_index, prefix_of, shard_path
 from ckpt_doctor.formats._meta_graph import is_meta_graph, producer_of_meta_graph
 from ckpt_doctor.formats._storage import is_file, is_remote, join, names_in, read_all, size_of, split
-from ckpt_doctor.formats.interface import Changes
-from ckpt_doctor.formats.replacing import Footprint, check_still, refused, replaced
+from ckpt_doctor.formats.interface import Changes, Format
+from ckpt_doctor.formats.replacing import Footprint, refused
+from ckpt_doctor.formats.staging import Staged, stage_copy, stage_in_place
 
 
-class TensorBundle:
+class TensorBundle(Format):
     """See the module."""
 
     name: FormatName = FORMAT
@@ -115,21 +115,43 @@ class TensorBundle:
             files.append(meta)
         return tuple(map(Path, files))
 
-    def rewrite(
-        self, checkpoint: Checkpoint, target: Path, changes: Changes, *, overwrite: bool = False
-    ) -> tuple[Path, ...]:
-        """See `Format.rewrite`; `target` is a new prefix."""
-        refuse_remote(checkpoint)
-        older = replaced(self, checkpoint, target, overwrite=overwrite)
-        with Outputs(overwrite=bool(older)) as outputs:
-            _bundle_writer.write(bundle_of(checkpoint), _prefix_at(target), changes, outputs, older)
-            check_still(self, checkpoint, target, older, overwrite=overwrite)
-            return outputs.commit()
+    def stage(
+        self,
+        checkpoint: Checkpoint,
+        target: Path | None,
+        changes: Changes,
+        *,
+        overwrite: bool = False,
+        backup: bool = True,
+    ) -> Staged:
+        """See `Format.stage`; `target` is a new prefix. In place, new values are appended to the last data file.
 
-    def rewrite_in_place(self, checkpoint: Checkpoint, changes: Changes, *, backup: bool = True) -> tuple[Path, ...]:
-        """See `Format.rewrite_in_place`; the backup is the old index (and `.meta`): the data are only added to."""
+        The backup is the old index (and `.meta`): the data are only added to.
+        """
         refuse_remote(checkpoint)
-        return _bundle_writer.write_in_place(bundle_of(checkpoint), changes, backup=backup)
+        bundle = bundle_of(checkpoint)
+        if target is None:
+            index, meta = Path(bundle.index_path), Path(f"{bundle.prefix}.meta")
+            kept = [index, *([meta] if changes.meta_graph is not None else [])]
+            return stage_in_place(
+                self,
+                checkpoint,
+                lambda outputs: _bundle_writer.stage_changes(bundle, changes, outputs),
+                backups=kept if backup else (),
+            )
+        prefix = _prefix_at(target)
+        return stage_copy(
+            self,
+            checkpoint,
+            target,
+            lambda outputs: _bundle_writer.stage_copy(bundle, prefix, changes, outputs),
+            overwrite=overwrite,
+            opened_by=prefix if split(prefix)[1] else f"{prefix}.index",
+        )
+
+    def entries(self, checkpoint: Checkpoint) -> dict[str, bytes]:
+        """See `Format.entries`: the entries of the index, those of slices behind that of their variable."""
+        return bundle_of(checkpoint).entries()
 
 
 def bundle_of(checkpoint: Checkpoint) -> Bundle:

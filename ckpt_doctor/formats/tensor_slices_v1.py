@@ -42,8 +42,9 @@ from ckpt_doctor.formats._storage import (
     split,
 )
 from ckpt_doctor.formats._table import Table, TableError
-from ckpt_doctor.formats.interface import Changes
-from ckpt_doctor.formats.replacing import Footprint, check_still, refused, replaced
+from ckpt_doctor.formats.interface import Changes, Format
+from ckpt_doctor.formats.replacing import Footprint, refused
+from ckpt_doctor.formats.staging import Staged, stage_copy, stage_in_place
 from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
 
 FORMAT: Final = "tensor-slices-v1"
@@ -64,7 +65,7 @@ class _Tensor(NamedTuple):
     slices: dict[_slices.Extents, _Shard]
 
 
-class TensorSlicesV1:
+class TensorSlicesV1(Format):
     """See the module."""
 
     name: FormatName = FORMAT
@@ -173,26 +174,31 @@ class TensorSlicesV1:
             files.append(meta)
         return tuple(map(Path, files))
 
-    def rewrite(
-        self, checkpoint: Checkpoint, target: Path, changes: Changes, *, overwrite: bool = False
-    ) -> tuple[Path, ...]:
-        """See `Format.rewrite`; a sharded checkpoint becomes `TARGET-00000-of-…`."""
-        older = replaced(self, checkpoint, target, overwrite=overwrite)
-        with Outputs(overwrite=bool(older)) as outputs:
-            self._write(checkpoint, str(target), changes, outputs)
-            outputs.discard(older)
-            check_still(self, checkpoint, target, older, overwrite=overwrite)
-            return outputs.commit()
-
-    def rewrite_in_place(self, checkpoint: Checkpoint, changes: Changes, *, backup: bool = True) -> tuple[Path, ...]:
-        """See `Format.rewrite_in_place`; the backup is the whole file, or all shards."""
-        with Outputs(overwrite=True) as outputs:
-            self._write(checkpoint, checkpoint.path, changes, outputs)
-            kept = (
-                tuple(outputs.keep_backup(target) for target in outputs.targets() if target.exists()) if backup else ()
+    def stage(
+        self,
+        checkpoint: Checkpoint,
+        target: Path | None,
+        changes: Changes,
+        *,
+        overwrite: bool = False,
+        backup: bool = True,
+    ) -> Staged:
+        """See `Format.stage`; a sharded checkpoint becomes `TARGET-00000-of-…`. The backup is all that is replaced."""
+        if target is None:
+            return stage_in_place(
+                self,
+                checkpoint,
+                lambda outputs: self._write(checkpoint, checkpoint.path, changes, outputs),
+                backups=None if backup else (),
             )
-            outputs.replace()
-        return kept
+        return stage_copy(
+            self,
+            checkpoint,
+            target,
+            lambda outputs: self._write(checkpoint, str(target), changes, outputs),
+            overwrite=overwrite,
+            opened_by=_name_at(checkpoint, str(target)),
+        )
 
     def _write(self, checkpoint: Checkpoint, target: str, changes: Changes, outputs: Outputs) -> None:
         if is_remote(checkpoint.path):
@@ -215,7 +221,7 @@ class TensorSlicesV1:
         meta = checkpoint.descriptions.meta_graph if changes.meta_graph is None else changes.meta_graph
         old = checkpoint.descriptions.meta_graph_path
         if meta is not None and (changes.meta_graph is not None or f"{base}.meta" != old):
-            outputs.stage(Path(f"{base}.meta"), like=Path(old or shards[0].path)).write_bytes(meta)
+            outputs.stage(Path(f"{base}.meta"), like=Path(checkpoint.place_of(old or shards[0].path))).write_bytes(meta)
 
     def _is_ours(self, path: str) -> bool:
         try:
@@ -246,6 +252,12 @@ def sharded_name(path: str) -> str | None:
 def _base_of(path: str) -> str | None:
     match = _SHARD.fullmatch(path)
     return match["base"] if match else None
+
+
+def _name_at(checkpoint: Checkpoint, target: str) -> str:
+    """Return the path that a copy is opened by: the file, or the pattern of its shards."""
+    match = _SHARD.fullmatch(checkpoint.path)
+    return f"{_base_of(target) or target}-?????-of-{match['count']}" if match else target
 
 
 def _places(checkpoint: Checkpoint, target: str) -> list[str]:

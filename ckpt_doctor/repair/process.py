@@ -1,4 +1,4 @@
-"""The whole of a repair, in order: judge, choose, estimate, write, verify, judge again."""
+"""The whole of a repair, in order: judge, choose, estimate, stage, prove, commit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ckpt_doctor.options import RepairOptions, takes
 from ckpt_doctor.progress import Listener, unheard
 from ckpt_doctor.repair import writing
 from ckpt_doctor.repair.planning import LayerPlan, changes_of
-from ckpt_doctor.repair.proof import prove
+from ckpt_doctor.repair.proof import confirm, prove
 from ckpt_doctor.repair.targets import ESTIMATES, Targets, choose
 from ckpt_doctor.repair.work import Work
 from ckpt_doctor.repair_result import FileHash, LeftLayer, RepairedLayer, RepairResult, Spread, Statistics
@@ -49,18 +49,16 @@ def fix(checkpoint: str | Path, *, progress: Listener = unheard, **options: Any)
     Raises:
         BadRequest: There is no such option, or it cannot have this value; or the data do not fit the model.
         RepairRefused: The repair would be wrong or cannot be made; nothing was written.
-        VerificationFailed: The written file was not what was to be written; it was removed.
+        VerificationFailed: What would be written is not what was planned; nothing was changed.
     """
     started = time.monotonic()
     request = RepairOptions.of(options)
     request.check_destination()
-    output, in_place, overwrite, backup = request.output, request.in_place, request.overwrite, request.backup
-    method, unproven, force = request.method, request.unproven, request.force
-    dry_run, full_verify = request.dry_run, request.full_verify
     source = with_model(open_checkpoint(checkpoint), request.model, allow_code=request.allow_code)
-    if output is not None:
+    if request.output is not None:
         named = (request.model, *request.metric_data, *request.data)
-        writing.check_output(source, output, overwrite=overwrite, inputs=[one for one in named if one is not None])
+        inputs = [one for one in named if one is not None]
+        writing.check_output(source, request.output, overwrite=request.overwrite, inputs=inputs)
     measure = load_metric(request.metric) if request.metric is not None else None
     analysis = analyse(source)
     if request.model is not None:
@@ -73,10 +71,10 @@ def fix(checkpoint: str | Path, *, progress: Listener = unheard, **options: Any)
         return choose(
             verdict,
             request.layers,
-            method=method,
+            method=request.method,
             has_data=bool(request.data),
-            unproven=unproven or measure is not None,
-            force=force,
+            unproven=request.unproven or measure is not None,
+            force=request.force,
         )
 
     before = judge(analysis, Policy())
@@ -87,15 +85,15 @@ def fix(checkpoint: str | Path, *, progress: Listener = unheard, **options: Any)
         before = judge(analysis, Policy(observed=observed, unobserved=unobserved))
         targets = targets_of(before)
     if not targets.layers:
-        return _nothing_to_do(source, targets, started, dry_run=dry_run)
+        return _nothing_to_do(source, targets, started, dry_run=request.dry_run)
     if targets.estimated and not request.data:
         raise BadRequest(
             f"{len(targets.estimated)} layers need statistics that only data can give; name some with --data FILE.npz "
             "(a few hundred samples of what the model was trained on)"
         )
-    with ExitStack() as kept:
-        work = Work(before, request, targets, kept, progress)
-        plans = [*work.without_data(), *work.estimated(whole=method != "training")]
+    with ExitStack() as resources:
+        work = Work(before, request, targets, resources, progress)
+        plans = [*work.without_data(), *work.estimated(whole=request.method != "training")]
         if not plans:
             raise RepairRefused("; ".join(f"layer {name}: {reason}" for name, reason in work.left[:3]))
         changes = changes_of(source, work.meta, plans)
@@ -107,47 +105,84 @@ def fix(checkpoint: str | Path, *, progress: Listener = unheard, **options: Any)
             batches=work.batches,
             layers=tuple(map(_repaired, plans)),
             left=tuple(LeftLayer(name, reason) for name, reason in work.left),
-            unchanged_variables=sum(variable.name not in changes.values for variable in source.variables),
+            unchanged_variables=0,
             metric=work.compare(measure, plans) if measure is not None else None,
             sha256=(),
-            seconds=time.monotonic() - started,
-            dry_run=dry_run,
-            complete=not work.left,
+            seconds=0.0,
+            dry_run=request.dry_run,
+            complete=False,
             notes=tuple(work.notes),
         )
-        if dry_run:
+        result = _written(analysis, changes, result, request, work)
+    return replace(result, seconds=time.monotonic() - started)
+
+
+def _written(
+    analysis: Analysis, changes: Changes, result: RepairResult, request: RepairOptions, work: Work
+) -> RepairResult:
+    """Write the changes, prove them by what was written, and put it in place; a dry run gives it up instead.
+
+    Args:
+        analysis: The checkpoint as it is.
+        changes: What is different afterwards.
+        result: What is known so far.
+        request: Where to write.
+        work: Observes what goes into the layers with their new statistics.
+    """
+    source, named = analysis.checkpoint, request.model is not None
+    # In place, a bundle is only added to: what was checked before is not read again, unless all is to be verified.
+    whole = not request.in_place or request.full_verify
+    largest = None if whole else _LARGEST_HASHED
+    before_files = {} if request.dry_run else writing.hashes(source.files, largest=largest)
+    with writing.staged(
+        source,
+        changes,
+        None if request.in_place else request.output,
+        overwrite=request.overwrite,
+        backup=request.backup,
+        full_verify=request.full_verify,
+        dry_run=request.dry_run,
+    ) as ready:
+        after = _analysed_after(analysis, ready.checkpoint, changes, named=named, whole=whole)
+        proof = prove(result.layers, after, work.observe(after.inventory))
+        result = replace(
+            result,
+            layers=proof.layers,
+            unchanged_variables=ready.unchanged,
+            complete=not work.left and not proof.remaining,
+            notes=(*result.notes, *proof.remaining, *proof.notes),
+            clean=proof.clean,
+            needs_receipt=proof.needs_receipt,
+        )
+        if request.dry_run:
             return result
-        largest = _LARGEST_HASHED if in_place and not full_verify else None
-        before_files = writing.hashes(source.files, largest=largest)
-        written = writing.write_verified(
-            source,
-            changes,
-            None if in_place else output,
-            overwrite=overwrite,
-            backup=backup,
-            full_verify=full_verify,
-        )
-        described = _described_alike(written.checkpoint, source) if request.model is not None else written.checkpoint
-        after = analyse(
-            described,
-            verify=not in_place or full_verify,
-            described=_described_before(analysis, described, changes),
-        )
-        seen = work.observe(after.inventory)
-    proof = prove(result.layers, after, seen)
+        written = ready.commit()
+    final = open_checkpoint(written.path)
+    confirm(result.layers, after, _analysed_after(analysis, final, changes, named=named, whole=False))
     return replace(
         result,
         output=written.path,
-        layers=proof.layers,
-        unchanged_variables=written.unchanged,
-        sha256=_file_hashes(before_files, writing.hashes(written.checkpoint.files, largest=largest)),
-        seconds=time.monotonic() - started,
-        complete=not work.left and not proof.remaining,
+        sha256=_file_hashes(before_files, writing.hashes(final.files, largest=largest)),
         backups=written.backups,
-        notes=(*result.notes, *proof.remaining, *proof.notes),
-        clean=proof.clean,
-        needs_receipt=proof.needs_receipt,
     )
+
+
+def _analysed_after(analysis: Analysis, written: Checkpoint, changes: Changes, *, named: bool, whole: bool) -> Analysis:
+    """Return what a written checkpoint says, described as the source was.
+
+    Args:
+        analysis: The source.
+        written: What was written, staged or in place.
+        changes: What is different in it.
+        named: Whether `--model` describes the source.
+        whole: Whether every byte is checked, and every value looked at.
+    """
+    described = _described_alike(written, analysis.checkpoint) if named else written
+    after = analyse(described, values=whole, verify=whole, described=_described_before(analysis, described, changes))
+    if whole:
+        return after
+    others = {name: count for name, count in analysis.non_finite.items() if name not in changes.values}
+    return replace(after, non_finite=others)
 
 
 def _described_before(analysis: Analysis, written: Checkpoint, changes: Changes) -> Description | None:
@@ -161,8 +196,7 @@ def _described_before(analysis: Analysis, written: Checkpoint, changes: Changes)
         getattr(new, each) == getattr(old, each)
         for each in ("saved_model", "object_graph", "keras_config", "keras_training")
     )
-    meta_graph = old.meta_graph if changes.meta_graph is None else changes.meta_graph
-    return analysis.description if same and new.meta_graph == meta_graph else None
+    return analysis.description if same and new.meta_graph in (old.meta_graph, changes.meta_graph) else None
 
 
 def _described_alike(written: Checkpoint, source: Checkpoint) -> Checkpoint:

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from ckpt_doctor.analysis import Analysis
 from ckpt_doctor.batchnorm import STATISTICS, Inventory
+from ckpt_doctor.checkpoint import same_values
+from ckpt_doctor.errors import VerificationFailed
 from ckpt_doctor.finding import Finding
 from ckpt_doctor.heuristics.agreement import DEFAULT_EPSILON
 from ckpt_doctor.observation import Observation
@@ -23,6 +27,7 @@ LARGEST_RESIDUAL = 1e-2
 _OF_STATISTICS = ("BN1", "BN2", "BN4")
 # They judge the data that were given, not what was made of them.
 _OF_DATA = ("BN402",)
+_NOTHING = np.zeros(0)
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,40 @@ def prove(repaired: Sequence[RepairedLayer], after: Analysis, seen: Mapping[str,
             "unless the receipt of this repair is beside it"
         )
     return Proof(entries, tuple(remaining), tuple(notes), not findings and not remaining, bool(only_history))
+
+
+def confirm(repaired: Sequence[RepairedLayer], proven: Analysis, written: Analysis) -> None:
+    """Check that what is in place is what was proven before it was put there.
+
+    Args:
+        repaired: The repaired layers.
+        proven: What was staged.
+        written: What was opened again after the commit.
+
+    Raises:
+        VerificationFailed: The verdict or the statistics differ.
+    """
+    renewed = frozenset(entry.name for entry in repaired)
+    found, expected = (
+        {
+            (finding.rule, finding.layers)
+            for finding in judge(replace(one, defects=()), Policy(repaired=renewed)).findings
+        }
+        for one in (written, proven)
+    )
+    values, planned = ({layer.name: layer.values for layer in one.inventory.layers} for one in (written, proven))
+    differing = [
+        name
+        for name in renewed
+        for role in STATISTICS
+        if not same_values(values.get(name, {}).get(role, _NOTHING), planned[name].get(role, _NOTHING))
+    ]
+    if found != expected or differing:
+        what = f"layer {differing[0]}" if differing else f"the verdict ({sorted(found ^ expected)[0][0]})"
+        raise VerificationFailed(
+            f"{written.checkpoint.path}: was written, and {what} is not what was proven before; something else changed "
+            "the file; scan it again"
+        )
 
 
 def _told(verdict: Verdict) -> list[Finding]:

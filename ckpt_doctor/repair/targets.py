@@ -105,6 +105,13 @@ def choose(
             estimated.append(name)
         elif found and name not in (*copied, *debiased):
             left.append((name, _why_left(found, sure, method)))
+    if not patterns:
+        known = set(names)
+        left += [
+            (name, "nothing tells where its second statistic belongs; name the model with --model")
+            for name, found in on_layer.items()
+            if name not in known and any(finding.repair != "none" for finding in found)
+        ]
     return Targets(tuple(estimated), tuple(copied), tuple(debiased), tuple(left))
 
 

@@ -1,22 +1,30 @@
-"""New values into a new file, and the proof that it holds them and nothing else changed."""
+"""New values into a staged copy, and the proof, before it is put in place, that all else is as it was."""
 
 from __future__ import annotations
 
 import glob
 import hashlib
+import logging
 import os
 import re
-import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from ckpt_doctor.checkpoint import Checkpoint, same_values
-from ckpt_doctor.errors import BadRequest, VerificationFailed
-from ckpt_doctor.formats import format_of, open_checkpoint, recognise
+import numpy as np
+
+from ckpt_doctor.checkpoint import Checkpoint, Variable, same_values
+from ckpt_doctor.errors import BadRequest, UnreadableCheckpoint, VerificationFailed
+from ckpt_doctor.formats import format_of, recognise
 from ckpt_doctor.formats.interface import Changes
 from ckpt_doctor.formats.receipt import is_receipt
 from ckpt_doctor.formats.replacing import folders_above, identities, replaced
+from ckpt_doctor.formats.staging import Staged
+
+_log = logging.getLogger(__name__)
+_Mark = Callable[[Variable], bytes]
 
 _CHUNK = 1 << 20
 # What follows the name of a bundle or of a sharded V1 checkpoint in the names of its files.
@@ -124,93 +132,162 @@ def hashes(files: tuple[str, ...], *, largest: int | None = None) -> dict[str, s
     return table
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Written:
     """What was written.
 
     Attributes:
         path: Where.
-        checkpoint: The same, opened again.
-        unchanged: Number of variables that are what they were.
+        files: Every file that is new or changed.
         backups: Files that hold what was there before.
     """
 
     path: str
-    checkpoint: Checkpoint
-    unchanged: int
+    files: tuple[str, ...]
     backups: tuple[str, ...]
 
 
-def write_verified(
-    source: Checkpoint, changes: Changes, output: str | None, *, overwrite: bool, backup: bool, full_verify: bool
-) -> Written:
-    """Write the changes and compare what was written with the plan.
+@dataclass(frozen=True, eq=False)
+class Ready:
+    """A repaired checkpoint that is written, read back and compared, and not yet in place.
 
-    Planned variables must equal the plan and all others must be byte for byte what they were. A bundle that was changed
-    in place was only added to, so there the others are compared by type, shape and place, unless `full_verify` asks for
-    every byte.
+    Attributes:
+        checkpoint: What will be there, under the names that it will have; it can be read until the commit.
+        unchanged: Number of variables that are what they were.
+    """
+
+    checkpoint: Checkpoint
+    unchanged: int
+    _staged: Staged
+    _path: str
+
+    def commit(self) -> Written:
+        """Put it in place.
+
+        Raises:
+            BadRequest: Something else is there by now, or the file system refuses; nothing was changed.
+        """
+        committed = self._staged.commit()
+        return Written(self._path, tuple(map(str, committed.files)), tuple(map(str, committed.backups)))
+
+
+@contextmanager
+def staged(
+    source: Checkpoint,
+    changes: Changes,
+    output: str | None,
+    *,
+    overwrite: bool = False,
+    backup: bool = True,
+    full_verify: bool = False,
+    dry_run: bool = False,
+) -> Iterator[Ready]:
+    """Write the changes, compare what was written with the plan, and give it up again unless it is committed.
+
+    Planned variables must equal the plan and all others must be byte for byte what they were. A bundle that is changed
+    in place is only added to, so there the others are compared by what the index says of them (type, shape, place and
+    checksum), unless `full_verify` asks for every byte. Every variable is read once from the source and once from what
+    was written.
 
     Args:
         source: The checkpoint.
         changes: What is different afterwards.
         output: Where to write; None changes the checkpoint itself.
-        overwrite: Replace what lies at `output`.
+        overwrite: Replace a checkpoint of the same format at `output`.
         backup: Keep what was there when the checkpoint itself is changed.
         full_verify: See above.
+        dry_run: Never change the checkpoint itself: where `output` is None, write to a folder for temporary files.
+
+    Yields:
+        What is ready to be committed.
 
     Raises:
-        VerificationFailed: Something differs; what was written to `output` is removed.
+        BadRequest: Something is at `output` that may not be replaced, or there is no room for the files.
+        RepairRefused: The format cannot hold the change, or the source is damaged.
+        VerificationFailed: What was written is not what was planned; nothing was changed.
     """
-    form = format_of(source)
-    appended = output is None and source.format == "tensor-bundle" and not full_verify
-    before = _outlines(source) if appended else _fingerprints(source)
-    backups: tuple[Path, ...] = ()
-    written: tuple[Path, ...] = ()
-    if output is None:
-        backups = form.rewrite_in_place(source, changes, backup=backup)
-    else:
-        written = form.rewrite(source, Path(output), changes, overwrite=overwrite)
     path = output or source.path
-    checkpoint = open_checkpoint(path)
-    wrong = _differences(checkpoint, before, _outlines(checkpoint) if appended else _fingerprints(checkpoint), changes)
-    if full_verify:
-        wrong += [damage.where for damage in form.verify(checkpoint)]
-    if wrong:
-        for created in written:
-            created.unlink(missing_ok=True)
-        if output is not None and Path(output).is_dir():
-            shutil.rmtree(output)
-        kept = f"; {backups[0]} holds what was there before" if backups else ""
-        what = "it was removed" if output is not None else f"the checkpoint was changed in place{kept}"
-        raise VerificationFailed(f"{path}: {wrong[0]} does not hold what was to be written; {what}")
-    unchanged = sum(variable.name not in changes.values for variable in checkpoint.variables)
-    return Written(path, checkpoint, unchanged, tuple(map(str, backups)))
+    form = format_of(source)
+    with ExitStack() as resources:
+        target = None if output is None else Path(output)
+        if dry_run and target is None:
+            folder = resources.enter_context(TemporaryDirectory(prefix="ckpt-doctor-"))
+            target = Path(folder, Path(os.path.abspath(source.path)).name)  # noqa: PTH100 - keeps the links
+        try:
+            stage = form.stage(source, target, changes, overwrite=overwrite, backup=backup)
+        except BadRequest as error:
+            if dry_run and output is None and isinstance(error.__cause__, OSError):
+                advice = "a dry run writes a copy to the folder for temporary files; TMPDIR names another"
+                raise BadRequest(f"{error}; {advice}") from error
+            raise
+        resources.enter_context(stage)
+        checkpoint = _read_back(stage, path)
+        entries = stage.only_added and not full_verify
+        before, after = (_by_entry(form.entries(one)) if entries else _digest for one in (source, checkpoint))
+        wrong = _differences(source, checkpoint, changes, before, after)
+        wrong += [damage.where for damage in checkpoint.damages if not source.damages]
+        if full_verify and not wrong:
+            wrong += [damage.where for damage in form.verify(checkpoint)]
+        if wrong:
+            raise VerificationFailed(
+                f"{path}: {stage.named(wrong[0])} does not hold what was to be written; nothing was changed"
+            )
+        _log.debug("%s: what was written is what was planned, all else is as it was", path)
+        unchanged = sum(variable.name not in changes.values for variable in checkpoint.variables)
+        yield Ready(checkpoint, unchanged, stage, path)
 
 
-def _differences(
-    checkpoint: Checkpoint, before: Mapping[str, bytes], after: Mapping[str, bytes], changes: Changes
-) -> list[str]:
-    """Return the names of the variables that are not what they should be."""
-    names = dict.fromkeys([*before, *after])
-    wrong = [name for name in names if name not in changes.values and before.get(name) != after.get(name)]
-    for name, value in changes.values.items():
-        variable = checkpoint.variable(name)
-        if variable is None or not same_values(variable.read(), value):
-            wrong.append(name)
-    return wrong
+def _read_back(stage: Staged, path: str) -> Checkpoint:
+    try:
+        return stage.open()
+    except UnreadableCheckpoint as error:
+        raise VerificationFailed(
+            f"{path}: what was written cannot be read ({stage.named(str(error))}); nothing was changed"
+        ) from error
 
 
-def _outlines(checkpoint: Checkpoint) -> dict[str, bytes]:
-    """Return type, shape and size of every variable."""
-    return {v.name: f"{v.dtype}{v.shape}{v.nbytes}".encode() for v in checkpoint.variables}
+def _differences(source: Checkpoint, written: Checkpoint, changes: Changes, before: _Mark, after: _Mark) -> list[str]:
+    """Return the names of the variables that are not what they should be.
+
+    Args:
+        source: What was there.
+        written: What was written.
+        changes: What is to be different.
+        before: Returns what must stay the same of a variable of the source.
+        after: The same of a variable that was written.
+    """
+    # New variables grow the object graph, which is one of the entries for bookkeeping.
+    is_grown = any(source.variable(name) is None for name in changes.values)
+    stays = [*source.variables, *([] if is_grown else source.bookkeeping)]
+    marks = {variable.name: before(variable) for variable in stays if variable.name not in changes.values}
+    planned = dict(changes.values)
+    wrong = []
+    for variable in (*written.variables, *([] if is_grown else written.bookkeeping)):
+        plan = planned.pop(variable.name, None)
+        try:
+            if plan is None:
+                is_right = variable.name in marks and marks.pop(variable.name) == after(variable)
+            else:
+                is_right = same_values(variable.read(), np.asarray(plan))
+        except UnreadableCheckpoint:
+            is_right = False
+        if not is_right:
+            wrong.append(variable.name)
+    return [*wrong, *planned, *marks]
 
 
-def _fingerprints(checkpoint: Checkpoint) -> dict[str, bytes]:
-    """Return a digest of every variable's type, shape and bytes."""
-    table = {}
-    for variable in checkpoint.variables:
-        value = variable.read()
-        head = f"{value.dtype}{value.shape}".encode()
-        data = b"\0".join(value.reshape(-1).tolist()) if value.dtype == object else value.tobytes()
-        table[variable.name] = hashlib.blake2b(head + data, digest_size=16).digest()
-    return table
+def _by_entry(entries: Mapping[str, bytes]) -> _Mark:
+    """Return the mark of a variable that is its entry."""
+    return lambda variable: entries[variable.name]
+
+
+def _digest(variable: Variable) -> bytes:
+    """Return a digest of a variable's type, shape and bytes."""
+    value = variable.read()
+    digest = hashlib.blake2b(f"{value.dtype}{value.shape}".encode(), digest_size=16)
+    if value.dtype == object:
+        for item in value.reshape(-1):
+            digest.update(len(item).to_bytes(8, "little") + item)
+    else:
+        digest.update(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
+    return digest.digest()

@@ -182,43 +182,144 @@ class FormatContract:
             form.rewrite(checkpoint, target, Changes())
         assert snapshot(tmp_path) == before
 
-    @pytest.mark.parametrize("call", ["fsync", "link", "replace"])
-    @pytest.mark.parametrize("number", [0, 1, 2])
-    def test_failure_in_the_middle_leaves_nothing(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int
+    @pytest.mark.parametrize("how", ["disk full", "interrupt"])
+    @pytest.mark.parametrize("way", ["copy", "overwrite", "in place", "in place without links"])
+    def test_failure_anywhere_leaves_what_was_there(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, way: str
+    ) -> None:
+        """Every operation fails once: while the files are staged, while they are read, while they are committed."""
+        name = self._some_names()[0]
+        changes = Changes({name: altered(self.expected()[name][1])})
+        sample = Path(self.make(folder(tmp_path / "sample"))).relative_to(tmp_path / "sample")
+        work = tmp_path / "work"
+        checkpoint, done = None, []
+        for number in range(200):
+            if checkpoint is None:
+                shutil.rmtree(work, ignore_errors=True)
+                shutil.copytree(tmp_path / "sample", work / "in")
+                checkpoint, target = open_checkpoint(work / "in" / sample), self._target(work)
+                given = target if way in ("copy", "overwrite") else None
+                if way == "overwrite":
+                    format_of(checkpoint).rewrite(checkpoint, target, Changes())
+                elif way == "in place without links":
+                    for file in checkpoint.files:
+                        os.link(file, folder(work / "other") / Path(file).name)
+                temporary = folder(work / "tmp")
+                before = everything(work)
+            with monkeypatch.context() as patch:
+                patch.setattr("tempfile.tempdir", str(temporary))
+                failing = Failing(patch, number, how)
+                try:
+                    with format_of(checkpoint).stage(checkpoint, given, changes, overwrite=True) as staged:
+                        staged.open()
+                        staged.commit()
+                except (BadRequest, KeyboardInterrupt):
+                    assert failing.has_failed
+                    assert everything(work) == before
+                    continue
+            done.append(everything(work))
+            if not failing.has_failed:
+                break
+            checkpoint = None  # There was another way, such as a rename for a link.
+        assert number > 4
+        assert all(state == done[-1] for state in done)
+        assert not list(temporary.iterdir())
+        expected = dict(self.expected()) | {name: (self.expected()[name][0], changes.values[name])}
+        self._assert_written(Path(checkpoint.path) if given is None else target, expected)
+
+    # -- staging
+
+    @pytest.mark.parametrize("in_place", [False, True])
+    def test_what_is_staged_is_read_under_its_later_names(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_place: bool
     ) -> None:
         checkpoint, target = self._open(tmp_path), self._target(tmp_path)
-        before = snapshot(tmp_path)
-        name = self._some_names()[0]
+        monkeypatch.setattr("tempfile.tempdir", str(folder(tmp_path / "tmp")))
+        form = format_of(checkpoint)
+        name = self._some_names()[-1]
         changes = Changes({name: altered(self.expected()[name][1])})
-        with monkeypatch.context() as patch:
-            failed = fail(patch, call, number)
-            try:
-                format_of(checkpoint).rewrite(checkpoint, target, changes)
-            except BadRequest:
-                assert failed
-                assert snapshot(tmp_path) == before
-            else:  # The call is not made so often, or there is another way (a rename for a link).
-                assert not failed or call == "link"
-
-    @pytest.mark.parametrize("call", ["fsync", "replace"])
-    @pytest.mark.parametrize("number", [0, 1, 2])
-    def test_failure_in_place_leaves_what_was_there(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int
-    ) -> None:
-        checkpoint = self._open(tmp_path)
-        before = snapshot(tmp_path)
-        name = self._some_names()[0]
-        changes = Changes({name: altered(self.expected()[name][1])})
-        with monkeypatch.context() as patch:
-            failed = fail(patch, call, number)
-            try:
-                format_of(checkpoint).rewrite_in_place(checkpoint, changes)
-            except BadRequest:
-                assert failed
-                assert snapshot(tmp_path) == before
+        expected = dict(self.expected()) | {name: (self.expected()[name][0], changes.values[name])}
+        with form.stage(checkpoint, None if in_place else target, changes) as staged:
+            opened = staged.open()
+            self.assert_holds(opened, expected)
+            assert not [*opened.damages, *form.verify(opened)]
+            # Nothing that a reader of the names could see has changed.
+            if in_place:
+                self.assert_holds(open_checkpoint(checkpoint.path), self.expected())
             else:
-                assert not failed
+                assert not [path for path in target.parent.iterdir() if not path.name.startswith(".")]
+            # The staged bytes are a checkpoint by themselves, where `place` says.
+            assert opened.place != opened.path
+            again = form.read(opened.place)
+            self.assert_holds(again, expected)
+            assert [opened.place_of(file) for file in opened.files] == list(again.files)
+            # A copy of it can be written, too.
+            form.rewrite(opened, self.target(folder(tmp_path / "copy")), Changes())
+            self._assert_written(self.target(tmp_path / "copy"), expected)
+            committed = staged.commit()
+        written = open_checkpoint(checkpoint.path if in_place else target)
+        self.assert_holds(written, expected)
+        assert (opened.path, opened.files, opened.bytes) == (written.path, written.files, written.bytes)
+        assert opened.descriptions.meta_graph_path == written.descriptions.meta_graph_path
+        assert all(path.is_file() for path in (*committed.files, *committed.backups))
+        assert {str(path) for path in committed.files} & set(written.files)
+        assert not list((tmp_path / "tmp").iterdir())
+
+    @pytest.mark.parametrize("in_place", [False, True])
+    def test_what_is_not_committed_leaves_no_trace(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_place: bool
+    ) -> None:
+        checkpoint, target = self._open(tmp_path), self._target(tmp_path)
+        monkeypatch.setattr("tempfile.tempdir", str(folder(tmp_path / "tmp")))
+        before = everything(tmp_path)
+        name = self._some_names()[0]
+        changes = Changes({name: altered(self.expected()[name][1])})
+        with format_of(checkpoint).stage(checkpoint, None if in_place else target, changes) as staged:
+            staged.open()
+        assert everything(tmp_path) == before
+        with pytest.raises(RuntimeError, match="dropped already"):
+            staged.commit()
+        with (
+            pytest.raises(ZeroDivisionError),
+            format_of(checkpoint).stage(checkpoint, None if in_place else target, changes),
+        ):
+            raise ZeroDivisionError
+        assert everything(tmp_path) == before
+        self.assert_holds(open_checkpoint(checkpoint.path), self.expected())
+
+    def test_a_checkpoint_that_changes_while_it_is_staged_is_not_changed_in_place(self, tmp_path: Path) -> None:
+        name = self._some_names()[0]
+        changes = Changes({name: altered(self.expected()[name][1])})
+        for number in range(len(self._open(tmp_path / "0").files)):
+            checkpoint = self._open(tmp_path / str(number + 1))
+            file = Path(checkpoint.files[number])
+            with format_of(checkpoint).stage(checkpoint, None, changes) as staged:
+                file.write_bytes(file.read_bytes() + b"x")
+                before = file.read_bytes()
+                with pytest.raises(BadRequest, match=r"changed by another program"):
+                    staged.commit()
+            assert file.read_bytes() == before
+
+    def test_a_target_that_changes_while_it_is_staged_is_not_replaced(self, tmp_path: Path) -> None:
+        checkpoint, target = self._open(tmp_path), self._target(tmp_path)
+        form = format_of(checkpoint)
+        # Where there was nothing:
+        with form.stage(checkpoint, target, Changes(), overwrite=True) as staged:
+            form.rewrite(checkpoint, target, Changes())
+            before = snapshot(target.parent)
+            with pytest.raises(BadRequest, match="start again"):
+                staged.commit()
+        kept = {path: digest for path, digest in before.items() if "ckpt-doctor" not in path}
+        assert snapshot(target.parent) == kept
+        # And where there was a checkpoint:
+        with form.stage(checkpoint, target, Changes(), overwrite=True) as staged:
+            for path in [
+                path for path in target.parent.rglob("*") if path.is_file() and "ckpt-doctor" not in str(path)
+            ]:
+                path.write_bytes(b"three years of work")
+            with pytest.raises(BadRequest, match=r"^--output "):
+                staged.commit()
+        assert {path.read_bytes() for path in target.parent.rglob("*") if path.is_file()} == {b"three years of work"}
 
     # -- damage
 
@@ -349,18 +450,39 @@ def altered(value: Array) -> Array:
     return (data.reshape(-1).view(np.uint8) ^ 1).view(data.dtype).reshape(value.shape)
 
 
-def fail(patch: pytest.MonkeyPatch, call: str, number: int) -> list[int]:
-    """Let the `number`th call of `os.<call>` fail as on a full disk; what is returned is filled when it does."""
-    failed: list[int] = []
-    calls = [0]
-    real = getattr(os, call)
+class Failing:
+    """Lets the `number`th operation on the file system fail.
 
-    def limited(*arguments: Any, **options: Any) -> Any:
-        calls[0] += 1
-        if calls[0] == number + 1:
-            failed.append(number)
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return real(*arguments, **options)
+    `disk full` is what the operating system says instead of doing it; `interrupt` comes right behind it.
+    """
 
-    patch.setattr(os, call, limited)
-    return failed
+    NAMES = ("fsync", "link", "replace", "rename", "symlink", "mkdir", "chmod")
+
+    def __init__(self, patch: pytest.MonkeyPatch, number: int, how: str) -> None:
+        self.calls = 0
+        self.has_failed = False
+        for name in self.NAMES:
+            patch.setattr(os, name, self._failing(getattr(os, name), number, how))
+
+    def _failing(self, real: Any, number: int, how: str) -> Any:
+        def call(*arguments: Any, **options: Any) -> Any:
+            self.calls += 1
+            fails = self.calls == number + 1
+            self.has_failed |= fails
+            if fails and how == "disk full":
+                raise OSError(errno.ENOSPC, "No space left on device")
+            done = real(*arguments, **options)
+            if fails:
+                raise KeyboardInterrupt
+            return done
+
+        return call
+
+
+def everything(folder_: Path) -> dict[str, str]:
+    """Return what is below a folder: files by content, folders and links by their names."""
+    return snapshot(folder_) | {
+        str(path.relative_to(folder_)): str(path.readlink()) if path.is_symlink() else "folder"
+        for path in folder_.rglob("*")
+        if path.is_symlink() or path.is_dir()
+    }

@@ -14,7 +14,7 @@ from ckpt_doctor.checkpoint import Checkpoint
 from ckpt_doctor.errors import BadRequest
 from ckpt_doctor.formats import _atomic, format_of, open_checkpoint
 from ckpt_doctor.formats.interface import Changes
-from tests.formats.contract import copy_into, snapshot
+from tests.formats.contract import copy_into, everything, snapshot
 
 SAMPLES = Path(__file__).parents[2] / "fixtures" / "formats"
 KERAS = SAMPLES / "keras"
@@ -38,15 +38,6 @@ def keras(path: Path, sample: str) -> Checkpoint:
     path.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(KERAS / sample, path)
     return open_checkpoint(path)
-
-
-def everything(folder: Path) -> dict[str, str]:
-    """Return what is below a folder: files by content, folders and links by their names."""
-    return snapshot(folder) | {
-        str(path.relative_to(folder)): str(path.readlink()) if path.is_symlink() else "folder"
-        for path in folder.rglob("*")
-        if path.is_symlink() or path.is_dir()
-    }
 
 
 def assert_refused(checkpoint: Checkpoint, target: Path, words: str, *, root: Path) -> None:
