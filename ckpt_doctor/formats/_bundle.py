@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -72,7 +72,7 @@ class Bundle:
         serialised = self.object_graph()
         if serialised is not None:
             labels = _object_graph.labels(serialised)
-        parts = self._parts()
+        parts = self._parts
         variables: list[Variable] = []
         bookkeeping: list[Variable] = []
         type_names = {record.dtype: _dtypes.name_of(record.dtype) for record in self.records.values()}
@@ -143,40 +143,45 @@ class Bundle:
         return out
 
     def damages(self) -> Iterator[Damage]:
-        """Yield what can be seen without reading values: data files that are absent or too short."""
-        owners = self._parts()
-        for number in self.shard_numbers():
-            inside = [record for record in self.records.values() if record.shard == number and not record.slices]
-            if not inside:
-                continue
+        """Yield what can be seen without reading values: absent or too short data files, slices that do not fit."""
+        owners = self._parts
+        inside: dict[int, list[Record]] = {}
+        for record in self.records.values():
+            if not record.slices:
+                inside.setdefault(record.shard, []).append(record)
+        for number, records in sorted(inside.items()):
             path = self.shard_path(number)
             try:
                 source = self.shard(number)
             except BadRequest as error:
-                yield Damage("missing-shard", path, str(error), _names(inside, owners))
+                yield Damage("missing-shard", path, str(error), _names(records, owners))
                 continue
             if source is None:
-                message = f"is not there; {len(inside)} of {len(self.records)} entries of the index lie in it"
-                yield Damage("missing-shard", path, message, _names(inside, owners))
+                message = f"is not there; {len(records)} of {len(self.records)} entries of the index lie in it"
+                yield Damage("missing-shard", path, message, _names(records, owners))
                 continue
-            beyond = [record for record in inside if record.offset + record.size > source.size]
+            beyond = [record for record in records if record.offset + record.size > source.size]
             if beyond and (foreign := _foreign.describe(read_head(path))):
-                yield Damage("not-a-checkpoint", path, f"is {foreign}", _names(inside, owners))
+                yield Damage("not-a-checkpoint", path, f"is {foreign}", _names(records, owners))
             elif beyond:
                 needed = max(record.offset + record.size for record in beyond)
                 message = f"has {source.size} bytes, the index needs {needed}"
                 yield Damage("truncated", path, message, _names(beyond, owners))
+        for record in self.records.values():
+            if record.slices:
+                try:
+                    list(self._slices_of(record))
+                except Damaged as error:
+                    yield self._damage(record, error)
 
     def verify(self) -> Iterator[Damage]:
         """Read every value and yield those that fail their checksum, in the order in which they lie."""
-        owners = self._parts()
+        owners = self._parts
         # What stands in a data file's place has no values of ours, not even where it is long enough for some.
         foreign = {damage.where for damage in self.damages() if damage.kind == "not-a-checkpoint"}
-        records = [
-            record
-            for record in self.records.values()
-            if not record.slices and self.shard_path(record.shard) not in foreign
-        ]
+        numbers = {record.shard for record in self.records.values()}
+        skipped = {number for number in numbers if self.shard_path(number) in foreign}
+        records = [record for record in self.records.values() if not record.slices and record.shard not in skipped]
         for record in sorted(records, key=lambda record: (record.shard, record.offset)):
             source = self._sources.get(record.shard)
             if source is None or record.offset + record.size > source.size:
@@ -187,12 +192,6 @@ class Bundle:
             except Damaged as error:
                 owner = owners[record.key][0] if record.key in owners else record.key
                 yield self._damage(self.records.get(owner, record), error, part=record)
-        for record in self.records.values():
-            if record.slices:
-                try:
-                    list(self._slices_of(record))
-                except Damaged as error:
-                    yield self._damage(record, error)
 
     def entries(self) -> dict[str, bytes]:
         """Return the entry of every variable as the index holds it, with those of its slices."""
@@ -219,8 +218,9 @@ class Bundle:
                 raise Damaged("truncated", f"slice {_words(where)} is not in the index")
             yield where, part, tuple(index.stop - index.start for index in where)
 
+    @cached_property
     def _parts(self) -> dict[bytes, tuple[bytes, tuple[int, ...]]]:
-        """Return, for the key of every slice, the key of its variable and the slice's shape."""
+        """For the key of every slice, the key of its variable and the slice's shape."""
         out: dict[bytes, tuple[bytes, tuple[int, ...]]] = {}
         for record in self.records.values():
             if record.slices:

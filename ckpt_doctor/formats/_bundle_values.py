@@ -22,7 +22,8 @@ from ckpt_doctor.checkpoint import Array
 from ckpt_doctor.formats import _checksum, _dtypes
 from ckpt_doctor.formats._bundle_index import Record
 from ckpt_doctor.formats._damaged import Damaged
-from ckpt_doctor.formats._storage import OutOfBounds, Source
+from ckpt_doctor.formats._local_file import OutOfBounds
+from ckpt_doctor.formats._storage import Source
 from ckpt_doctor.formats._table import BadVarint, decode_varint, encode_varint
 
 STRING = 7

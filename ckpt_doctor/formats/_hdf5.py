@@ -23,7 +23,7 @@ import numpy as np
 from ckpt_doctor.checkpoint import Array, Damage, numpy_dtype
 from ckpt_doctor.formats._damaged import Damaged
 from ckpt_doctor.formats._hdf5_errors import beyond_the_end, hdf5_errors
-from ckpt_doctor.formats._hdf5_texts import Texts
+from ckpt_doctor.formats._hdf5_objects import OpenFile, Refused, address_behind, address_of, names_in, open_object
 
 # Filters of HDF5 and h5py themselves: deflate, shuffle, Fletcher-32, LZF. Others are plugins, or decoders that nobody
 # feeds Keras files through.
@@ -35,31 +35,7 @@ BOMB_FLOOR_BYTES = 1 << 28
 BOMB_EXPANSION = 1100
 
 _MOST_OBJECTS = 1_000_000
-_LONGEST_ATTRIBUTE = 1 << 28
-_MOST_CHUNKS = 65536
 _NUMBER = re.compile(r"[0-9]{1,20}")
-
-
-class Refused(Damaged):
-    """An object of the file is not read; the message says why."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__("not-a-checkpoint", reason)
-
-
-@dataclass(frozen=True, eq=False)
-class OpenFile:
-    """An open file.
-
-    Attributes:
-        h5: The `h5py.File`.
-        texts: Reads what HDF5 must not be asked for.
-        size: Its size in bytes.
-    """
-
-    h5: Any
-    texts: Texts
-    size: int
 
 
 @dataclass(frozen=True)
@@ -114,7 +90,7 @@ def walk(file: OpenFile, where: str) -> Tree:
     import h5py
 
     tree = Tree()
-    seen: dict[int, str] = {_address(file.h5): ""}
+    seen: dict[int, str] = {address_of(file.h5): ""}
     stack: list[tuple[str, Any]] = [("", file.h5)]
     count = 0
     while stack:
@@ -129,7 +105,7 @@ def walk(file: OpenFile, where: str) -> Tree:
                 return tree
             child_path = f"{path}/{name}" if path else name
             try:
-                address = _address_behind(group, name)
+                address = address_behind(group, name)
                 child = open_object(group, name)
                 if isinstance(child, h5py.Group):
                     if address in seen:
@@ -170,118 +146,6 @@ def _names(group: Any, path: str, where: str, tree: Tree) -> list[str]:
         else:
             readable.append(name)
     return sorted(readable, key=natural_key)
-
-
-def names_in(group: Any) -> list[str | bytes]:
-    """Return the names of a group's links; bytes where one is not UTF-8.
-
-    Raises:
-        Damaged: They cannot be read.
-    """
-    with hdf5_errors():
-        return list(group)
-
-
-def holds(group: Any, name: str) -> bool:
-    """Return whether a group has a link of this name.
-
-    Raises:
-        Damaged: The group cannot be read.
-    """
-    with hdf5_errors():
-        return name in group
-
-
-def has_attribute(item: Any, name: str) -> bool:
-    """Return whether an object has an attribute of this name.
-
-    Raises:
-        Damaged: The object cannot be read.
-    """
-    with hdf5_errors():
-        return name in item.attrs
-
-
-def _address(item: Any) -> int:
-    """Return where an object's header lies in the file."""
-    import h5py
-
-    with hdf5_errors():
-        return int(h5py.h5o.get_info(item.id).addr)
-
-
-def _address_behind(group: Any, name: str) -> int:
-    """Return where the header of the object behind a hard link lies in the file.
-
-    Raises:
-        Refused: The link is symbolic or external.
-        Damaged: It is not there, or cannot be read.
-    """
-    import h5py
-
-    with hdf5_errors():
-        # A fifth of the time that `Group.get(name, getlink=True)` takes.
-        encoded = name.encode()
-        link = group.id.links.get_info(encoded)
-        target = None if link.type == h5py.h5l.TYPE_HARD else group.id.links.get_val(encoded)
-    if target is None:
-        return int(link.u)
-    if link.type == h5py.h5l.TYPE_SOFT:
-        raise Refused(f"a symbolic link to {_text(target)!r}; not followed (Keras 3 refuses it too)")
-    if link.type == h5py.h5l.TYPE_EXTERNAL:
-        raise Refused(f"a link into another file, {_text(target[0])!r}; not followed")
-    raise Refused(f"a link of the unknown type {link.type}; not followed")
-
-
-def _text(name: bytes) -> str:
-    return name.decode("utf-8", "backslashreplace")
-
-
-def open_object(group: Any, path: str) -> Any:
-    """Return the object at a path below a group, all links of which are known to be hard ones.
-
-    Returns:
-        An `h5py.Group`, an `h5py.Dataset`, or something else for what is neither.
-
-    Raises:
-        Damaged: It is not there, or cannot be read.
-    """
-    import h5py
-
-    with hdf5_errors():
-        identifier = h5py.h5o.open(group.id, path.encode())
-        if isinstance(identifier, h5py.h5g.GroupID):
-            return h5py.Group(identifier)
-        return h5py.Dataset(identifier) if isinstance(identifier, h5py.h5d.DatasetID) else identifier
-
-
-def follow(group: Any, name: str) -> Any:
-    """Return the object behind one link.
-
-    Raises:
-        Refused: The link is symbolic or external.
-        Damaged: The object is not there, or cannot be read.
-    """
-    _address_behind(group, name)
-    return open_object(group, name)
-
-
-def find(group: Any, path: str) -> Any:
-    """Return the object at `path` below `group`, following hard links only; `group` itself for an empty path.
-
-    Raises:
-        Refused: A part of the path is a symbolic or external link.
-        Damaged: An object is not there, or cannot be read.
-    """
-    import h5py
-
-    current = group
-    for part in path.split("/"):
-        if part:
-            if not isinstance(current, h5py.Group):
-                raise Refused(f"{path!r} is not found in the file: an array is in the place of a group")
-            current = follow(current, part)
-    return current
 
 
 def describe(path: str, dataset: Any, file_size: int | None = None) -> Dataset | str:
@@ -427,64 +291,3 @@ def read_numbers(dataset: Any, described: Dataset) -> Array:
     if array.dtype.newbyteorder("=") != target:
         raise _changed()
     return array.astype(target, copy=False)
-
-
-def attribute(file: OpenFile, item: Any, name: str) -> list[bytes] | Array | None:
-    """Return an attribute's value: texts, or numbers; None where it is absent.
-
-    Raises:
-        Refused: It is of another type or larger than any that Keras writes.
-        Damaged: Its bytes are damaged.
-    """
-    import h5py
-
-    if not has_attribute(item, name):
-        return None
-    with hdf5_errors():
-        stored = item.attrs.get_id(name)
-        count = int(stored.get_space().get_simple_extent_npoints())
-        kind = stored.get_type()
-        item_size, type_class = int(kind.get_size()), kind.get_class()
-        is_variable = type_class == h5py.h5t.STRING and kind.is_variable_str()
-    if count * item_size > _LONGEST_ATTRIBUTE:
-        raise Refused(f"attribute {name} of {count * item_size} bytes; not read")
-    if type_class not in (h5py.h5t.STRING, h5py.h5t.INTEGER, h5py.h5t.FLOAT):
-        raise Refused(f"attribute {name} is neither text nor a number; not read")
-    if is_variable:
-        texts = file.texts.of_attribute(_address(item), name, count)
-        if texts is not None:
-            return texts
-    with hdf5_errors():
-        value = np.asarray(item.attrs[name], dtype=object if type_class == h5py.h5t.STRING else None)
-    if type_class != h5py.h5t.STRING:
-        return value
-    return [each if isinstance(each, bytes) else str(each).encode("utf-8", "surrogateescape") for each in value.ravel()]
-
-
-def text_attribute(file: OpenFile, item: Any, name: str) -> str | None:
-    """Return an attribute as text, or None where it is absent or no single text."""
-    value = attribute(file, item, name)
-    return value[0].decode("utf-8", "replace") if isinstance(value, list) and len(value) == 1 else None
-
-
-def names_attribute(file: OpenFile, item: Any, name: str) -> tuple[str, ...] | None:
-    """Return a list of names, or None where there is none.
-
-    Keras splits a list of more than 64,512 bytes into `name0`, `name1` … (`save_attributes_to_hdf5_group` in
-    keras/src/legacy/saving/legacy_h5_format.py). An empty list is stored as an empty array of numbers.
-    """
-    value = attribute(file, item, name)
-    if value is not None:
-        return _names_in(value)
-    pieces: list[str] = []
-    for index in range(_MOST_CHUNKS):
-        value = attribute(file, item, f"{name}{index}")
-        if value is None:
-            break
-        pieces.extend(_names_in(value))
-    return tuple(pieces) if pieces else None
-
-
-def _names_in(value: list[bytes] | Array) -> tuple[str, ...]:
-    """Return the texts in the value of an attribute."""
-    return tuple(each.decode("utf-8", "replace") for each in value) if isinstance(value, list) else ()

@@ -15,8 +15,17 @@ import numpy as np
 from ckpt_doctor.checkpoint import Array, numpy_dtype, same_values
 from ckpt_doctor.errors import RepairRefused
 from ckpt_doctor.formats._damaged import Damaged
-from ckpt_doctor.formats._hdf5 import Dataset, describe, find, has_attribute, holds, read_numbers
+from ckpt_doctor.formats._hdf5 import (
+    Dataset,
+    describe,
+    read_numbers,
+)
 from ckpt_doctor.formats._hdf5_errors import hdf5_errors
+from ckpt_doctor.formats._hdf5_objects import (
+    find,
+    has_attribute,
+    holds,
+)
 
 # Keras' own limit for one attribute (`HDF5_OBJECT_HEADER_LIMIT` in keras/src/legacy/saving/legacy_h5_format.py).
 _LONGEST_LIST_BYTES = 64512

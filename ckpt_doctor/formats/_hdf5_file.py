@@ -19,9 +19,15 @@ from ckpt_doctor.checkpoint import Array
 from ckpt_doctor.errors import BadRequest
 from ckpt_doctor.formats import _foreign
 from ckpt_doctor.formats._damaged import Damaged
-from ckpt_doctor.formats._hdf5 import Dataset, OpenFile, read_value
+from ckpt_doctor.formats._hdf5 import (
+    Dataset,
+    read_value,
+)
 from ckpt_doctor.formats._hdf5_errors import hdf5_errors
 from ckpt_doctor.formats._hdf5_guard import GuardedStream
+from ckpt_doctor.formats._hdf5_objects import (
+    OpenFile,
+)
 from ckpt_doctor.formats._hdf5_superblock import Superblock, is_mangled, read_superblock
 from ckpt_doctor.formats._hdf5_texts import Texts
 from ckpt_doctor.formats._streams import Handle, open_handle, read_bytes, stream

@@ -8,8 +8,19 @@ from typing import Any
 from ckpt_doctor.checkpoint import Array, Damage, FormatName, Variable
 from ckpt_doctor.errors import UnreadableCheckpoint
 from ckpt_doctor.formats._damaged import Damaged
-from ckpt_doctor.formats._hdf5 import Dataset, OpenFile, Refused, follow, has_attribute, holds, names_in, text_attribute
+from ckpt_doctor.formats._hdf5 import (
+    Dataset,
+)
 from ckpt_doctor.formats._hdf5_file import Hdf5File
+from ckpt_doctor.formats._hdf5_objects import (
+    OpenFile,
+    Refused,
+    follow,
+    has_attribute,
+    holds,
+    names_in,
+    text_attribute,
+)
 from ckpt_doctor.formats._kept import shared
 
 # How far a file is searched for a group `vars` before it counts as no Keras file.

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from ckpt_doctor.formats._descriptors import identity
 from ckpt_doctor.formats._storage import is_remote
-from ckpt_doctor.formats._streams import identity
 
 _T = TypeVar("_T")
 _Key = tuple[Callable[[str], Any], str]

@@ -10,8 +10,16 @@ from dataclasses import dataclass
 
 from ckpt_doctor.checkpoint import Damage, FormatName, Variable
 from ckpt_doctor.formats._damaged import Damaged
-from ckpt_doctor.formats._hdf5 import Dataset, OpenFile, find, text_attribute, walk
+from ckpt_doctor.formats._hdf5 import (
+    Dataset,
+    walk,
+)
 from ckpt_doctor.formats._hdf5_file import Hdf5File
+from ckpt_doctor.formats._hdf5_objects import (
+    OpenFile,
+    find,
+    text_attribute,
+)
 from ckpt_doctor.formats._hdf5_open import unreadable, variable
 
 # TensorFlow 2.12 saved `layers` under this name; Keras 3 still reads it (`H5IOStore.get`).

@@ -1,9 +1,5 @@
 """Reading bytes, wherever they lie: a local path, or a URL that fsspec knows.
 
-Values are read with `pread` into memory of our own and never through a memory map: when another process truncates a
-mapped file (`cp` over a checkpoint that is being scanned), the next access ends the whole process with SIGBUS, and no
-handler can turn that into a message. A map saves one copy, about 0.03 s for 100 MB; checksums need no copy either way.
-
 Remote objects are read by byte ranges. Nothing here writes.
 """
 
@@ -13,30 +9,13 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 from collections.abc import Iterator
 from typing import Any, Protocol
 
 from ckpt_doctor.errors import BadRequest, MissingExtra
+from ckpt_doctor.formats._local_file import LocalFile, OutOfBounds, unreadable
 
-CHUNK = 1 << 20  # One megabyte: fits the cache, so that a checksum reads each byte from memory once.
 REMOTE_CHUNK = 16 << 20  # A remote request costs a round trip whatever its size.
-
-
-class OutOfBounds(EOFError):
-    """A range ends after the end of its file.
-
-    Attributes:
-        path: The file.
-        needed: Where the range ends, in bytes from the start of the file.
-        size: The size of the file in bytes.
-    """
-
-    def __init__(self, path: str, needed: int, size: int) -> None:
-        self.path = path
-        self.needed = needed
-        self.size = size
-        super().__init__(f"{path}: ends at byte {size}, {needed} bytes are needed")
 
 
 class Source(Protocol):
@@ -62,71 +41,6 @@ class Source(Protocol):
     def chunks(self, offset: int, length: int) -> Iterator[memoryview]:
         """Yield the same bytes in pieces; each piece is valid until the next is asked for."""
         ...
-
-
-class LocalFile:
-    """A file of this machine; stays the same file when its path is given to a new one by a rename."""
-
-    def __init__(self, path: str) -> None:
-        self._fd = -1
-        self.path = path
-        self._lock = threading.Lock()
-        try:
-            self._fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
-            self.size = os.fstat(self._fd).st_size
-        except (FileNotFoundError, NotADirectoryError):
-            raise FileNotFoundError(path) from None
-        except (OSError, ValueError) as error:  # ValueError: a null byte.
-            raise unreadable(path, error) from error
-
-    def __del__(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-
-    def read(self, offset: int, length: int) -> memoryview:
-        """See `Source.read`."""
-        if offset < 0 or length < 0 or offset + length > self.size:
-            raise OutOfBounds(self.path, offset + length, self.size)
-        pieces = []
-        try:
-            while length:
-                # Linux moves at most 2 GiB a call.
-                piece = self._pread(min(length, 1 << 30), offset)
-                if not piece:
-                    raise OutOfBounds(self.path, offset + length, offset)
-                pieces.append(piece)
-                offset += len(piece)
-                length -= len(piece)
-        except OSError as error:
-            raise unreadable(self.path, error) from error
-        return memoryview(pieces[0] if len(pieces) == 1 else b"".join(pieces))
-
-    def chunks(self, offset: int, length: int) -> Iterator[memoryview]:
-        """See `Source.chunks`."""
-        end = offset + length
-        if offset < 0 or length < 0 or end > self.size:
-            raise OutOfBounds(self.path, end, self.size)
-        if length <= CHUNK or not hasattr(os, "preadv"):
-            for start in range(offset, end, CHUNK):
-                yield self.read(start, min(CHUNK, end - start))
-            return
-        buffer = memoryview(bytearray(CHUNK))
-        while offset < end:
-            try:
-                count = os.preadv(self._fd, [buffer[: min(CHUNK, end - offset)]], offset)
-            except OSError as error:
-                raise unreadable(self.path, error) from error
-            if not count:
-                raise OutOfBounds(self.path, end, offset)
-            yield buffer[:count]
-            offset += count
-
-    def _pread(self, length: int, offset: int) -> bytes:
-        if hasattr(os, "pread"):
-            return os.pread(self._fd, length, offset)
-        with self._lock:  # Windows has no pread.
-            os.lseek(self._fd, offset, os.SEEK_SET)
-            return os.read(self._fd, length)
 
 
 class RemoteFile:
@@ -311,12 +225,6 @@ def expand(pattern: str) -> tuple[str, ...]:
         return tuple(f"{protocol}://{str(found).lstrip('/')}" for found in sorted(system.glob(key)))
     except remote_errors():
         return ()
-
-
-def unreadable(path: str, error: BaseException) -> BadRequest:
-    """Return the error that says why `path` cannot be read."""
-    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return BadRequest(f"{path}: cannot be read: {reason}")
 
 
 def _leads_to_folder(entry: os.DirEntry[str]) -> bool:

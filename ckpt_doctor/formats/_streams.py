@@ -1,8 +1,7 @@
 """Files for libraries that want a stream (h5py, zipfile): any number of streams on one handle.
 
-Of the handles of local files only those used last hold a descriptor. Another one is opened again where it is read, if
-its path still leads to the same file, so that a program may keep thousands of checkpoints and a checkpoint thousands
-of shards. Remote objects are read in blocks, as fsspec caches them.
+Of the handles of local files only those used last hold a descriptor (see `_descriptors`); another one is opened again
+where it is read, if its path still leads to the same file. Remote objects are read in blocks, as fsspec caches them.
 """
 
 from __future__ import annotations
@@ -10,14 +9,13 @@ from __future__ import annotations
 import io
 import os
 import threading
-import weakref
 from typing import Any, BinaryIO, Protocol, cast
 
 from ckpt_doctor.errors import BadRequest
 from ckpt_doctor.formats._boundary import remember
-from ckpt_doctor.formats._storage import is_remote, open_remote, remote_errors, unreadable
-
-MOST_OPEN = 64  # Far below the 256 descriptors that a process has by default on macOS.
+from ckpt_doctor.formats._descriptors import RECENT, identity
+from ckpt_doctor.formats._local_file import unreadable
+from ckpt_doctor.formats._storage import is_remote, open_remote, remote_errors
 
 
 class Handle(Protocol):
@@ -56,7 +54,7 @@ class LocalHandle:
         status = os.fstat(self._file.fileno())
         self.size = status.st_size
         self._identity = identity(status)
-        _recent.used(self)
+        RECENT.used(self)
 
     def __del__(self) -> None:
         if self._file is not None:
@@ -72,7 +70,7 @@ class LocalHandle:
                 count = self._file.readinto(buffer)
             except OSError as error:
                 raise unreadable(self.path, error) from error
-        _recent.used(self)
+        RECENT.used(self)
         return count
 
     def release(self) -> None:
@@ -102,34 +100,6 @@ class LocalHandle:
             file.close()
             raise BadRequest(f"{self.path}: was changed while it was read; start again")
         return file
-
-
-def identity(status: os.stat_result) -> tuple[int, ...]:
-    """Return what tells that a path still leads to the same file, unchanged."""
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-
-
-class _Recent:
-    """The handles that were used last; the others hold no descriptor."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._handles: dict[int, weakref.ref[LocalHandle]] = {}
-
-    def used(self, handle: LocalHandle) -> None:
-        surplus = []
-        with self._lock:
-            self._handles.pop(id(handle), None)
-            self._handles[id(handle)] = weakref.ref(handle)
-            while len(self._handles) > MOST_OPEN:
-                surplus.append(self._handles.pop(next(iter(self._handles))))
-        for reference in surplus:
-            other = reference()
-            if other is not None:
-                other.release()
-
-
-_recent = _Recent()
 
 
 class FileHandle:

@@ -24,7 +24,8 @@ from typing import NamedTuple
 from ckpt_doctor.checkpoint import DefectKind
 from ckpt_doctor.formats import _checksum, _snappy
 from ckpt_doctor.formats._damaged import Damaged
-from ckpt_doctor.formats._storage import OutOfBounds, Source
+from ckpt_doctor.formats._local_file import OutOfBounds
+from ckpt_doctor.formats._storage import Source
 
 MAGIC = 0xDB4775248B80FB57.to_bytes(8, "little")
 FOOTER = 48
@@ -87,6 +88,7 @@ class Table:
             raise TableError("checksum-mismatch", size - FOOTER, "the footer is damaged") from None
         self._index = index
         self._keys: list[bytes] = []
+        self._last: tuple[Handle, dict[bytes, bytes]] | None = None
         self.blocks: list[Handle] = []
         for key, value in _entries(self._block(index), index.offset):
             try:
@@ -118,11 +120,16 @@ class Table:
             TableError: Its block is damaged.
         """
         handle = self.block_of(key)
-        if handle is not None:
+        if handle is None:
+            return None
+        last = self._last
+        if last is None or last[0] != handle:
+            # Who asks for one entry of a block asks for its neighbours next, and each needs all of it.
+            entries: dict[bytes, bytes] = {}
             for found, value in _entries(self._block(handle), handle.offset):
-                if found == key:
-                    return value
-        return None
+                entries.setdefault(found, value)
+            last = self._last = handle, entries
+        return last[1].get(key)
 
     def block_of(self, key: bytes) -> Handle | None:
         """Return where a key lies if it is there."""

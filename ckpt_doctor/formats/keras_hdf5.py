@@ -33,17 +33,19 @@ from ckpt_doctor.errors import RepairRefused
 from ckpt_doctor.formats._atomic import Outputs
 from ckpt_doctor.formats._damaged import Damaged
 from ckpt_doctor.formats._hdf5 import (
-    OpenFile,
-    Refused,
     Tree,
-    find,
-    has_attribute,
-    names_attribute,
-    text_attribute,
     walk,
 )
 from ckpt_doctor.formats._hdf5_edit import apply
 from ckpt_doctor.formats._hdf5_file import Hdf5File
+from ckpt_doctor.formats._hdf5_objects import (
+    OpenFile,
+    Refused,
+    find,
+    has_attribute,
+    names_attribute,
+    text_attribute,
+)
 from ckpt_doctor.formats._hdf5_open import (
     is_numbered_graph,
     is_sound,

@@ -27,9 +27,9 @@ from ckpt_doctor.formats._atomic import Outputs
 from ckpt_doctor.formats._bundle import key_of, name_of
 from ckpt_doctor.formats._bundle_index import looks_like_index
 from ckpt_doctor.formats._damaged import Damaged
+from ckpt_doctor.formats._local_file import OutOfBounds
 from ckpt_doctor.formats._meta_graph import is_meta_graph, producer_of_meta_graph
 from ckpt_doctor.formats._storage import (
-    OutOfBounds,
     is_file,
     is_folder,
     is_remote,
@@ -131,20 +131,9 @@ class TensorSlicesV1(Format):
         tensors: dict[bytes, _Tensor] = checkpoint.attributes["tensors"]
         for shard in checkpoint.attributes["shards"]:
             bad = {error.offset: error for error in shard.table.damages()}
+            lost = _names_by_block(shard, tensors) if bad else {}
             for error in bad.values():
-                names = tuple(
-                    name_of(tensor.key)
-                    for tensor in tensors.values()
-                    if any(
-                        holder is shard
-                        and (handle := shard.table.block_of(_slices.key_of(tensor.key, extents)))
-                        and handle.offset == error.offset
-                        for extents, holder in tensor.slices.items()
-                    )
-                )
-                yield _damage(shard.path, error, names)
-            if bad:
-                continue
+                yield _damage(shard.path, error, tuple(lost.get(error.offset, ())))
         for variable in checkpoint.variables:
             tensor = tensors[key_of(variable.name)]
             try:
@@ -316,6 +305,17 @@ def _read_metadata(shard: _Shard, tensors: dict[bytes, _Tensor]) -> None:
         tensor = tensors.setdefault(entry.name, _Tensor(entry.name, entry.type, shape, {}))
         for extents in entry.slice:
             tensor.slices[_slices.extents_of(extents)] = shard
+
+
+def _names_by_block(shard: _Shard, tensors: dict[bytes, _Tensor]) -> dict[int, dict[str, None]]:
+    """Return, for the offset of every block of a shard, the names of the variables of which a slice lies in it."""
+    names: dict[int, dict[str, None]] = {}
+    for tensor in tensors.values():
+        for extents, holder in tensor.slices.items():
+            handle = shard.table.block_of(_slices.key_of(tensor.key, extents)) if holder is shard else None
+            if handle is not None:
+                names.setdefault(handle.offset, {})[name_of(tensor.key)] = None
+    return names
 
 
 def _check_slices(tensor: _Tensor) -> list[tuple[tuple[slice, ...], _slices.Extents, _Shard]]:

@@ -21,6 +21,7 @@ from ckpt_doctor.checkpoint import Checkpoint, same_values
 from ckpt_doctor.comparison import diff
 from ckpt_doctor.errors import BadRequest, CkptDoctorError
 from ckpt_doctor.formats import _hdf5_file, _streams, format_of, open_checkpoint
+from ckpt_doctor.formats._descriptors import MOST_OPEN
 from ckpt_doctor.formats.discovery import discover
 from ckpt_doctor.listing import list_variables
 from tests.formats.keras_samples import SAMPLES
@@ -222,15 +223,15 @@ def test_a_checkpoint_that_is_dropped_is_closed_at_once(kind: tuple[Path, int, i
 @needs_proc
 def test_many_checkpoints_at_a_time_hold_few_descriptors(tmp_path: Path) -> None:
     first = legacy(tmp_path / "m.h5", layers=1)
-    for number in range(3 * _streams.MOST_OPEN):
+    for number in range(3 * MOST_OPEN):
         shutil.copyfile(first, tmp_path / f"m{number}.h5")
     before = descriptors()
-    held = [open_checkpoint(tmp_path / f"m{number}.h5") for number in range(3 * _streams.MOST_OPEN)]
-    assert descriptors() <= before + _streams.MOST_OPEN
+    held = [open_checkpoint(tmp_path / f"m{number}.h5") for number in range(3 * MOST_OPEN)]
+    assert descriptors() <= before + MOST_OPEN
     expected = held[-1].variables[-1].read()
     for checkpoint in held:
         assert same_values(checkpoint.variables[-1].read(), expected)
-    assert descriptors() <= before + _streams.MOST_OPEN
+    assert descriptors() <= before + MOST_OPEN
 
 
 def changed_copy(path: Path) -> Path:

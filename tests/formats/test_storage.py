@@ -12,7 +12,8 @@ import pytest
 
 from ckpt_doctor.errors import BadRequest, MissingExtra
 from ckpt_doctor.formats import _storage, format_of, open_checkpoint
-from ckpt_doctor.formats._storage import CHUNK, OutOfBounds, open_source
+from ckpt_doctor.formats._local_file import CHUNK, OutOfBounds
+from ckpt_doctor.formats._storage import open_source
 from ckpt_doctor.formats.discovery import discover
 from ckpt_doctor.formats.interface import Changes
 from tests.formats import raw_bundle

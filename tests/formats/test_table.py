@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ckpt_doctor.formats import _slices, _snappy, _table
-from ckpt_doctor.formats._storage import OutOfBounds
+from ckpt_doctor.formats._local_file import OutOfBounds
 from ckpt_doctor.formats._table import Table, TableError
 from tests.formats import raw_bundle
 
