@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from functools import cached_property, partial
 
@@ -13,6 +14,8 @@ from ckpt_doctor.formats import _bundle_values, _dtypes, _foreign, _object_graph
 from ckpt_doctor.formats._bundle_index import FORMAT, Record, read_index, shard_path
 from ckpt_doctor.formats._damaged import Damaged
 from ckpt_doctor.formats._storage import Source, open_source, read_head
+
+_log = logging.getLogger(__name__)
 
 # Where an index claims more data files than this, only those that entries name are looked for.
 _MOST_SHARDS = 4096
@@ -42,6 +45,7 @@ class Bundle:
         self.index_size = source.size
         self.header, self.shards, self.big_endian, self.records = read_index(path, source)
         self._sources: dict[int, Source | None] = {}
+        _log.debug("%s: index of %d entries, %d data files", self.index_path, len(self.records), self.shards)
 
     @property
     def index_path(self) -> str:

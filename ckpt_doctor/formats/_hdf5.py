@@ -13,6 +13,7 @@ h5py is imported inside the functions: it takes longer than the rest of the prog
 from __future__ import annotations
 
 import functools
+import logging
 import math
 import re
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ from ckpt_doctor.checkpoint import Array, Damage, numpy_dtype
 from ckpt_doctor.formats._damaged import Damaged
 from ckpt_doctor.formats._hdf5_errors import beyond_the_end, hdf5_errors
 from ckpt_doctor.formats._hdf5_objects import OpenFile, Refused, address_behind, address_of, names_in, open_object
+
+_log = logging.getLogger(__name__)
 
 # Filters of HDF5 and h5py themselves: deflate, shuffle, Fletcher-32, LZF. Others are plugins, or decoders that nobody
 # feeds Keras files through.
@@ -118,6 +121,9 @@ def walk(file: OpenFile, where: str) -> Tree:
             except Damaged as error:
                 tree.damages.append(error.at(f"{where}:{child_path}", (child_path,)))
         stack.extend(reversed(below))
+    _log.debug("%s: %d groups, %d arrays", where, len(tree.groups), len(tree.datasets))
+    for path, reason in tree.others.items():
+        _log.debug("%s:%s: passed over: %s", where, path, reason)
     return tree
 
 

@@ -11,6 +11,7 @@ copy under another name renames its shards. Source: `ShardedH5IOStore` in keras/
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -30,6 +31,8 @@ from ckpt_doctor.formats._storage import is_file, join, size_of, split
 from ckpt_doctor.formats._storage import read_all as read_file
 from ckpt_doctor.formats.interface import Changes
 from ckpt_doctor.formats.replacing import Footprint, refused
+
+_log = logging.getLogger(__name__)
 
 _FORMAT: Final = "keras-weights-v3"
 _LONGEST_INDEX_BYTES = 1 << 28
@@ -74,6 +77,7 @@ def read(path: str) -> Checkpoint:
     if index.shards and not stores:
         raise UnreadableCheckpoint(path, _FORMAT, tuple(damages))
     variables, shard_of = _merge(index, stores)
+    _log.debug("%s: index of %d shards, %d of them read", path, len(index.shards), len(stores))
     groups = _groups(stores)
     files = (*(join(folder, shard) for shard in stores), path)
     return Checkpoint(

@@ -12,6 +12,7 @@ Source of the state file and of temporary names: tensorflow/python/checkpoint/ch
 from __future__ import annotations
 
 import glob
+import logging
 import os
 import re
 from collections.abc import Iterable
@@ -28,6 +29,8 @@ from ckpt_doctor.formats._state_file import State, read_state
 from ckpt_doctor.formats._storage import expand, is_file, is_folder, is_remote, join, names_in, read_head, split
 from ckpt_doctor.formats.interface import Format
 from ckpt_doctor.formats.tensor_slices_v1 import sharded_name
+
+_log = logging.getLogger(__name__)
 
 STATE_FILE = "checkpoint"
 _TEMPORARY = re.compile(r"(?P<prefix>.+?)(\.(index|data-\d{5}-of-\d{5}))?\.tempstate\d+|(?P<temp>.+)_temp(_[0-9a-f]+)?")
@@ -74,6 +77,7 @@ def discover(paths: Iterable[str | os.PathLike[str]], all_listed: bool = False) 
             except CkptDoctorError as error:  # noqa: PERF203 - one bad argument stops no other
                 search.errors.append((os.fspath(path), str(error)))
     found = tuple(search.found.values())
+    _log.debug("%d checkpoints found, %d passed over, %d errors", len(found), search.passed_over, len(search.errors))
     # The bundle inside a SavedModel that is named as well is a part of it.
     parts = {join(join(path, "variables"), "variables") for path in found}
     return Discovery(
@@ -151,14 +155,18 @@ class _Search:
         files = [name for name, is_directory in entries if not is_directory]
         self._files(folder, files)
         for name, is_directory in entries:
-            if not is_directory or name.startswith(".") or name in ("__pycache__", "node_modules"):
+            if not is_directory:
                 continue
             inner = join(folder, name)
+            if name.startswith(".") or name in ("__pycache__", "node_modules"):
+                _log.debug("%s: passed over: a folder of this name holds no models", inner)
+                continue
             remains = _TEMPORARY.fullmatch(name)
             if remains and remains["temp"]:
                 self._remains(folder, remains["temp"], f"{name}/", inner)
             elif name == "blobs" and ("snapshots", True) in entries:
-                continue  # The cache of the Hugging Face hub: snapshots hold the same files by their names.
+                # The cache of the Hugging Face hub.
+                _log.debug("%s: passed over: snapshots/ holds the same files by their names", inner)
             elif recognise(inner) is not None:
                 self._add(inner)
             else:
@@ -181,6 +189,7 @@ class _Search:
                     continue
                 if prefix in skipped:
                     self.passed_over += 1
+                    _log.debug("%s: passed over: %s lists a later one", path, STATE_FILE)
                     continue
                 path = join(folder, prefix) if prefix else path
                 self._add(path)
@@ -198,15 +207,23 @@ class _Search:
     def _is_checkpoint(self, path: str, name: str, present: set[str]) -> bool:
         shard = _KERAS_SHARD.fullmatch(name)
         if shard and f"{shard['base']}.weights.json" in present:
+            _log.debug("%s: passed over: a shard of %s.weights.json", path, shard["base"])
             return False
         named = by_name(path)
         if is_remote(path) and named is None and sharded_name(path) is None:
             return False  # Every look at a remote file costs a round trip.
         form = recognise(path)
-        if form is None or (form.name == "keras-hdf5" and layout_at(path) is None and is_sound(path)):
-            return False  # A whole HDF5 file that Keras did not write holds data, and is no damaged checkpoint.
+        if form is None:
+            return False
+        if form.name == "keras-hdf5" and layout_at(path) is None and is_sound(path):
+            # It holds data, and is no damaged checkpoint.
+            _log.debug("%s: passed over: a sound HDF5 file that Keras did not write", path)
+            return False
         # By its bytes, or by a name that nothing else has.
-        return form is not named or form.name in _CLEAR_NAMES or _bytes_say(form, path)
+        if form is not named or form.name in _CLEAR_NAMES or _bytes_say(form, path):
+            return True
+        _log.debug("%s: passed over: the name alone claims %s, and the bytes do not", path, form.name)
+        return False
 
     def _state_only(self, path: str) -> None:
         """Take what a state file that was named itself lists."""

@@ -7,6 +7,7 @@ only if it holds the SHA-256 of the file that commits the checkpoint: the index 
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from ckpt_doctor.checkpoint import Checkpoint
 from ckpt_doctor.errors import BadRequest
 from ckpt_doctor.formats._json import parsed_or_none
 from ckpt_doctor.formats._storage import is_remote, join, names_in, open_source, size_of, split
+
+_log = logging.getLogger(__name__)
 
 _SCHEMA = "ckpt-doctor/fix/1"
 # A receipt has some hundred bytes a layer; folders of data may hold many large JSON files.
@@ -36,6 +39,9 @@ def repaired_layers(checkpoint: Checkpoint) -> frozenset[str]:
         if stated is None:
             continue
         digest = digest or _sha256(checkpoint.place_of(commits))
+        _log.debug(
+            "%s: a receipt for %s that %s it", checkpoint.path, commits, "matches" if stated == digest else "is not of"
+        )
         if stated == digest:
             found |= {str(layer.get("name")) for layer in receipt["layers"]}
     return frozenset(found)

@@ -12,6 +12,7 @@ A rewrite copies the folder and changes the bundle in the copy; the model itself
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import stat
@@ -31,6 +32,8 @@ from ckpt_doctor.formats.interface import Changes, Format
 from ckpt_doctor.formats.replacing import Footprint, foreign, refused
 from ckpt_doctor.formats.staging import Staged, stage_copy, stage_in_place
 from ckpt_doctor.formats.tensor_bundle import TensorBundle, bundle_of, refuse_remote
+
+_log = logging.getLogger(__name__)
 
 FORMAT: Final = "saved-model"
 # The text form, and the form in chunks for models above 2 GB: their variables are read, their graphs are not.
@@ -68,6 +71,7 @@ class SavedModel(Format):
         model_path = next(full for name in _MODEL_FILES if is_file(full := join(folder, name)))
         serialised, damages = _read_model(model_path)
         prefix = join(join(folder, "variables"), "variables")
+        _log.debug("%s: model in %s%s", folder, model_path, "" if serialised is not None else ", not read")
         files = [model_path]
         bundle = None
         if is_file(f"{prefix}.index"):

@@ -9,6 +9,7 @@ Source: tensorflow/core/util/tensor_slice_writer.cc, tensor_slice_reader.cc, sav
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Iterator
@@ -46,6 +47,8 @@ from ckpt_doctor.formats.interface import Changes, Format
 from ckpt_doctor.formats.replacing import Footprint, refused
 from ckpt_doctor.formats.staging import Staged, stage_copy, stage_in_place
 from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
+
+_log = logging.getLogger(__name__)
 
 FORMAT: Final = "tensor-slices-v1"
 _SHARD = re.compile(r"(?P<base>.*)-(?P<number>\d{5}|\?{5})-of-(?P<count>\d{5})", re.DOTALL)
@@ -95,6 +98,7 @@ class TensorSlicesV1(Format):
                 damages.append(_damage(shard.path, error))
                 shards.remove(shard)
         name = pattern or path
+        _log.debug("%s: %d of %d files read, %d variables", name, len(shards), len(paths), len(tensors))
         if not shards:
             raise UnreadableCheckpoint(name, FORMAT, tuple(damages))
         variables = [
