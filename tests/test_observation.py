@@ -93,6 +93,7 @@ ALTERNATING = [1, -1, 1, -1, 1, -1, 1, -1]  # 28 / 8
         ([[*ONE_STEP, -1]], True),
         ([ONE_STEP, ONE_STEP, TWO_STEPS], True),  # 2 / 3 on average.
         ([ONE_STEP, ALTERNATING], False),  # 2.
+        ([ALTERNATING, TWO_STEPS], False),  # Each channel counts by its own spread.
         ([[0] * 8, ONE_STEP], True),  # A channel that never moves does not count.
         ([[0] * 8, [3] * 8], False),
     ],

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
+import pytest
 
 from ckpt_doctor.batchnorm import take_inventory
 from ckpt_doctor.checkpoint import Checkpoint, ModelDescriptions, Variable
@@ -102,3 +104,40 @@ def test_a_broken_config_is_said_and_names_still_judge():
     assert inventory.model is not None
     assert inventory.model.problems
     assert len(inventory.layers) == 1
+
+
+def trained_file(version: str | None, **config: object) -> Checkpoint:
+    """Return a file whose optimizer has made steps, by a version of Keras."""
+    checkpoint = keras_file(
+        [bn("one", **config)], **{"layers/batch_normalization/vars/0": (2,), "optimizer/vars/0": ()}
+    )
+    variables = tuple(
+        dataclasses.replace(variable, dtype="int64") if variable.name == "optimizer/vars/0" else variable
+        for variable in checkpoint.variables
+    )
+    return dataclasses.replace(checkpoint, variables=variables, attributes={"keras_version": version})
+
+
+@pytest.mark.parametrize(
+    ("version", "mode"),
+    [
+        ("2.1.2", "switch"),
+        ("2.2.4-tf", "switch"),
+        ("2.3.1", "switch"),
+        ("2.4.0", "stored"),
+        ("2.10.0", "stored"),
+        ("2.15.0", "stored"),
+        ("3.0.5", "stored"),
+        ("10.0", "stored"),
+        ("1.2.2", "switch"),
+        (None, "switch"),
+        ("", "switch"),
+        ("unknown", "switch"),
+    ],
+)
+def test_since_keras_2_4_a_frozen_layer_trains_in_inference_mode(version, mode):
+    """TensorFlow 2.0 and 1.15 both say 2.2.4-tf, and only the first froze layers so: nothing is claimed for them."""
+    (layer,) = describe(trained_file(version, trainable=False)).layers
+    assert (layer.mode, layer.trained) == (mode, False)
+    (layer,) = describe(trained_file(version)).layers
+    assert (layer.mode, layer.trained) == ("switch", None)

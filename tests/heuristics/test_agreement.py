@@ -86,6 +86,12 @@ def test_a_mismatch_is_beyond_the_limits_and_beyond_chance(observed, expected):
         assert (found.shift, found.ratio) == pytest.approx(expected)
 
 
+def test_it_is_the_difference_to_what_is_stored_that_counts():
+    layer = replace(example(moving_mean=[1.0, -2.0, 3.0], moving_variance=3.0), epsilon=1.0)
+    assert mismatch(layer, seen([1.0, -2.0, 3.0], 3)) is None
+    assert mismatch(layer, seen([1.6, -2.6, 3.6], 3)).shift == pytest.approx(0.3)
+
+
 def test_exactly_four_standard_errors_may_be_chance():
     layer = replace(example(moving_mean=0.0, moving_variance=1.0), epsilon=0.0)
     layer = replace(layer, epsilon=2.0**-40)  # 0 would be taken for unknown.

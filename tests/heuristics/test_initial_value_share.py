@@ -102,6 +102,12 @@ def test_no_variance_can_be_below_what_is_left_of_the_1(lowest, cold):
     assert (share_of(averaged(moving_variance=[1.7, lowest, 4.0])) is not None) is cold
 
 
+def test_the_rounding_that_is_allowed_is_a_thousandth_and_no_more():
+    for lowest, cold in ((0.5 * (1 - 1e-3), True), (np.nextafter(0.5 * (1 - 1e-3), 0), False)):
+        layer = averaged(momentum=0.5, moving_variance=[1.7, lowest, 4.0], dtype=np.float64)
+        assert (share_of(layer, steps=1) is not None) is cold
+
+
 def test_a_variance_below_the_share_is_possible_for_averages_that_start_at_0():
     assert share_of(averaged(initial="0/0", moving_variance=[1.7, 0.01, 4.0])) is not None
 
