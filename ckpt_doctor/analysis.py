@@ -17,6 +17,7 @@ from ckpt_doctor.batchnorm import Inventory, take_inventory
 from ckpt_doctor.checkpoint import Checkpoint, Damage, ModelDescriptions
 from ckpt_doctor.errors import BadRequest, UnreadableCheckpoint
 from ckpt_doctor.formats import format_of
+from ckpt_doctor.formats._meta_graph import producer_of_meta_graph
 from ckpt_doctor.graphs import Description, read_description
 from ckpt_doctor.graphs.facts import ModelFacts
 
@@ -110,7 +111,7 @@ def with_meta_graph(checkpoint: Checkpoint, meta_graph: bytes, path: str) -> Che
         path: Where it was read, for messages.
     """
     said = replace(checkpoint.descriptions, meta_graph=meta_graph, meta_graph_path=path)
-    return replace(checkpoint, descriptions=said)
+    return replace(checkpoint, descriptions=said, producer=producer_of_meta_graph(meta_graph))
 
 
 def refuse_another_model(analysis: Analysis, option: str) -> None:

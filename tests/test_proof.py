@@ -79,3 +79,10 @@ def test_a_finding_elsewhere_is_told_and_hinders_nothing():
     assert proof.remaining == ()
     (note,) = proof.notes
     assert note.startswith("BN201 never-updated is still reported: ")
+
+
+def test_data_that_contradict_a_layer_which_was_left_alone_are_no_proof():
+    """One layer was repaired, and its healthy neighbour saw something else while it was trained."""
+    proof = proof_of([], 0.01, 1, seen_mean=5.0)
+    (reason,) = proof.remaining
+    assert reason.startswith("BN401: layer bn: ")

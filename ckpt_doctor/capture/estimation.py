@@ -152,8 +152,8 @@ def with_model(checkpoint: Checkpoint, model: str | None, *, allow_code: bool = 
     path = Path(model)
     if path.suffix != ".meta":
         return keras_models.with_keras_config(checkpoint, model, allow_code=allow_code)
-    if checkpoint.format != "tensor-bundle":
-        raise BadRequest(f"--model {model}: a .meta describes a TensorFlow bundle, not {checkpoint.format}")
+    if checkpoint.format not in ("tensor-bundle", "tensor-slices-v1"):
+        raise BadRequest(f"--model {model}: a .meta describes a checkpoint of tf.train.Saver, not {checkpoint.format}")
     try:
         data = path.read_bytes()
     except OSError as error:

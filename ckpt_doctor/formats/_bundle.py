@@ -200,7 +200,7 @@ class Bundle:
     def entries(self) -> dict[str, bytes]:
         """Return the entry of every variable as the index holds it, with those of its slices."""
         parts: dict[bytes, list[bytes]] = {}
-        owners = self._parts()
+        owners = self._parts
         for key, record in self.records.items():
             parts.setdefault(owners[key][0] if key in owners else key, []).append(key + b"\0" + record.raw)
         return {name_of(key): b"".join(raw) for key, raw in parts.items()}

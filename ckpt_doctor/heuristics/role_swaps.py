@@ -32,6 +32,11 @@ class RoleSwap:
     found_in_variance: bool
     channels: int
 
+    @property
+    def can_be_undone(self) -> bool:
+        """Whether the values tell where every vector belongs: mean and variance in each other's place, nothing else."""
+        return self.variance_in == "moving_mean" and self.found_in_variance
+
 
 def find_role_swaps(layers: Sequence[BatchNormLayer]) -> dict[str, RoleSwap]:
     """Return the layers of a checkpoint that agree on having roles swapped, by name and in their order.

@@ -27,6 +27,7 @@ LARGEST_RESIDUAL = 1e-2
 _OF_STATISTICS = ("BN1", "BN2", "BN4")
 # They judge the data that were given, not what was made of them.
 _OF_DATA = ("BN402",)
+_NOT_OF_DATA = "BN401"
 _NOTHING = np.zeros(0)
 
 
@@ -71,6 +72,9 @@ def prove(repaired: Sequence[RepairedLayer], after: Analysis, seen: Mapping[str,
     for finding in findings:
         if finding.rule.startswith(_OF_STATISTICS) and changed.intersection(finding.layers):
             remaining.append(f"{finding.rule} is left: {finding.message}")
+        elif finding.rule == _NOT_OF_DATA:
+            # Healthy layers contradict the data; which of the two is right only the user knows.
+            remaining.append(f"{finding.rule}: {finding.message}")
         else:
             elsewhere.append(finding)
     notes = list(_others(elsewhere))

@@ -25,6 +25,12 @@ _FROZEN = (
 )
 
 
+_SWAPPED = (
+    "gamma, beta and its statistics are in each other's place (BN206), and the file does not tell which belongs where; "
+    "load it in the order in which it was saved; naming the layer with --layers estimates its statistics as it is"
+)
+
+
 @dataclass(frozen=True)
 class Targets:
     """What is to be repaired, each list in the order of the model.
@@ -92,6 +98,10 @@ def choose(
         asked = bool(patterns) or (name in inert and force)
         if name in frozen and not force and method in ("auto", *ESTIMATES):
             left.append((name, _FROZEN))
+            continue
+        swap = verdict.subject.role_swaps.get(name)
+        if swap is not None and not swap.can_be_undone and not patterns:
+            left.append((name, _SWAPPED))
             continue
         if method in ("auto", "copy") and any(finding.repair == "copy" for finding in sure):
             copied.append(name)

@@ -99,7 +99,7 @@ def _swapped_back(layer: BatchNormLayer, swap: RoleSwap) -> dict[str, Array]:
     unfrozen, gamma and beta stand in the place of mean and variance and the reverse.
     """
     values = {role: np.asarray(value, np.float64) for role, value in layer.values.items()}
-    if swap.variance_in == "moving_mean" and swap.found_in_variance:
+    if swap.can_be_undone:
         values["moving_mean"], values["moving_variance"] = values["moving_variance"], values["moving_mean"]
         return values
     raise RepairRefused(

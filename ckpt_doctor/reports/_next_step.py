@@ -16,6 +16,7 @@ from ckpt_doctor.rules import disposition
 # What Keras before 2 wrote is read and never rewritten; see `formats.keras_hdf5`.
 _READ_ONLY = ("Keras 0.", "Keras 1")
 _OF_DATA = "BN401"
+_SWAPPED = "BN206"
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,11 @@ def next_step(checkpoint: CheckpointResult) -> NextStep | None:
     It says what `fix` needs to be told: the data and options of `scan --data`, which layers where only data show that
     their statistics are wrong, and --unproven only where nothing else is to be done.
     """
-    repairable = [finding for finding in checkpoint.findings if finding.repair != "none"]
+    # Where roles are swapped for good, statistics from data would belong to another network.
+    swapped = {finding.layer for finding in checkpoint.findings if (finding.rule, finding.repair) == (_SWAPPED, "none")}
+    repairable = [
+        finding for finding in checkpoint.findings if finding.repair != "none" and finding.layer not in swapped
+    ]
     damaged = any(finding.rule.startswith("CK") and finding.severity == "error" for finding in checkpoint.findings)
     # A repair reads every byte: what is damaged must be whole again first. What is remote is never written.
     if not repairable or damaged or "://" in checkpoint.path or (checkpoint.producer or "").startswith(_READ_ONLY):

@@ -38,7 +38,7 @@ from ckpt_doctor.batchnorm import BatchNormLayer
 from ckpt_doctor.checkpoint import Array, same_values
 from ckpt_doctor.finding import Finding
 from ckpt_doctor.heuristics.agreement import is_beyond
-from ckpt_doctor.heuristics.initial_values import initial_values
+from ckpt_doctor.heuristics.initial_values import at_initial_values, copy_at_initial_values, initial_values
 from ckpt_doctor.rules._examples import example, holding
 from ckpt_doctor.rules.interface import Rule, Subject
 
@@ -52,7 +52,8 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
             if message is None:
                 continue
             exact = kind.startswith("twin")
-            yield rule.finding(
+            told = not exact or _is_told(layer, kind)
+            finding = rule.finding(
                 f"layer {layer.name} ({layer.channels} channels): {message}",
                 layer=layer,
                 variables=tuple(
@@ -65,6 +66,13 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
                 severity=None if exact else "warning",
                 certainty="likely",
             )
+            # Of two trained copies neither is known to be right: only data can give what belongs into both.
+            yield finding if told else replace(finding, repair="estimate")
+
+
+def _is_told(layer: BatchNormLayer, kind: str) -> bool:
+    """Return whether the values tell which of two exported copies was trained."""
+    return at_initial_values(layer) is not None and copy_at_initial_values(layer, kind) is False
 
 
 def _kinds(layer: BatchNormLayer) -> tuple[str, ...]:
@@ -86,7 +94,12 @@ def _twins(layer: BatchNormLayer, kind: str) -> str | None:
             apart = float(np.nanmax(np.abs(value.astype(np.float64) - copy.astype(np.float64))))
             return (
                 f"{layer.variables[role]} and its exported twin {layer.companions[f'{role}/{kind}']} differ by up to "
-                f"{apart:.3g}; a loader takes one of them; write the right one into both with `fix --method copy`"
+                f"{apart:.3g}; a loader takes one of them; "
+                + (
+                    "write the trained one into both with `fix --method copy --unproven`"
+                    if _is_told(layer, kind)
+                    else "nothing tells which is right; estimate the statistics from data with --unproven"
+                )
             )
     return None
 
@@ -103,7 +116,8 @@ def _histories(layer: BatchNormLayer, kind: str) -> str | None:
     if here != there:
         which = names if there else f"{layer.variables['moving_mean']} and {layer.variables['moving_variance']}"
         return (
-            f"{which} are still exactly 0/1, their other copies are not; write those over them with `fix --method copy`"
+            f"{which} are still exactly 0/1, their other copies are not; write those over them with `fix --method copy "
+            "--unproven`"
         )
     spread = np.maximum(variance, variance_copy)
     known = np.isfinite(spread) & (np.minimum(variance, variance_copy) > 0)

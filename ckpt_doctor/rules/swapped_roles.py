@@ -29,6 +29,7 @@ Source: keras-team/keras issues 12470 and 10784, gmalivenko/pytorch2keras issue 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -43,15 +44,16 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
         layer = found.layer
         odd = "moving_variance" if found.found_in_variance else "gamma"
         names = tuple(layer.variables[role] for role in (odd, found.variance_in))
-        yield rule.finding(
+        finding = rule.finding(
             f"layer {layer.name}: {names[0]} is {_range(layer, odd)} over {found.channels} channels, which is no "
             f"{odd.replace('_', ' ')}, and {names[1]} is {_range(layer, found.variance_in)}, which could be a "
-            "variance; other layers show the same; load the weights in the order in which they were saved, or `fix "
-            "--method copy --unproven`",
+            "variance; other layers show the same; load the weights in the order in which they were saved"
+            + (", or `fix --method copy --unproven`" if found.can_be_undone else ""),
             layer=layer,
             variables=names,
             certainty="likely",
         )
+        yield finding if found.can_be_undone else replace(finding, repair="none")
 
 
 def _range(layer: BatchNormLayer, role: str) -> str:
