@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ckpt_doctor.checkpoint import Array, Checkpoint, Variable
-from ckpt_doctor.errors import BadRequest, UnreadableCheckpoint, VerificationFailed
+from ckpt_doctor.checkpoint import Array, Checkpoint, Damage, Variable
+from ckpt_doctor.errors import BadRequest, VerificationFailed
 from ckpt_doctor.formats import format_of, open_checkpoint
 from ckpt_doctor.formats.interface import Changes
 from ckpt_doctor.formats.staging import Staged
@@ -171,31 +171,41 @@ def test_what_cannot_be_read_back_stops_everything(tmp_path: Path, monkeypatch: 
     assert everything(tmp_path) == before
 
 
-def test_full_verify_checks_every_byte_before_anything_is_in_place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("full_verify", [False, True])
+def test_full_verify_looks_for_damage_before_anything_is_in_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, full_verify: bool
 ) -> None:
-    """A byte that no value holds, of a file that was only added to."""
-    source, _ = sample(tmp_path, "bundle")
-    data = next(Path(file) for file in source.files if ".data-" in file)
+    source, _ = sample(tmp_path, kind)
+    damage = Damage("checksum-mismatch", "here", "stored bytes fail their check")
+    monkeypatch.setattr(type(format_of(source)), "verify", lambda *_: iter([damage]))
+    before = everything(tmp_path)
+    if full_verify:
+        with (
+            pytest.raises(VerificationFailed, match=": here does not hold"),
+            writing.staged(source, one_change(source), None, full_verify=True),
+        ):
+            pass
+        assert everything(tmp_path) == before
+    else:
+        with writing.staged(source, one_change(source), None):
+            pass
+
+
+def test_damage_that_opening_finds_stops_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, output = sample(tmp_path, "bundle")
     real = Staged.open
-
-    def opened(self: Staged) -> Checkpoint:
-        content = bytearray(data.read_bytes())
-        content[0] ^= 1
-        data.write_bytes(content)
-        return real(self)
-
-    monkeypatch.setattr(Staged, "open", opened)
+    damage = Damage("truncated", "there", "is too short")
+    monkeypatch.setattr(Staged, "open", lambda self: replace(real(self), damages=(damage,)))
     with (
-        pytest.raises((VerificationFailed, UnreadableCheckpoint)),
-        writing.staged(source, one_change(source), None, full_verify=True),
+        pytest.raises(VerificationFailed, match=": there does not hold"),
+        writing.staged(source, one_change(source), output),
     ):
         pass
 
 
-@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("where", ["copy", "in place", "in place, every byte"])
 def test_every_variable_is_read_once_on_each_side(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, in_place: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, where: str
 ) -> None:
     """And where a file is only added to, the values that nobody changed are not read at all."""
     source, output = sample(tmp_path, kind)
@@ -209,9 +219,10 @@ def test_every_variable_is_read_once_on_each_side(
         return real(self)
 
     monkeypatch.setattr(Variable, "read", read)
-    with writing.staged(source, changes, None if in_place else output):
+    full_verify = where == "in place, every byte"
+    with writing.staged(source, changes, output if where == "copy" else None, full_verify=full_verify):
         pass
-    only_added = (in_place and "bundle" in kind) or (in_place and kind == "saved model")
+    only_added = where == "in place" and ("bundle" in kind or kind == "saved model")
     bookkeeping = {variable.name for variable in source.bookkeeping}
     others = {name: count for name, count in reads.items() if name != changed and name not in bookkeeping}
     assert reads[changed] == 1

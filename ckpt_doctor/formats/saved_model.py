@@ -31,7 +31,7 @@ from ckpt_doctor.formats._storage import is_file, join, names_in, read_all, size
 from ckpt_doctor.formats.interface import Changes, Format
 from ckpt_doctor.formats.replacing import Footprint, foreign, refused
 from ckpt_doctor.formats.staging import Staged, stage_copy, stage_in_place
-from ckpt_doctor.formats.tensor_bundle import TensorBundle, bundle_of, refuse_remote
+from ckpt_doctor.formats.tensor_bundle import TensorBundle, bundle_of
 
 _log = logging.getLogger(__name__)
 
@@ -238,7 +238,6 @@ def _copy_tree(source: Path, target: Path, skip: set[Path]) -> None:
 
 
 def _check(checkpoint: Checkpoint, changes: Changes) -> None:
-    refuse_remote(checkpoint)
     if changes.meta_graph is not None:
         raise RepairRefused(f"{checkpoint.path}: the graph of a SavedModel is not rewritten")
     if changes.values and "bundle" not in checkpoint.attributes:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from ckpt_doctor.checkpoint import Checkpoint
 from ckpt_doctor.errors import BadRequest
 from ckpt_doctor.formats._atomic import Outputs
+from ckpt_doctor.formats._storage import is_remote
 from ckpt_doctor.formats.replacing import check_still, replaced
 
 if TYPE_CHECKING:
@@ -218,6 +219,7 @@ def stage_copy(
         BadRequest: Something else is there, or the file system refuses.
         RepairRefused: The format cannot hold the change.
     """
+    _refuse_remote(checkpoint)
     older = replaced(form, checkpoint, target, overwrite=overwrite)
     outputs = Outputs(overwrite=bool(older))
     with outputs.all_or_nothing():
@@ -254,6 +256,7 @@ def stage_in_place(
         BadRequest: The file system refuses.
         RepairRefused: The format cannot hold the change.
     """
+    _refuse_remote(checkpoint)
     before = _stamps(map(Path, checkpoint.files))
     outputs = Outputs(overwrite=True)
     with outputs.all_or_nothing():
@@ -277,6 +280,11 @@ def stage_in_place(
         in_place=True,
         only_added=bool(appended),
     )
+
+
+def _refuse_remote(checkpoint: Checkpoint) -> None:
+    if is_remote(checkpoint.path):
+        raise BadRequest(f"{checkpoint.path}: remote checkpoints are read, never written; download it first")
 
 
 def _absolute(path: Path | str) -> Path:

@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import cast
 
 from ckpt_doctor.checkpoint import Checkpoint, Damage, FormatName, ModelDescriptions
-from ckpt_doctor.errors import BadRequest
 from ckpt_doctor.formats import _bundle_writer, _foreign
 from ckpt_doctor.formats._bundle import Bundle
 from ckpt_doctor.formats._bundle_index import FORMAT, looks_like_index, prefix_of, shard_path
 from ckpt_doctor.formats._meta_graph import is_meta_graph, producer_of_meta_graph
-from ckpt_doctor.formats._storage import is_file, is_remote, join, names_in, read_all, size_of, split
+from ckpt_doctor.formats._storage import is_file, join, names_in, read_all, size_of, split
 from ckpt_doctor.formats.interface import Changes, Format
 from ckpt_doctor.formats.replacing import Footprint, refused
 from ckpt_doctor.formats.staging import Staged, stage_copy, stage_in_place
@@ -128,7 +127,6 @@ class TensorBundle(Format):
 
         The backup is the old index (and `.meta`): the data are only added to.
         """
-        refuse_remote(checkpoint)
         bundle = bundle_of(checkpoint)
         if target is None:
             index, meta = Path(bundle.index_path), Path(f"{bundle.prefix}.meta")
@@ -157,16 +155,6 @@ class TensorBundle(Format):
 def bundle_of(checkpoint: Checkpoint) -> Bundle:
     """Return the open bundle of a checkpoint that this package's `read` gave."""
     return cast("Bundle", checkpoint.attributes["bundle"])
-
-
-def refuse_remote(checkpoint: Checkpoint) -> None:
-    """Refuse to write beside a remote checkpoint.
-
-    Raises:
-        BadRequest: It is remote.
-    """
-    if is_remote(checkpoint.path):
-        raise BadRequest(f"{checkpoint.path}: remote checkpoints are read, never written; download it first")
 
 
 def _prefix_at(target: Path) -> str:

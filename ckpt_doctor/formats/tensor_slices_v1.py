@@ -22,7 +22,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from ckpt_doctor.checkpoint import Array, Checkpoint, Damage, FormatName, ModelDescriptions, Variable, numpy_dtype
-from ckpt_doctor.errors import BadRequest, RepairRefused, UnreadableCheckpoint
+from ckpt_doctor.errors import RepairRefused, UnreadableCheckpoint
 from ckpt_doctor.formats import _dtypes, _foreign, _slice_values, _slices, _table
 from ckpt_doctor.formats._atomic import Outputs
 from ckpt_doctor.formats._bundle import key_of, name_of
@@ -194,8 +194,6 @@ class TensorSlicesV1(Format):
         )
 
     def _write(self, checkpoint: Checkpoint, target: str, changes: Changes, outputs: Outputs) -> None:
-        if is_remote(checkpoint.path):
-            raise BadRequest(f"{checkpoint.path}: remote checkpoints are read, never written; download it first")
         if checkpoint.damages:
             damage = checkpoint.damages[0]
             raise RepairRefused(f"{damage.where}: {damage.message}; a damaged checkpoint is not rewritten")

@@ -63,7 +63,7 @@ def check_output(checkpoint: Checkpoint, output: str, *, overwrite: bool, inputs
         raise BadRequest(f"--output {output}: there is no folder {target.parent}")
     older = replaced(format_of(checkpoint), checkpoint, target, overwrite=overwrite)
     gone = {identity: path for path in older for identity in identities(path)}
-    for given in inputs:
+    for given in inputs if gone else ():
         for path in _paths_named_by(given):
             for place in (path, *folders_above(path)):
                 for identity in identities(place) & gone.keys():

@@ -182,8 +182,17 @@ class FormatContract:
             form.rewrite(checkpoint, target, Changes())
         assert snapshot(tmp_path) == before
 
-    @pytest.mark.parametrize("how", ["disk full", "interrupt"])
-    @pytest.mark.parametrize("way", ["copy", "overwrite", "in place", "in place without links"])
+    @pytest.mark.parametrize(
+        ("way", "how"),
+        [
+            ("copy", "disk full"),
+            ("overwrite", "disk full"),
+            ("overwrite", "interrupt"),
+            ("in place", "disk full"),
+            ("in place", "interrupt"),
+            ("in place without links", "disk full"),
+        ],
+    )
     def test_failure_anywhere_leaves_what_was_there(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, way: str
     ) -> None:

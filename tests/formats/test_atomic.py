@@ -227,15 +227,34 @@ def test_what_appears_between_the_steps_of_a_commit_stays(tmp_path: Path, monkey
     assert sorted(path.read_bytes() for path in tmp_path.iterdir()) == [b"old", b"old", b"theirs"]
 
 
+def test_overwrite_replaces_nothing_that_was_not_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing was there when the target was checked for the last time."""
+    (tmp_path / "a.h5").write_bytes((SAMPLES / "keras" / "keras22_whole.h5").read_bytes())
+    checkpoint = open_checkpoint(tmp_path / "a.h5")
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        (tmp_path / "b.h5").write_bytes(b"theirs")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(BadRequest, match="exists already"):
+        format_of(checkpoint).rewrite(checkpoint, tmp_path / "b.h5", Changes(), overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.h5", "b.h5"]
+    assert (tmp_path / "b.h5").read_bytes() == b"theirs"
+
+
+@pytest.mark.parametrize("when", ["the link fails", "an interrupt comes first"])
 def test_a_backup_of_another_program_is_never_removed(
-    bundle: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bundle: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
+    """It appears right before ours is made under that name."""
     real = os.link
 
     def link(source: Path, target: Path, **options: bool) -> None:
         if str(target).endswith(".bak"):
             Path(target).write_bytes(b"theirs")
-        elif not str(target).endswith(".bak1"):
+        if not str(target).endswith((".bak", ".bak1")) or when == "an interrupt comes first":
             raise KeyboardInterrupt
         real(source, target, **options)
 
@@ -246,6 +265,27 @@ def test_a_backup_of_another_program_is_never_removed(
     after = everything(tmp_path)
     assert after.pop(f"{INDEX}.bak")
     assert after == before
+
+
+@pytest.mark.parametrize("which", [DATA, INDEX])
+def test_files_of_the_older_checkpoint_that_go_away_come_back_when_the_commit_fails(
+    bundle: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str
+) -> None:
+    (tmp_path / "out").mkdir()
+    for file in (SAMPLES / "bundle_shards").glob("sample.*"):
+        (tmp_path / "out" / file.name.replace("sample", "m")).write_bytes(file.read_bytes())
+    before = everything(tmp_path)
+    real = os.link
+
+    def link(source: Path, target: Path, **options: bool) -> None:
+        real(source, target, **options)
+        if Path(target).name == which:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "link", link)
+    with pytest.raises(KeyboardInterrupt):
+        format_of(bundle).rewrite(bundle, tmp_path / "out" / "m", NEW, overwrite=True)
+    assert everything(tmp_path) == before
 
 
 def test_a_graph_is_not_put_in_the_place_of_another_file(tmp_path: Path) -> None:

@@ -67,6 +67,25 @@ def test_weights_load(tmp_path: Path, keras: Any, name: str) -> None:
         assert np.array_equal(before * 2, after)
 
 
+@pytest.mark.parametrize(
+    "name", ["keras3_whole.h5", "keras3.keras", "keras3.weights.h5", "keras3_sharded.weights.json"]
+)
+@pytest.mark.parametrize("in_place", [False, True])
+def test_what_is_only_staged_loads(tmp_path: Path, keras: Any, name: str, in_place: bool) -> None:
+    copy_into(tmp_path, SAMPLES / name, *SAMPLES.glob("keras3_sharded_*"))
+    checkpoint = open_checkpoint(tmp_path / name)
+    mean = keras.models.load_model(SAMPLES / "keras3.keras", compile=False).get_layer("bn").get_weights()[2]
+    (stored,) = (each.name for each in checkpoint.variables if same_values(each.read(), mean))
+    changes = Changes({stored: np.array([7, 8], dtype=np.float32)})
+    target = None if in_place else tmp_path / f"new{name[name.index('.') :]}"
+    with format_of(checkpoint).stage(checkpoint, target, changes) as staged:
+        place = staged.open().place
+        model = keras.models.load_model(SAMPLES / "keras3.keras" if "weights" in name else place, compile=False)
+        if "weights" in name:
+            model.load_weights(place)
+        assert model.get_layer("bn").get_weights()[2].tolist() == [7, 8]
+
+
 def test_shards_changed_in_place_load(tmp_path: Path, keras: Any) -> None:
     copy_into(tmp_path, SAMPLES / "keras3_sharded.weights.json", *SAMPLES.glob("keras3_sharded_*"))
     path = tmp_path / "keras3_sharded.weights.json"

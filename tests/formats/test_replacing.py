@@ -129,6 +129,14 @@ def test_a_prefix_of_which_one_file_is_the_sources_is_refused(tmp_path: Path) ->
     assert_refused(checkpoint, tmp_path / "copy", "a file of the checkpoint itself", root=tmp_path)
 
 
+def test_a_saved_model_of_which_one_file_is_the_sources_is_refused(tmp_path: Path) -> None:
+    checkpoint = saved_model(tmp_path / "m")
+    saved_model(tmp_path / "copy")
+    (tmp_path / "copy" / "saved_model.pb").unlink()
+    os.link(tmp_path / "m" / "saved_model.pb", tmp_path / "copy" / "saved_model.pb")
+    assert_refused(checkpoint, tmp_path / "copy", "a file of the checkpoint itself", root=tmp_path)
+
+
 def test_a_file_system_that_ignores_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Simulated: what is asked for under another case is the same file."""
     checkpoint = keras(tmp_path / "model.h5", "keras22_whole.h5")

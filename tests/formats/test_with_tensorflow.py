@@ -50,6 +50,25 @@ def test_tensorflow_reads_what_was_rewritten(tmp_path: Path, tf: Any, sample: st
             assert sample.startswith("v1")
 
 
+@pytest.mark.parametrize("sample", ["bundle_module", "bundle_shards", "v1", "saved_model_tf2"])
+@pytest.mark.parametrize("in_place", [False, True])
+def test_tensorflow_reads_what_is_only_staged(tmp_path: Path, tf: Any, sample: str, in_place: bool) -> None:
+    shutil.copytree(SAMPLES / sample, tmp_path / "in")
+    checkpoint = open_checkpoint(tmp_path / "in" / "sample")
+    old = {variable.name: variable.read() for variable in checkpoint.variables}
+    name = next(name for name, value in old.items() if value.dtype == np.float32 and value.size)
+    new = altered(old[name])
+    with format_of(checkpoint).stage(
+        checkpoint, None if in_place else tmp_path / "out", Changes({name: new})
+    ) as staged:
+        place = staged.open().place
+        if sample.startswith("saved_model"):
+            assert tf.saved_model.load(place).signatures
+            place = f"{place}/variables/variables"
+        reader = tf.train.load_checkpoint(place)
+        assert same_values(np.asarray(reader.get_tensor(name)), new)
+
+
 def test_new_variable_is_restored_and_everything_consumed(tmp_path: Path, tf: Any) -> None:
     """A checkpoint without statistics gets them; the model that has them then finds every value."""
 
