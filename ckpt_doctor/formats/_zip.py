@@ -17,10 +17,11 @@ import threading
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from ckpt_doctor.checkpoint import DefectKind
 from ckpt_doctor.formats._boundary import library_errors
 from ckpt_doctor.formats._damaged import Damaged
 from ckpt_doctor.formats._streams import (
@@ -206,6 +207,7 @@ class Member:
         self._info = info
         self._lock = threading.Lock()
         self._trusted = False
+        self._failure: tuple[DefectKind, str] | None = None
         self._unpacked: Handle | None = None
 
     def open(self) -> Handle:
@@ -218,7 +220,7 @@ class Member:
         if self._info.compress_type == zipfile.ZIP_STORED:
             archive = self._archive.handle
             return Window(archive, _data_offset(archive, self._info), self._info.file_size)
-        with self._lock:
+        with self._once():
             return self._unpack()
 
     def check(self) -> None:
@@ -227,12 +229,24 @@ class Member:
         Raises:
             Damaged: They differ; or see `check_member`.
         """
-        with self._lock:
+        with self._once():
             if self._info.compress_type != zipfile.ZIP_STORED:
                 self._unpack()
             elif not self._trusted:
                 self._archive.check(self._info)
                 self._trusted = True
+
+    @contextmanager
+    def _once(self) -> Iterator[None]:
+        """Let one thread at a time read all of it, and none again after it was found damaged."""
+        with self._lock:
+            if self._failure is not None:
+                raise Damaged(*self._failure)
+            try:
+                yield
+            except Damaged as error:
+                self._failure = error.kind, error.reason
+                raise
 
     def _unpack(self) -> Handle:
         """Unpack it once; zipfile compares the CRC-32 at its end."""

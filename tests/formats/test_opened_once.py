@@ -20,7 +20,7 @@ from ckpt_doctor import scan
 from ckpt_doctor.checkpoint import Checkpoint, same_values
 from ckpt_doctor.comparison import diff
 from ckpt_doctor.errors import BadRequest, CkptDoctorError
-from ckpt_doctor.formats import _hdf5_file, _streams, format_of, open_checkpoint
+from ckpt_doctor.formats import _hdf5_file, _streams, _zip, format_of, open_checkpoint
 from ckpt_doctor.formats._descriptors import MOST_OPEN
 from ckpt_doctor.formats.discovery import discover
 from ckpt_doctor.listing import list_variables
@@ -152,6 +152,22 @@ def test_a_damaged_file_is_tried_once(tmp_path: Path, opens: Counter[str]) -> No
     (checkpoint,) = scan([path]).checkpoints
     assert [finding.rule for finding in checkpoint.findings] == ["CK104"]
     assert opens["hdf5"] == 1
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_member_that_fails_its_checksum_is_unpacked_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compression: int
+) -> None:
+    path = archive(tmp_path / "m.keras", compression)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\x01\x02") - 3] ^= 1
+    path.write_bytes(content)
+    members: Counter[str] = Counter()
+    real = _zip.Archive.pieces
+    monkeypatch.setattr(_zip.Archive, "pieces", lambda self, info: members.update([info.filename]) or real(self, info))
+    (checkpoint,) = scan([path]).checkpoints
+    assert "CK103" in {finding.rule for finding in checkpoint.findings}
+    assert members["model.weights.h5"] == 1
 
 
 def test_no_value_is_read_more_than_twice(kind: tuple[Path, int, int], monkeypatch: pytest.MonkeyPatch) -> None:
