@@ -1,5 +1,6 @@
 """Repairs that need no data: statistics under another name, and averages that are merely cold."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -130,12 +131,11 @@ def averaged(start, batches, decay=DECAY):
     return value
 
 
-@pytest.fixture
-def cold(tf, tmp_path, monkeypatch):
-    """A Keras model trained for 200 steps with a decay of 0.999: 82 % of 0 and 1 is left."""
+@pytest.fixture(scope="module")
+def trained_cold(tmp_path_factory):
+    """A Keras model trained for 200 steps with a decay of 0.999: 82 % of 0 and 1 is left; its path and its batches."""
     import keras
 
-    monkeypatch.chdir(tmp_path)
     keras.utils.set_random_seed(0)
     inputs = keras.Input((6,))
     x = keras.layers.Dense(CHANNELS, use_bias=False)(inputs)
@@ -146,9 +146,21 @@ def cold(tf, tmp_path, monkeypatch):
     data = random.normal(0.5, 2, (STEPS * 16, 6)).astype(np.float32)
     model.optimizer.learning_rate = 0.0
     model.fit(data, np.zeros((len(data), 1)), batch_size=16, epochs=1, verbose=0, shuffle=False)
-    model.save("model.keras")
+    path = tmp_path_factory.mktemp("cold") / "model.keras"
+    model.save(path)
     kernel = np.asarray(model.layers[1].kernel, np.float64)
-    return model, (data.astype(np.float64) @ kernel).reshape(STEPS, 16, CHANNELS)
+    return path, (data.astype(np.float64) @ kernel).reshape(STEPS, 16, CHANNELS)
+
+
+@pytest.fixture
+def cold(trained_cold, tmp_path, monkeypatch):
+    """Give that model, loaded from a copy of its own, `model.keras`, and the batches."""
+    import keras
+
+    path, batches = trained_cold
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(path, "model.keras")
+    return keras.models.load_model("model.keras"), batches
 
 
 def test_debias_takes_the_start_out_of_averages_that_keras_made(cold):

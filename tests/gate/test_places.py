@@ -80,8 +80,7 @@ def failing(outputs):
     return [one["path"] for one in json.loads(Path(outputs["json"]).read_text())["checkpoints"] if one["findings"]]
 
 
-def test_the_action_fails_for_the_3_sick_of_30_passes_with_a_baseline_and_fails_for_a_fourth(step, tmp_path):
-    zoo = build_zoo(tmp_path / "zoo", range(30))
+def test_the_action_fails_for_the_sick_passes_with_a_baseline_and_fails_for_a_fourth(step, zoo, tmp_path):
     done, outputs, summary = step(paths="zoo")
     assert (done.returncode, outputs["exit-code"]) == (1, "1"), done.stderr
     assert sorted(failing(outputs)) == SICK
