@@ -69,8 +69,22 @@ def trial(tf):
     return trial_keras
 
 
+def convolves_channels_first():
+    import tensorflow as tf
+
+    try:
+        tf.nn.conv2d(tf.zeros([1, 1, 2, 2]), tf.zeros([1, 1, 1, 1]), 1, "SAME", data_format="NCHW")
+    except tf.errors.UnimplementedError:
+        return False
+    return True
+
+
 @pytest.mark.parametrize("name", [line.strip() for line in NAMES.strip().splitlines()])
 def test_a_model_is_repaired_exactly_or_left_with_its_reason(trial, name, tmp_path):
+    if name == "channels first" and not convolves_channels_first():
+        pytest.skip(
+            "TensorFlow convolves channels first on a CPU only where oneDNN does, so nothing is to compare with"
+        )
     case = trial.CASES[name]
     outcome = trial.try_model(name, case, tmp_path, case.batches or [33])
     assert outcome.verdict == ("repaired" if case.repaired else "refused"), outcome
