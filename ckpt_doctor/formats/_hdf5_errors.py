@@ -7,20 +7,10 @@ from contextlib import AbstractContextManager
 from ckpt_doctor.formats._boundary import library_errors
 from ckpt_doctor.formats._damaged import Damaged
 
-# What h5py, or NumPy beneath it, was seen to raise on damaged bytes. UnicodeDecodeError is a ValueError,
-# NotImplementedError a RuntimeError. No MemoryError: sizes are checked before anything is read.
-_RAISED = (
-    OSError,
-    KeyError,
-    IndexError,
-    RuntimeError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    OverflowError,
-    EOFError,
-    SystemError,
-)
+# What h5py raises where HDF5 gives up (h5py/_errors.pyx maps HDF5's own codes to these), or cannot turn a type or a
+# name into one of Python's. UnicodeDecodeError is a ValueError, NotImplementedError a RuntimeError. No MemoryError:
+# sizes are checked before anything is read.
+_RAISED = (OSError, KeyError, RuntimeError, ValueError, TypeError, OverflowError, SystemError)
 
 
 def hdf5_errors() -> AbstractContextManager[None]:
