@@ -409,7 +409,9 @@ def test_published_checkpoints_get_a_verdict_each(run, corpus):
 @pytest.mark.corpus
 def test_published_checkpoints_can_be_listed_and_are_equal_to_themselves(run, corpus):
     document = json.loads(run("scan", corpus, "--all", "--quick", "--format", "json")[1])
-    for one in document["checkpoints"]:
+    # Other checkpoints of a folder are later steps of the same training.
+    first = {Path(one["path"]).relative_to(corpus).parts[0]: one for one in reversed(document["checkpoints"])}
+    for one in first.values():
         if one["variables"] and not any(finding["rule"].startswith("CK1") for finding in one["findings"]):
             code, out, err = run("ls", one["path"], "--stats", "--format", "json")
             assert (code, err) == (0, "")

@@ -15,6 +15,7 @@ from tests.repair.layers import layer_with
 
 BOTH = ("moving_mean", "moving_variance")
 MEAN, VARIANCE = [3.0, 4.0, 5.0], [6.0, 7.0, 8.0]
+UNTOUCHED = {"moving_mean": 0, "moving_variance": 1}
 
 
 def copied(layer, swap=None):
@@ -50,6 +51,27 @@ def test_a_shadow_comes_before_a_drifted_name():
 def test_a_copy_of_another_shape_is_flattened():
     layer = layer_with({"moving_mean/shadow": [[[MEAN]]]}, missing=["moving_mean"])
     assert copied(layer)[0]["moving_mean"] == MEAN
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_arithmetic_is_in_float64_whatever_is_stored(dtype):
+    third = np.full(3, 1 / 3, dtype)
+    exact = float(third[0])
+    biased = {"moving_mean/biased": third, "moving_mean/local_step": 2.0}
+    layers = {
+        "shadow": layer_with({"moving_mean/shadow": third}, missing=["moving_mean"]),
+        "biased": layer_with(biased, missing=["moving_mean"], momentum=0.7),
+        "twin": layer_with({"moving_mean/twin": third, "moving_variance/twin": third}, **UNTOUCHED),
+    }
+    for kind, layer in layers.items():
+        values, _ = copied_statistics(layer, None)
+        assert values["moving_mean"].dtype == np.float64
+        assert values["moving_mean"][0] == (exact / (1 - 0.7**2) if kind == "biased" else exact)
+    layer = example(moving_mean=third, moving_variance=third, dtype=dtype)
+    values = debiased_statistics(layer, share(0.1))
+    assert [value.dtype for value in values.values()] == [np.float64, np.float64]
+    assert values["moving_mean"][0] == exact / (1 - 0.1)
+    assert values["moving_variance"][0] == (exact - 0.1) / (1 - 0.1)
 
 
 def test_a_zero_debiased_average_is_divided_by_what_it_has_seen():
@@ -97,9 +119,6 @@ def test_an_average_of_nothing_is_no_copy(steps, momentum):
 
 def beside(kind, mean=MEAN, variance=VARIANCE, **own):
     return layer_with({f"moving_mean/{kind}": mean, f"moving_variance/{kind}": variance}, **own)
-
-
-UNTOUCHED = {"moving_mean": 0, "moving_variance": 1}
 
 
 @pytest.mark.parametrize("kind", ["twin", "tower_1"])

@@ -112,6 +112,8 @@ def test_lost_statistics_of_a_frozen_layer_are_not_estimated(method):
     assert targets.layers == ()
     assert reasons(targets)["net/a"].startswith("it was trained with its stored statistics (BN304), which this file la")
     assert chosen(finding, layers=[FROZEN, B], method=method, force=True).estimated == ("net/a",)
+    # Those after it are.
+    assert chosen(finding, found("BN203", "net/b"), layers=[FROZEN, B], method=method).estimated == ("net/b",)
 
 
 def test_a_copy_of_them_may_be_taken_all_the_same():
