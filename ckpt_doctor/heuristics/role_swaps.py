@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -25,17 +25,16 @@ class RoleSwap:
         variance_in: The role whose vector looks like the variance.
         found_in_variance: Whether the vector under `moving_variance` cannot be one; else that under `gamma`.
         channels: Number of its channels.
+        can_be_undone: Whether the values tell where every vector belongs: in all layers that look so mean and variance
+            are in each other's place, and nothing else. Where some have gamma or beta there too, the vectors of the
+            others may be two places off as well.
     """
 
     layer: BatchNormLayer
     variance_in: str
     found_in_variance: bool
     channels: int
-
-    @property
-    def can_be_undone(self) -> bool:
-        """Whether the values tell where every vector belongs: mean and variance in each other's place, nothing else."""
-        return self.variance_in == "moving_mean" and self.found_in_variance
+    can_be_undone: bool = False
 
 
 def find_role_swaps(layers: Sequence[BatchNormLayer]) -> dict[str, RoleSwap]:
@@ -52,7 +51,9 @@ def find_role_swaps(layers: Sequence[BatchNormLayer]) -> dict[str, RoleSwap]:
         enough = len(agreeing) >= _FEWEST_LAYERS or (agreeing and shifted)
         if enough and sum(found.channels for found in [*agreeing, *shifted]) >= _FEWEST_CHANNELS:
             chosen |= {found.layer.name for found in [*agreeing, *shifted]}
-    return {found.layer.name: found for found in suspects if found.layer.name in chosen}
+    swaps = {found.layer.name: found for found in suspects if found.layer.name in chosen}
+    plain = all(found.variance_in == "moving_mean" and found.found_in_variance for found in swaps.values())
+    return {name: replace(found, can_be_undone=plain) for name, found in swaps.items()}
 
 
 def _suspect(layer: BatchNormLayer) -> RoleSwap | None:

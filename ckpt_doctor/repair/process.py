@@ -150,7 +150,7 @@ def _written(
             layers=proof.layers,
             unchanged_variables=ready.unchanged,
             complete=not work.left and not proof.remaining,
-            notes=(*result.notes, *proof.remaining, *proof.notes),
+            notes=(*work.notes, *proof.remaining, *proof.notes),
             clean=proof.clean,
             needs_receipt=proof.needs_receipt,
         )

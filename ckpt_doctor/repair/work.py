@@ -9,6 +9,7 @@ from ckpt_doctor.batchnorm import Inventory
 from ckpt_doctor.capture.engine import Engine
 from ckpt_doctor.capture.estimation import (
     load_model,
+    observe,
     read_data,
     stored_statistics,
 )
@@ -112,9 +113,16 @@ class Work:
             )
 
     def observe(self, after: Inventory) -> dict[str, Observation]:
-        """Return what goes into every layer of the repaired checkpoint; empty where no data were used."""
-        if self.engine is None or self.feed is None:
+        """Return what goes into every layer of the repaired checkpoint; empty without data or a model to run."""
+        if not self.request.data:
             return {}
+        if self.engine is None or self.feed is None:
+            # Everything came from the file; what the data say of it is what `scan --data` would ask.
+            try:
+                return observe(self.source, after, self.request, self.progress)[0]
+            except RepairRefused as refusal:
+                self.notes.append(f"not compared with the data: {refusal}")
+                return {}
         self.engine.stored = stored_statistics(after.layers)
         return self.engine.observe(self.feed, progress=self.progress)
 

@@ -25,6 +25,7 @@ Source: tensorflow/tensorflow issues 14353 and 3290, shicai/MobileNet-Caffe issu
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -58,7 +59,8 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
         epsilon = f"epsilon {layer.epsilon:g}" if layer.epsilon is not None else "any customary epsilon"
         if not sure:
             epsilon = "an epsilon of 1e-5, though not with one of 1e-3"
-        yield rule.finding(
+        swap = subject.role_swaps.get(layer.name)
+        finding = rule.finding(
             f"layer {layer.name}: {count} of {values.size} channels have a moving_variance that with {epsilon} is not "
             f"above zero (lowest {np.nanmin(values):.3g}); its root is NaN at inference; estimate it from data",
             layer=layer,
@@ -66,6 +68,8 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
             severity=None if sure else "warning",
             certainty=_certainty(layer, float(np.nanmin(values)), sure=sure),
         )
+        # Where gamma, beta and statistics are mixed up for good, those of data would belong to another network.
+        yield replace(finding, repair="none") if swap is not None and not swap.can_be_undone else finding
 
 
 def _certainty(layer: BatchNormLayer, lowest: float, *, sure: bool) -> Certainty:
