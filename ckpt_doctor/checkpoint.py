@@ -45,7 +45,6 @@ class Layout:
         roles_by_position: A variable's name is its place in the layer (`…/vars/0`) and tells nothing of its role.
         weights_only: It has no room for a description of the model.
         restores_objects: TensorFlow restores it into objects (`tf.train.Checkpoint`), also without its graph.
-        appends_in_place: A change in place is added to its data; all that was there before stays where it is.
         one_file: It is one file, or the index of several, and its extension says what it is.
         folder: It is a folder.
         suffix: What follows the path of the checkpoint in the name of the one file that stands for it.
@@ -55,7 +54,6 @@ class Layout:
     roles_by_position: bool = False
     weights_only: bool = False
     restores_objects: bool = False
-    appends_in_place: bool = False
     one_file: bool = False
     folder: bool = False
     suffix: str = ""
@@ -67,7 +65,7 @@ class Layout:
 
 
 LAYOUTS: dict[FormatName, Layout] = {
-    "tensor-bundle": Layout(restores_objects=True, appends_in_place=True, suffix=".index"),
+    "tensor-bundle": Layout(restores_objects=True, suffix=".index"),
     "tensor-slices-v1": Layout(),
     "saved-model": Layout(restores_objects=True, folder=True, suffix="/saved_model.pb"),
     "keras-hdf5": Layout(keras=True, one_file=True),

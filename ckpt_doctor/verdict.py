@@ -56,11 +56,6 @@ class Verdict:
     not_judged: tuple[NotJudged, ...]
     subject: Subject
 
-    @property
-    def to_repair(self) -> tuple[Finding, ...]:
-        """The findings that `fix` can do something about."""
-        return tuple(finding for finding in self.findings if finding.repair != "none")
-
 
 def judge(analysis: Analysis, policy: Policy) -> Verdict:
     """Return the verdict on a checkpoint."""

@@ -34,7 +34,6 @@ _log = logging.getLogger(__name__)
 
 STATE_FILE = "checkpoint"
 _TEMPORARY = re.compile(r"(?P<prefix>.+?)(\.(index|data-\d{5}-of-\d{5}))?\.tempstate\d+|(?P<temp>.+)_temp(_[0-9a-f]+)?")
-_PART = re.compile(r"part-\d{5}-of-\d{5}\..*")
 # The shards of `NAME.weights.json` (Keras 3).
 _KERAS_SHARD = re.compile(r"(?P<base>.+)_\d{5}\.weights\.h5")
 # In a walk, a file that only its name claims must claim it clearly: `.ckpt` is what PyTorch's files are called, too.
