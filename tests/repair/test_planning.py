@@ -1,6 +1,7 @@
 """New statistics to stored values: names, types, shapes, and what is refused."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -200,3 +201,32 @@ def test_the_type_in_the_graph_counts(trainable_only):
     assert {value.dtype for value in values.values()} == {np.dtype("float32")}
     values = changes_of(replace(checkpoint, variables=halves), None, plans_of(layers)).values
     assert {value.dtype for value in values.values()} == {np.dtype("float16")}
+
+
+def graph_saying(shape, dtype="float32"):
+    """Stand in for a graph that declares every variable so."""
+    names = {"node_mean": "bn/moving_mean", "node_variance": "bn/moving_variance"}
+    return SimpleNamespace(saved_names=names, variable_type=lambda node: (dtype, shape), saver=None)
+
+
+@pytest.mark.parametrize(
+    ("declared", "shape"), [((1, 1, 1, 3), (1, 1, 1, 3)), ((3,), (3,)), ((-1,), (3,)), ((1, -1), (3,))]
+)
+def test_the_shape_in_the_graph_counts_where_it_is_whole(declared, shape):
+    layer = example(missing=["moving_mean", "moving_variance"])
+    source = checkpoint_of(bn__gamma=np.zeros((1, 3), np.float16), bn__beta=np.zeros(3))
+    values = planned(source, plan_for(layer), meta=graph_saying(declared))
+    assert values["bn/moving_mean"] == ("float32", shape, MEAN.tolist())
+
+
+def test_a_shape_without_room_is_refused():
+    layer = example(missing=["moving_mean", "moving_variance"])
+    with pytest.raises(RepairRefused, match=r"bn/moving_mean has the shape \[0\]"):
+        changes_of(checkpoint_of(), graph_saying((0,)), [plan_for(layer)])
+
+
+def test_what_the_graph_does_not_name_is_like_its_neighbour():
+    layer = layer_with({"moving_mean/twin": None}, missing=["moving_mean", "moving_variance"])
+    source = checkpoint_of(bn__gamma=np.zeros((1, 3), np.float16), bn__beta=np.zeros(3))
+    values = planned(source, plan_for(layer), meta=graph_saying((3,)))
+    assert values["bn/moving_mean/twin"][:2] == ("float16", (1, 3))
