@@ -61,7 +61,6 @@ def test_the_verdict_keeps_what_it_is_of():
     assert verdict.analysis is analysis
     assert verdict.subject.inventory is analysis.inventory
     assert [finding.rule for finding in verdict.findings] == ["BN202", "BN205"]
-    assert [finding.rule for finding in verdict.to_repair] == ["BN202"]
 
 
 def test_what_is_not_judged_is_told_with_its_place():

@@ -9,8 +9,10 @@ import pytest
 
 from ckpt_doctor.analysis import Analysis
 from ckpt_doctor.batchnorm import Inventory
+from ckpt_doctor.checkpoint import Damage
+from ckpt_doctor.errors import VerificationFailed
 from ckpt_doctor.observation import Observation
-from ckpt_doctor.repair.proof import prove
+from ckpt_doctor.repair.proof import confirm, prove
 from ckpt_doctor.repair_result import RepairedLayer
 from ckpt_doctor.rules._examples import described, example
 from tests.repair.layers import checkpoint_of
@@ -137,3 +139,43 @@ def test_every_repaired_layer_is_in_the_proof():
         ("gone", True),
         ("a", True),
     ]
+
+
+def written_and_proven(written, proven, repaired=("bn",), **options):
+    """Confirm what was written against what was proven, each one layer or several."""
+    before, after = (Analysis(checkpoint_of(), Inventory(tuple(layers), **options)) for layers in (proven, written))
+    confirm([entry(name) for name in repaired], before, after)
+
+
+def test_what_was_written_is_what_was_proven():
+    written_and_proven([layer_named()], [layer_named()])
+    written_and_proven([cold()], [cold()], steps=100)
+    # What is damaged in the container is compared elsewhere, byte for byte.
+    damaged = Analysis(checkpoint_of(), Inventory((layer_named(),)), defects=(Damage("truncated", "x", "y"),))
+    confirm([entry()], Analysis(checkpoint_of(), Inventory((layer_named(),))), damaged)
+
+
+@pytest.mark.parametrize("role", ["moving_mean", "moving_variance"])
+def test_a_statistic_that_changed_on_the_way_is_no_success(role):
+    other = layer_named()
+    values = {**other.values, role: other.values[role] + np.float32(1e-6)}
+    with pytest.raises(VerificationFailed, match=r"^model: was written, and layer bn is not what was proven before"):
+        written_and_proven([replace(other, values=values)], [layer_named()])
+    lost = {name: value for name, value in values.items() if name != role}
+    with pytest.raises(VerificationFailed, match="layer bn is not"):
+        written_and_proven([replace(other, values=lost)], [layer_named()])
+
+
+def test_a_layer_that_is_gone_is_no_success():
+    with pytest.raises(VerificationFailed, match="layer bn is not"):
+        written_and_proven([], [layer_named()])
+
+
+def test_another_verdict_is_no_success():
+    """Gamma is not of the repair, and a layer beside it neither: only the verdict shows that they changed."""
+    sick = example("beside", moving_variance=[-1, 1, 1])
+    with pytest.raises(VerificationFailed, match=r"was written, and the verdict \(BN204\) is not what was proven"):
+        written_and_proven([layer_named(), sick], [layer_named(), example("beside")])
+    with pytest.raises(VerificationFailed, match=r"the verdict \(BN204\)"):
+        written_and_proven([layer_named(), example("beside")], [layer_named(), sick])
+    written_and_proven([layer_named(), sick], [layer_named(), sick])
