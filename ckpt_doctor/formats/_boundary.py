@@ -11,6 +11,7 @@ was, whatever the library made of it: a library may swallow or translate an exce
 from __future__ import annotations
 
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -48,12 +49,26 @@ def library_errors(raised: tuple[type[Exception], ...], damaged: Callable[[Excep
     try:
         yield
     except raised as error:
-        _raise_remembered()
+        failure = _taken(error)
+        if failure is not None:
+            raise failure  # noqa: B904 - as it was
         raise damaged(error) from error
-    _raise_remembered()
-
-
-def _raise_remembered() -> None:
-    failure, _thread.failure = _thread.failure, None
+    except BaseException as error:
+        _taken(error)
+        raise
+    failure = _taken(None)
     if failure is not None:
         raise failure
+
+
+def _taken(error: BaseException | None) -> BaseException | None:
+    """Return what was remembered, and forget it.
+
+    The library's frames in the tracebacks let go of what they hold: HDF5 would otherwise close it when whoever keeps
+    the exception does so to the interpreter's end, and call Python when there is none (h5py 3.14).
+    """
+    failure, _thread.failure = _thread.failure, None
+    for each in (error, failure):
+        if each is not None:
+            traceback.clear_frames(each.__traceback__)  # Of those that have ended.
+    return failure

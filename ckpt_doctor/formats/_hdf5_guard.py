@@ -3,9 +3,8 @@
 HDF5 believes some of the lengths that it reads: a heap of variable-length strings with one wrong size makes it loop for
 ever, in C, where nothing can interrupt it. Every block passes through here first, and those are checked.
 
-The stream raises nothing: an exception that crosses HDF5 leaves objects in it that crash the interpreter at its exit
-(h5py 3.14). What goes wrong is remembered for the boundary round the call, and HDF5 reads zeros instead, which no block
-of its own may consist of.
+The stream keeps no exception: a traceback leads to h5py's frames, from there to a property list of HDF5, and from that
+back to the stream, through C, where no garbage collector looks. HDF5 would then call Python after its end (h5py 3.14).
 
 Source: HDF5 File Format Specification 3.0, III.E (global heap); `H5HG__cache_heap_deserialize` in H5HGcache.c, 1.14.6.
 """
@@ -15,7 +14,6 @@ from __future__ import annotations
 import io
 
 from ckpt_doctor.formats._boundary import remember
-from ckpt_doctor.formats._damaged import Damaged
 from ckpt_doctor.formats._hdf5_errors import beyond_the_end, structure
 from ckpt_doctor.formats._streams import Handle
 
@@ -37,7 +35,6 @@ class GuardedStream(io.RawIOBase):
         self._handle = handle
         self._length_size = length_size
         self._position = 0
-        self._failure: BaseException | None = None
 
     def readable(self) -> bool:
         """Return True."""
@@ -54,20 +51,18 @@ class GuardedStream(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override] # h5py and io hand over memoryviews
-        """Read a block, and check it where it is one that HDF5 does not check; zeros where that fails."""
-        view = memoryview(buffer)
-        if self._failure is None:
-            try:
-                self._read(view)
-                return len(view)
-            except Damaged as error:  # Of this block alone.
-                remember(error)
-            except BaseException as error:  # noqa: BLE001 - raised again at the boundary
-                self._failure = error
-        if self._failure is not None:
-            remember(self._failure)
-        view[:] = bytes(len(view))
-        return len(view)
+        """Read a block, and check it where it is one that HDF5 does not check.
+
+        Raises:
+            Damaged: The file ends before, or the block would hang HDF5.
+            BadRequest: The storage fails.
+        """
+        try:
+            self._read(memoryview(buffer))
+        except BaseException as error:
+            remember(error)
+            raise
+        return len(buffer)
 
     def _read(self, view: memoryview) -> None:
         """Fill the view from where the stream stands.

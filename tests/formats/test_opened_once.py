@@ -316,23 +316,43 @@ def test_threads_share_a_checkpoint(kind: tuple[Path, int, int]) -> None:
     assert not wrong
 
 
+FAILING = """
+import gc
+from ckpt_doctor.formats._hdf5_guard import GuardedStream
+real, left = GuardedStream._read, {left}
+def fail(*arguments):
+    global left
+    left -= 1
+    if left < 0: raise {kind}('planted')
+    return real(*arguments)
+GuardedStream._read = fail
+try: [variable.read() for variable in ckpt_doctor.open_checkpoint(path).variables]
+except {kind} as error: raised = error
+assert raised
+gc.collect()
+"""
+
+
 @pytest.mark.parametrize(
     "code",
     [
         "kept = ckpt_doctor.open_checkpoint(path); kept.variables[0].read()",
-        # A stream that fails within HDF5, and the exception kept to the end.
-        "from ckpt_doctor.formats._hdf5_guard import GuardedStream\n"
-        "kept = ckpt_doctor.open_checkpoint(path)\n"
-        "def fail(*_): raise TypeError('planted')\n"
-        "GuardedStream._read = fail\n"
-        "try: kept.variables[-1].read()\n"
-        "except TypeError as error: raised = error\n"
-        "assert raised",
+        *(
+            FAILING.format(left=left, kind=kind)
+            for left in (0, 2, 5, 100)
+            for kind in ("TypeError", "ZeroDivisionError")
+        ),
+        # Damaged: HDF5 itself does not open it.
+        "content = bytearray(open(path, 'rb').read())\n"
+        "content[96:400] = bytes(304)\n"
+        "open(path, 'wb').write(content)\n"
+        "try: ckpt_doctor.open_checkpoint(path)\n"
+        "except ckpt_doctor.errors.UnreadableCheckpoint as error: raised = error; raised.itself = error",
     ],
 )
-def test_the_interpreter_exits_with_a_file_open(tmp_path: Path, code: str) -> None:
+def test_the_interpreter_ends_well(tmp_path: Path, code: str) -> None:
     path = legacy(tmp_path / "m.h5")
-    script = f"import ckpt_doctor\npath = {str(path)!r}\n{code}"
+    script = f"import ckpt_doctor, ckpt_doctor.errors\npath = {str(path)!r}\n{code}"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
