@@ -20,6 +20,7 @@ from ckpt_doctor.formats import format_of
 from ckpt_doctor.formats._meta_graph import producer_of_meta_graph
 from ckpt_doctor.graphs import Description, read_description
 from ckpt_doctor.graphs.facts import ModelFacts
+from ckpt_doctor.training_modes import with_training_modes
 
 if TYPE_CHECKING:
     from ckpt_doctor.graphs.meta_graph import MetaGraph
@@ -74,6 +75,7 @@ def analyse(
     if description is not None and not names_any(description.facts, checkpoint):
         description = Description(_of_another_model(description.facts, checkpoint.descriptions))
     inventory = take_inventory(checkpoint, None if description is None else description.facts)
+    inventory = with_training_modes(checkpoint, inventory)
     _log.debug(
         "%s: %d batch-norm layers among %d variables; described by %s",
         checkpoint.path,

@@ -9,7 +9,7 @@ from typing import Literal
 
 Severity = Literal["error", "warning", "note"]
 Certainty = Literal["proven", "likely", "unproven"]
-Repair = Literal["estimate", "copy", "debias", "none"]
+Repair = Literal["estimate", "copy", "debias", "initial", "none"]
 
 # The order in which people want to read them.
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")

@@ -41,7 +41,7 @@ class RepairedLayer:
 
     Attributes:
         name: The layer.
-        method: How they were found: `layerwise`, `training`, `debias` or `copy`.
+        method: How they were found: `layerwise`, `training`, `debias`, `initial` or `copy`.
         before: What was stored, or None where nothing was.
         after: What is stored now.
         standard_error: The largest standard error of a channel's mean, in standard deviations of that channel; None

@@ -9,14 +9,22 @@ from __future__ import annotations
 from collections.abc import Container, Mapping
 from functools import cached_property
 
-from ckpt_doctor.batchnorm.layer import ROLES, STATISTICS, BatchNormLayer, Inventory
+from ckpt_doctor.batchnorm.layer import ROLES, STATISTICS, BatchNormLayer, GradientTrace, Inventory, TrainingMode
 from ckpt_doctor.batchnorm.relatives import find_twins, with_averages, with_drifted, with_relatives, with_twins
 from ckpt_doctor.batchnorm.values import training_steps, with_values
 from ckpt_doctor.checkpoint import Checkpoint
 from ckpt_doctor.graphs.facts import Evidence, LayerFacts, ModelFacts
 from ckpt_doctor.naming import Group, Grouped, group_variables, read_name
 
-__all__ = ["ROLES", "STATISTICS", "BatchNormLayer", "Inventory", "take_inventory"]
+__all__ = [
+    "ROLES",
+    "STATISTICS",
+    "BatchNormLayer",
+    "GradientTrace",
+    "Inventory",
+    "TrainingMode",
+    "take_inventory",
+]
 
 
 def take_inventory(checkpoint: Checkpoint, facts: ModelFacts | None) -> Inventory:

@@ -4,12 +4,53 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from ckpt_doctor.checkpoint import Array
 from ckpt_doctor.graphs.facts import Evidence, LayerFacts, ModelFacts
 
 ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
 STATISTICS = ("moving_mean", "moving_variance")
+
+
+@dataclass(frozen=True, eq=False)
+class GradientTrace:
+    """A trained variable, and what an optimizer keeps of its gradients; float64, of the variable's own shape.
+
+    Attributes:
+        value: The variable.
+        first: A decaying sum or mean of its gradients, in any unit that all variables of the optimizer share; None
+            where the file has none.
+        size: The root of the decaying sum or mean of their squares, likewise.
+    """
+
+    value: Array
+    first: Array | None = None
+    size: Array | None = None
+
+
+@dataclass(frozen=True)
+class TrainingMode:
+    """How a layer ran while it was trained, as told by gradients that it cannot have had otherwise.
+
+    Attributes:
+        ran_on: The moments of each `batch`, or the `stored` statistics.
+        by: What tells: optimizer `slots` of a bias in front, the values of such a bias (`weights`), or how kernel and
+            gamma answer to each other (`scale`).
+        shown: What was measured, in words and numbers.
+        of: The layer whose weights tell; another one where layers that train alike share the evidence.
+        from_the_start: Whether it ran on the initial values of its statistics all along; for `stored` only.
+    """
+
+    ran_on: Literal["batch", "stored"]
+    by: Literal["slots", "weights", "scale"]
+    shown: str
+    of: str
+    from_the_start: bool = False
+
+    def proves(self, layer: str) -> bool:
+        """Return whether this is proof for a layer: its own slots. All else is likely."""
+        return self.by == "slots" and self.of == layer
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +76,7 @@ class BatchNormLayer:
         shapes: Role to the stored shape, axes of length one included.
         slots: Optimizer slots on its statistics.
         initial: Mean and variance that its averages start at: `0/1`, `0/0`, or None where nothing tells.
+        trained: How it ran while it was trained, where gradients tell.
         by_company: Whether only what stands beside its variables says that it is batch norm, and no name.
     """
 
@@ -55,6 +97,7 @@ class BatchNormLayer:
     slots: tuple[str, ...] = ()
     initial: str | None = "0/1"
     by_company: bool = False
+    trained: TrainingMode | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,6 +5,7 @@ Names of variables are those that the model's own saver would write, so that the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -36,6 +37,41 @@ class Site:
     epsilon: float
     scale: str | None
     offset: str | None
+
+
+@dataclass(frozen=True)
+class LinearInFront:
+    """The linear layer whose output a batch norm normalises, and which nothing else reads.
+
+    Attributes:
+        kernel: Name of its variable in the file; None where nothing tells it.
+        bias: Likewise; None where it has none.
+        axes: The axes of the kernel that are the channels of the output, counted from its end.
+        l2: The factor f of a penalty `f * sum(kernel ** 2)` in the loss, whose gradient is `2 * f * kernel`; None where
+            it is not known.
+    """
+
+    kernel: str | None
+    bias: str | None
+    axes: tuple[int, ...] = (-1,)
+    l2: float | None = None
+
+
+@dataclass(frozen=True)
+class OptimizerSlots:
+    """What an optimizer keeps of the gradients of one variable, by the names of its variables in the file.
+
+    Attributes:
+        first: A decaying sum or mean of the gradients: Adam's first moment, momentum.
+        second: Likewise of their squares: Adam's second moment, RMSprop's and Adagrad's.
+        is_root: Whether `second` holds a root of squares already: Adamax's largest gradient.
+        starts_above_zero: Whether `second` starts at a number that is not 0 and is the same everywhere.
+    """
+
+    first: str | None = None
+    second: str | None = None
+    is_root: bool = False
+    starts_above_zero: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,6 +114,7 @@ class LayerFacts:
         gradient_trains: Whether a gradient is applied to a statistic.
         initial: Mean and variance that its averages start at: `0/1`, `0/0`, or None where the model does not say.
         evidence: The kind of description, where it is not that of the whole model.
+        front: The linear layer in front of it, where the model shows one.
         renorm_clipped: Whether batch renormalisation limits how far its averages may correct a batch's moments; None
             where the layer has no renormalisation or nothing tells.
     """
@@ -101,6 +138,7 @@ class LayerFacts:
     initial: str | None = "0/1"
     evidence: Evidence | None = None
     renorm_clipped: bool | None = None
+    front: LinearInFront | None = None
 
 
 @dataclass(frozen=True)
@@ -117,6 +155,8 @@ class ModelFacts:
         problems: Why the description as a whole could not be read, or empty.
         names: Every variable that the description speaks of, as the file would name it; None where it lists none, or
             describes the very file that it lies in.
+        slots: Name of a variable to the optimizer's slots of it, where the optimizer numbers its variables and only
+            the model says which is whose.
     """
 
     evidence: Evidence
@@ -127,3 +167,4 @@ class ModelFacts:
     not_judged: tuple[tuple[str, str], ...] = ()
     problems: tuple[str, ...] = field(default_factory=tuple)
     names: frozenset[str] | None = None
+    slots: Mapping[str, OptimizerSlots] = field(default_factory=dict)

@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ckpt_doctor.checkpoint import Checkpoint
+from ckpt_doctor.checkpoint import Checkpoint, Variable
 from ckpt_doctor.errors import UnreadableCheckpoint
-from ckpt_doctor.graphs.facts import Companion, LayerFacts, ModelFacts
+from ckpt_doctor.graphs.facts import Companion, LayerFacts, LinearInFront, ModelFacts
+from ckpt_doctor.graphs.keras_fronts import KerasFront, called_in_inference_mode, fronts
+from ckpt_doctor.graphs.keras_slots import numbered_slots
 
 BATCH_NORM_CLASSES = frozenset(
     "BatchNormalization BatchNormalizationV1 BatchNormalizationV2 SyncBatchNormalization TPUBatchNormalization".split()
@@ -62,21 +64,23 @@ def describe_keras(checkpoint: Checkpoint) -> ModelFacts:
     """Return what the config of a Keras file says about its batch norm."""
     assert checkpoint.descriptions.keras_config is not None
     try:
-        found = list(_layers(_parsed(checkpoint.descriptions.keras_config), (), "", True, 0))
+        config = _parsed(checkpoint.descriptions.keras_config)
+        found = list(_layers(config, (), "", True, 0))
     except _NotUnderstood as error:
         return ModelFacts("config", problems=(f"the model config cannot be understood: {error}",))
     counts = Counter(item.path[-1] for item in found)
-    file = _File(checkpoint)
+    file = _File(checkpoint, config, found)
     layers = [
         _facts(file, item, item.path[-1] if counts[item.path[-1]] == 1 else "/".join(item.path))
         for item in found
-        if _is_batch_norm(item)
+        if _is_batch_norm(item.class_name, item.config)
     ]
     return ModelFacts(
         evidence="config",
         layers=tuple(layers),
         trains=bool(file.steps),
         other_normalization=frozenset(i.path[-1] for i in found if _OTHER_NORMALIZATION.search(i.class_name)),
+        slots=numbered_slots(file.trainable, file.optimizer, checkpoint.descriptions.keras_training),
     )
 
 
@@ -95,9 +99,9 @@ def _parsed(text: str) -> Mapping[str, Any]:
     return config
 
 
-def _is_batch_norm(found: _Found) -> bool:
-    name = found.class_name.rpartition(">")[2]
-    return name in BATCH_NORM_CLASSES or (_DERIVED.search(name) is not None and "momentum" in found.config)
+def _is_batch_norm(class_name: str, config: Mapping[str, Any]) -> bool:
+    name = class_name.rpartition(">")[2]
+    return name in BATCH_NORM_CLASSES or (_DERIVED.search(name) is not None and "momentum" in config)
 
 
 def _snake_case(class_name: str) -> str:
@@ -165,10 +169,15 @@ class _File:
 
     Args:
         checkpoint: The file.
+        config: Its model.
+        found: The layers of the model.
     """
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint, config: Mapping[str, Any], found: Sequence[_Found]) -> None:
         self.checkpoint = checkpoint
+        self._by_path = {item.path: item for item in found}
+        self._fronts = fronts(config, _is_batch_norm)
+        self._in_inference_mode = called_in_inference_mode(config)
         self.steps = optimizer_steps(checkpoint)
         self.legacy = checkpoint.layout.legacy_keras
         new, old = _LAYERS
@@ -190,6 +199,128 @@ class _File:
                     found.setdefault((group, owner), []).append((number, ending))
         return found
 
+    def front(self, found: _Found) -> LinearInFront | None:
+        """Return the linear layer in front of a batch norm, where both are trained."""
+        front = self._fronts.get(found.path)
+        here = self._by_path.get(front.path) if front is not None else None
+        if front is None or here is None or not (here.trainable and found.trainable):
+            return None
+        kernel, bias = self._legacy_weights(here) if self.legacy else self._numbered_weights(here, front)
+        if not front.axes or found.config.get("gamma_regularizer"):
+            kernel = None
+        bias = bias if front.has_bias else None
+        return None if kernel is None and bias is None else LinearInFront(kernel, bias, front.axes, front.l2)
+
+    def _numbered_weights(self, here: _Found, front: KerasFront) -> tuple[str | None, str | None]:
+        """Return kernel and bias of a Keras 3 file: the bias is the last of a layer's variables."""
+        group = self.group_of(here)
+        names: list[str] = []
+        while self.checkpoint.variable(f"{group}/vars/{len(names)}") is not None:
+            names.append(f"{group}/vars/{len(names)}")
+        bias = names.pop() if front.has_bias and len(names) > 1 else None
+        return (names[-1] if names else None), bias
+
+    def _legacy_weights(self, here: _Found) -> tuple[str | None, str | None]:
+        """Return kernel and bias of a legacy file; None for one of which it lists none or several."""
+        listed = self.checkpoint.attributes.get("weight_names", {}).get(here.path[0], ())
+        names: dict[str, list[str]] = {"kernel": [], "bias": []}
+        pointwise = any(str(weight).partition(":")[0].endswith("pointwise_kernel") for weight in listed)
+        for weight in map(str, listed):
+            scope, _, last = weight.partition(":")[0].rpartition("/")
+            if scope and scope.rpartition("/")[2] != here.path[-1]:
+                continue
+            if last.endswith("kernel") and not (pointwise and last == "depthwise_kernel"):
+                names["kernel"].append(weight)
+            elif last == "bias":
+                names["bias"].append(weight)
+        root = self.checkpoint.attributes.get("root", "")
+        kernel, bias = (
+            "/".join(part for part in (root, here.path[0], found[0]) if part) if len(found) == 1 else None
+            for found in names.values()
+        )
+        return kernel, bias
+
+    def group_of(self, found: _Found) -> str:
+        """Return a layer's group in a Keras 3 file."""
+        return "/".join(self.layers if part == _LAYERS[0] else part for part in found.group.split("/"))
+
+    def called_in_inference_mode(self, found: _Found) -> bool:
+        """Return whether all calls of the layer, or of a model around it, run it with `training=False`.
+
+        Keras 2 obeys; in Keras 3 `fit` overrides it in functional models, and only `model(x)` and `export` obey
+        (seen with 3.15.1).
+        """
+        version = str(self.checkpoint.attributes.get("keras_version") or "")
+        inside = any(found.path[: depth + 1] in self._in_inference_mode for depth in range(len(found.path)))
+        return version.startswith("2.") and inside
+
+    @property
+    def optimizer(self) -> list[Variable]:
+        """The optimizer's variables in its own order."""
+        if self.legacy:
+            names = self.checkpoint.attributes.get("optimizer_weight_names", ())
+            listed = (self.checkpoint.variable(f"optimizer_weights/{name}") for name in names)
+            return [variable for variable in listed if variable is not None]
+        for group in ("optimizer/inner_optimizer/vars", "optimizer/vars"):
+            found = self._numbered(group)
+            if found:
+                return found
+        return []
+
+    def _numbered(self, group: str) -> list[Variable]:
+        found: list[Variable] = []
+        while (variable := self.checkpoint.variable(f"{group}/{len(found)}")) is not None:
+            found.append(variable)
+        return found
+
+    @property
+    def trainable(self) -> list[Variable]:
+        """The model's trainable variables, in the order of the model; of layers that are not known, all but integers.
+
+        A list that is not the optimizer's own has other shapes, and is then not used.
+        """
+        result: list[Variable] = []
+        for found in self._by_path.values():
+            if not found.trainable or found.class_name == "Normalization":
+                continue
+            result += self._legacy_variables(found) if self.legacy else self._numbered_variables(found)
+        return [variable for variable in result if not variable.dtype.startswith(("int", "uint", "string", "bool"))]
+
+    def _numbered_variables(self, found: _Found) -> list[Variable]:
+        own = self._numbered(f"{self.group_of(found)}/vars")
+        if _is_batch_norm(found.class_name, found.config):
+            return own[: sum(found.config.get(switch) is not False for switch in ("scale", "center"))]
+        # Layers that are made of others keep theirs below: `multi_head_attention/query_dense/vars/0`.
+        return own or self._below.get(self.group_of(found), [])
+
+    @cached_property
+    def _below(self) -> dict[str, list[Variable]]:
+        """The variables of groups that the config does not list, by the nearest group above that it does."""
+        groups = {self.group_of(found) for found in self._by_path.values()}
+        result: dict[str, list[Variable]] = {}
+        for variable in self.checkpoint.variables:
+            group = variable.name.rpartition("/vars/")[0]
+            while group and group not in groups:
+                group = group.rpartition("/")[0]
+            if group:
+                result.setdefault(group, []).append(variable)
+        return result
+
+    def _legacy_variables(self, found: _Found) -> list[Variable]:
+        root = self.checkpoint.attributes.get("root", "")
+        listed = self.checkpoint.attributes.get("weight_names", {}).get(found.path[0], ())
+        result = []
+        for weight in map(str, listed):
+            scope, _, last = weight.partition(":")[0].rpartition("/")
+            if len(found.path) > 1 and scope.rpartition("/")[2] != found.path[-1]:
+                continue
+            if last.startswith("moving_") or last.startswith("running_"):
+                continue
+            variable = self.checkpoint.variable("/".join(part for part in (root, found.path[0], weight) if part))
+            if variable is not None:
+                result.append(variable)
+        return result
+
     @cached_property
     def has_colons(self) -> bool:
         """Whether weights are called `gamma:0`, as before Keras 3."""
@@ -205,7 +336,7 @@ def _facts(file: _File, found: _Found, name: str) -> LayerFacts:
         if not (role == "gamma" and config.get("scale") is False)
         and not (role == "beta" and config.get("center") is False)
     ]
-    group = "/".join(file.layers if part == _LAYERS[0] else part for part in found.group.split("/"))
+    group = file.group_of(found)
     names = _legacy_names(file, found, roles) if file.legacy else _positions(group, roles)
     companions: tuple[Companion, ...] = ()
     if config.get("renorm") is True:
@@ -220,6 +351,9 @@ def _facts(file: _File, found: _Found, name: str) -> LayerFacts:
     if config.get("mode") in (1, 2):
         # Keras 1: normalises each sample, or with its batch at inference too; the averages are not read.
         trained = False
+    frozen = bool(steps) and not found.trainable and file.freezes_to_inference
+    if file.called_in_inference_mode(found):
+        trained, frozen = False, True
     return LayerFacts(
         name=name,
         gamma=names.get("gamma"),
@@ -231,10 +365,11 @@ def _facts(file: _File, found: _Found, name: str) -> LayerFacts:
         epsilon=_number(config.get("epsilon")),
         momentum=_number(config.get("momentum")),
         # Keras runs a frozen layer with its stored statistics, in training too.
-        mode="stored" if steps and not found.trainable and file.freezes_to_inference else "switch",
+        mode="stored" if frozen else "switch",
         has_update_ops=found.trainable,
         trained=trained,
         renorm_clipped=bool(config.get("renorm_clipping")) if config.get("renorm") is True else None,
+        front=file.front(found),
     )
 
 

@@ -16,6 +16,7 @@ from ckpt_doctor.graphs.graph import DTYPES, PART, VARIABLE_OPS, Graph, plain_dt
 from ckpt_doctor.graphs.hidden import opened_graphs, undecided, with_bodies
 from ckpt_doctor.graphs.inline import inline
 from ckpt_doctor.graphs.layers import CompanionVariables, Gathered, Gathering, bases_of, gather, names_of, scope_of
+from ckpt_doctor.graphs.linear_in_front import FrontFinder
 from ckpt_doctor.graphs.saver import Saver, read_saver
 from ckpt_doctor.graphs.sites import find_sites
 from ckpt_doctor.graphs.specialise import resolve_tensor, specialise, training_switches
@@ -235,7 +236,13 @@ class MetaGraph:
             gradient_trains=bool(set(statistics) & self._trained_by_gradient),
             initial=self._initial(item),
             renorm_clipped=self._renorm_clipped(companions),
+            front=self._fronts.of(item.sites[0]) if item.sites else None,
         )
+
+    @cached_property
+    def _fronts(self) -> FrontFinder:
+        sites = [site for item in self._gathering.layers for site in item.sites]
+        return FrontFinder(self.inference, sites, self.saved_names)
 
     def _renorm_clipped(self, companions: Iterable[Companion]) -> bool | None:
         names = {companion.name for companion in companions if companion.role == "renorm_stddev"}

@@ -70,20 +70,6 @@ def affine_is_trained(layer: BatchNormLayer) -> bool | None:
     return bool(beta is None or np.any(np.abs(gamma - 1) > _RANDOM_START))
 
 
-def never_updated(layer: BatchNormLayer) -> str | None:
-    """Return the initial values that the statistics still have although they may be wrong, `0/1` or `0/0`; or None.
-
-    None too where the layer was trained with its stored statistics, by its graph or as batch renormalisation whose
-    averages never moved.
-    """
-    start = at_initial_values(layer)
-    facts = layer.facts
-    if start is None or (facts is not None and facts.trained is False) or renorm_uses_initial_values(layer):
-        return None
-    # A layer that no step has touched says nothing about updates; BN210 judges it beside its siblings.
-    return None if affine_is_trained(layer) is False else start
-
-
 def renorm_uses_initial_values(layer: BatchNormLayer) -> bool:
     """Return whether training normalised with 0 and 1 because the averages of batch renormalisation never moved.
 

@@ -48,7 +48,7 @@ __all__ = [
     "takes",
 ]
 
-METHODS = ("auto", "layerwise", "training", "debias", "copy")
+METHODS = ("auto", "layerwise", "training", "debias", "copy", "initial")
 
 
 @dataclass(frozen=True)
@@ -170,6 +170,7 @@ class RepairOptions(DataOptions):
         "How to estimate.",
         "`layerwise`: the whole data set is one batch; `training`: every batch is normalised with its own moments; "
         "`copy`: what is in the file under another name; `debias`: take the initial value out of cold averages; "
+        "`initial`: put back the initial values of a network that was trained with them; "
         "`auto`: copy where exact, else layerwise with data and debias without.",
     )
     layers: tuple[str, ...] = option(

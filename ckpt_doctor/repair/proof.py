@@ -139,7 +139,8 @@ def _compared(
         elif observation is not None:
             mean, variance = (layer.values[role] for role in STATISTICS)
             residual = observation.distance(mean, variance, layer.epsilon or DEFAULT_EPSILON)
-            entry = replace(entry, residual=residual)
+            # Initial values are right by how the layer was trained; how far they are from the data says nothing.
+            entry = replace(entry, residual=None if entry.method == "initial" else residual)
             if entry.method == "layerwise" and not residual <= LARGEST_RESIDUAL:
                 wrong.append(
                     f"layer {entry.name}: its statistics are off by {residual:.2g} from what the model shows; up to "

@@ -21,10 +21,8 @@ _OF_DATA = "BN401"
 _FROZEN = (
     "it was trained with its stored statistics (BN304), which this file lacks: in a network that was trained afresh "
     "they are still 0 and 1, in a fine-tuned one those of the checkpoint that it started from; estimating others would "
-    "break the model; --force overrides this"
+    "break the model; if it was trained afresh, --method initial puts the initial values back; --force estimates anyway"
 )
-
-
 _SWAPPED = (
     "gamma, beta and its statistics are in each other's place (BN206), and the file does not tell which belongs where; "
     "load it in the order in which it was saved; naming the layer with --layers estimates its statistics as it is"
@@ -39,18 +37,20 @@ class Targets:
         estimated: Layers whose statistics come from data.
         copied: Layers whose statistics, or what belongs to them, are in the file.
         debiased: Layers whose initial value is taken out of their averages.
+        initial: Layers that get the initial values of their statistics, which they were trained with.
         left: Layer to the reason why it is not repaired, though something is wrong with it.
     """
 
     estimated: tuple[str, ...] = ()
     copied: tuple[str, ...] = ()
     debiased: tuple[str, ...] = ()
+    initial: tuple[str, ...] = ()
     left: tuple[tuple[str, str], ...] = ()
 
     @property
     def layers(self) -> tuple[str, ...]:
         """All layers that are to be repaired."""
-        return tuple(dict.fromkeys([*self.copied, *self.debiased, *self.estimated]))
+        return tuple(dict.fromkeys([*self.copied, *self.initial, *self.debiased, *self.estimated]))
 
 
 def choose(
@@ -91,11 +91,20 @@ def choose(
             f"layer {refused[0]}: it was trained with its stored statistics, which are therefore right (BN304); "
             "estimating them would break the model; --force overrides this"
         )
-    estimated, copied, debiased, left = [], [], [], []
+    by_name = {layer.name: layer for layer in layers}
+    estimated, copied, debiased, initial, left = [], [], [], [], []
     for name in chosen:
         found = [finding for finding in on_layer.get(name, ()) if finding.repair != "none"]
         sure = [finding for finding in found if unproven or disposition(finding) == "safe"]
         asked = bool(patterns) or (name in inert and force)
+        known = any(finding.repair == "initial" for finding in sure)
+        if method == "initial" or (known and not force):
+            reason = _not_put_back(by_name[name], method, known=known or name in frozen or bool(patterns))
+            if reason is None:
+                initial.append(name)
+            elif found:
+                left.append((name, reason))
+            continue
         if name in frozen and not force and method in ("auto", *ESTIMATES):
             left.append((name, _FROZEN))
             continue
@@ -110,19 +119,41 @@ def choose(
             if cold:
                 debiased.append(name)
             sure = [finding for finding in sure if finding not in cold]
-        estimates = [finding for finding in sure if finding.repair == "estimate"]
+        estimates = [finding for finding in sure if finding.repair in ("estimate", "initial")]
         if method in ("auto", *ESTIMATES) and (estimates or (asked and (has_data or not found))):
             estimated.append(name)
         elif found and name not in (*copied, *debiased):
             left.append((name, _why_left(found, sure, method)))
     if not patterns:
-        known = set(names)
+        measured = set(names)
         left += [
             (name, "nothing tells where its second statistic belongs; name the model with --model")
             for name, found in on_layer.items()
-            if name not in known and any(finding.repair != "none" for finding in found)
+            if name not in measured and any(finding.repair != "none" for finding in found)
         ]
-    return Targets(tuple(estimated), tuple(copied), tuple(debiased), tuple(left))
+    return Targets(tuple(estimated), tuple(copied), tuple(debiased), tuple(initial), tuple(left))
+
+
+def _not_put_back(layer: BatchNormLayer, method: str, *, known: bool) -> str | None:
+    """Return why a layer does not get the initial values of its statistics, or None where it does.
+
+    Args:
+        layer: The layer.
+        method: How it is to be repaired.
+        known: Whether it is known, or the user says, that it was trained with them.
+    """
+    if not layer.absent:
+        return "--method initial puts back statistics that are missing, and it has its own"
+    if method not in ("auto", "initial"):
+        return (
+            "it was trained with the initial values of its statistics, which --method initial puts back; estimating "
+            "others would break the model; --force overrides this"
+        )
+    return (
+        None
+        if known
+        else "nothing shows that it was trained with its initial values; if you know it, name it with --layers"
+    )
 
 
 def _why_left(found: Sequence[Finding], sure: Sequence[Finding], method: str) -> str:

@@ -108,6 +108,27 @@ def _swapped_back(layer: BatchNormLayer, swap: RoleSwap) -> dict[str, Array]:
     )
 
 
+def initial_statistics(layer: BatchNormLayer) -> dict[str, Array]:
+    """Return what the statistics of a layer start at.
+
+    Args:
+        layer: A layer that was trained with them and lacks them.
+
+    Returns:
+        Role to value, float64 of shape `(channels,)`.
+
+    Raises:
+        RepairRefused: Nothing tells how many channels it has, or what its averages start at.
+    """
+    if layer.channels is None or layer.initial is None:
+        what = "how many channels it has" if layer.channels is None else "what its averages start at"
+        raise RepairRefused(f"layer {layer.name}: nothing tells {what}; name the model with --model")
+    return {
+        "moving_mean": np.zeros(layer.channels),
+        "moving_variance": np.full(layer.channels, 0.0 if layer.initial == "0/0" else 1.0),
+    }
+
+
 def debiased_statistics(layer: BatchNormLayer, cold: InitialValueShare | None) -> dict[str, Array]:
     """Return the statistics of a cold average with the initial value taken out.
 

@@ -23,7 +23,7 @@ from ckpt_doctor.progress import Listener, Progress
 from ckpt_doctor.repair.planning import LayerPlan
 from ckpt_doctor.repair.proof import doubts
 from ckpt_doctor.repair.targets import Targets
-from ckpt_doctor.repair.without_data import copied_statistics, debiased_statistics
+from ckpt_doctor.repair.without_data import copied_statistics, debiased_statistics, initial_statistics
 from ckpt_doctor.repair_result import Metric
 from ckpt_doctor.verdict import Verdict
 
@@ -64,7 +64,7 @@ class Work:
 
     def without_data(self) -> Iterator[LayerPlan]:
         """Yield the plans of the layers that need no data; what cannot be done is left."""
-        for name in (*self.targets.copied, *self.targets.debiased):
+        for name in (*self.targets.copied, *self.targets.initial, *self.targets.debiased):
             if name in self.targets.estimated:
                 continue
             layer = self.by_name[name]
@@ -73,10 +73,18 @@ class Work:
                     values, origin = copied_statistics(layer, self.verdict.subject.role_swaps.get(name))
                     self.notes.append(f"{name}: {origin}")
                     yield LayerPlan(layer, "copy", values)
+                elif name in self.targets.initial:
+                    yield LayerPlan(layer, "initial", initial_statistics(layer))
                 else:
                     yield LayerPlan(layer, "debias", debiased_statistics(layer, self.verdict.subject.shares.of(layer)))
             except RepairRefused as refusal:
                 self.left.append((name, str(refusal)))
+        if self.targets.initial:
+            told = next((mode.shown for name in self.targets.initial if (mode := self.by_name[name].trained)), None)
+            self.notes.append(
+                f"{len(self.targets.initial)} layers get the initial values of their statistics, with which they were "
+                + (f"trained: {told}" if told else "trained, as you say")
+            )
         if self.targets.debiased:
             self.notes.append(
                 "debias takes the initial value out of the averages; what stays is an average over training, not the "

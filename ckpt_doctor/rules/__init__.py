@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ckpt_doctor.finding import Finding
+from ckpt_doctor.finding import Certainty, Finding
 from ckpt_doctor.rules import (
     aliases_disagree,
     batch_statistics_by_design,
@@ -43,7 +43,7 @@ from ckpt_doctor.rules import (
     unfinished_save,
     updates_not_run,
 )
-from ckpt_doctor.rules.interface import Rule
+from ckpt_doctor.rules.interface import Fixed, Rule
 
 RULES: tuple[Rule, ...] = (
     missing_moving_mean.RULE,
@@ -83,6 +83,12 @@ RULES: tuple[Rule, ...] = (
 Disposition = Literal["safe", "unproven", "none"]
 
 _FIXED = {rule.code: rule.fixed for rule in RULES}
+_SAFE: dict[Fixed, tuple[Certainty, ...]] = {
+    "always": ("proven", "likely", "unproven"),
+    "likely": ("proven", "likely"),
+    "proven": ("proven",),
+    "asked": (),
+}
 
 
 def disposition(finding: Finding) -> Disposition:
@@ -92,8 +98,7 @@ def disposition(finding: Finding) -> Disposition:
     """
     if finding.repair == "none":
         return "none"
-    fixed = _FIXED[finding.rule]
-    return "safe" if fixed == "always" or (fixed == "proven" and finding.certainty == "proven") else "unproven"
+    return "safe" if finding.certainty in _SAFE[_FIXED[finding.rule]] else "unproven"
 
 
 # Which findings a finding explains, on the layers that both concern; the first match counts.

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ckpt_doctor.batchnorm import BatchNormLayer
-from ckpt_doctor.finding import Certainty, Finding, Severity
+from ckpt_doctor.finding import Certainty, Finding, Repair, Severity
+from ckpt_doctor.heuristics.stored_in_training import lost_initial_values
 from ckpt_doctor.rules.interface import Rule, Subject
 
 _WORDS = {"moving_mean": "moving mean", "moving_variance": "moving variance"}
@@ -45,10 +46,18 @@ def missing(rule: Rule, subject: Subject, role: str) -> Iterator[Finding]:
                 "the name does not say batch norm, but gamma and beta stand beside a convolution; if it is one, "
                 "estimate the statistics from data"
             )
+        repair: Repair | None = None
+        if lost_initial_values(layer) and layer.trained is not None:
+            repair = "initial"
+            advice = (
+                f"it was trained with its initial values ({layer.trained.shown}), so they are right: put them back "
+                "with fix, which needs no data for that"
+            )
         yield rule.finding(
             f"layer {layer.name} has no {_WORDS[role]} for its {channels}: {name} is not in the file; {advice}",
             layer=layer,
             variables=(name,),
             severity=severity,
             certainty=certainty,
+            repair=repair,
         )

@@ -4,6 +4,10 @@ Training normalised with the stored 0 and 1 and never with the moments of a batc
 scale and shift all along, and its weights expect exactly these values. Estimating statistics from data would break a
 working model.
 
+The graph, or a config, shows it; or the gradients do: a bias in front of the layer and beta moved alike, or the
+gradients of kernel and gamma answer to each other; or the train op runs the updates of a layer whose statistics never
+moved, so that its switch was off all along (`likely`).
+
 Usual cause: `tf.layers.batch_normalization` called without `training=`, whose default is False; in Keras a layer, or a
     model around it, that is frozen (`trainable = False`) while the rest is trained.
     x = tf.layers.batch_normalization(x, training=is_training)
@@ -25,8 +29,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from ckpt_doctor.batchnorm import BatchNormLayer
 from ckpt_doctor.finding import Finding
-from ckpt_doctor.heuristics.stored_in_training import trained_on_stored
+from ckpt_doctor.heuristics.stored_in_training import certainty_of_stored, trained_on_stored
 from ckpt_doctor.rules._examples import described, example, holding
 from ckpt_doctor.rules.interface import Rule, Subject
 
@@ -35,14 +40,19 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
     concerned = [layer for layer in subject.inventory.layers if trained_on_stored(layer)]
     if concerned:
         yield rule.finding(
-            f"{len(concerned)} layers were trained with their stored statistics, which are still 0/1: the weights "
-            "expect them, so they are right; do not estimate them anew",
+            f"{len(concerned)} layers were trained with their stored statistics, which are still 0/1{_shown(concerned)}"
+            "; the weights expect them, so they are right; do not estimate them anew",
             layers=tuple(layer.name for layer in concerned),
             variables=tuple(
                 layer.variables[role] for layer in concerned for role in ("moving_mean", "moving_variance")
             ),
-            certainty="proven" if all(layer.evidence == "graph" for layer in concerned) else "likely",
+            certainty="proven" if all(certainty_of_stored(layer) == "proven" for layer in concerned) else "likely",
         )
+
+
+def _shown(layers: list[BatchNormLayer]) -> str:
+    """Return what the gradients of the first layer show that have any, for a message."""
+    return next((f" ({layer.trained.of}: {layer.trained.shown})" for layer in layers if layer.trained is not None), "")
 
 
 _INITIAL: dict[str, Any] = {"moving_mean": 0, "moving_variance": 1}

@@ -52,7 +52,7 @@ class Subject:
         return find_role_swaps(self.inventory.layers)
 
 
-Fixed = Literal["always", "proven", "asked"]
+Fixed = Literal["always", "likely", "proven", "asked"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +65,8 @@ class Rule:
         severity: The worst that it reports.
         repair: What `fix` can do about it.
         check: Yields the findings of one checkpoint.
-        fixed: When `fix` repairs it: `always` (what is missing cannot be right), `proven` (a proven finding), `asked`
-            (with --unproven, or by the layer's name).
+        fixed: When `fix` repairs it: `always` (what is missing cannot be right), `proven` (a proven finding), `likely`
+            (one that values of the file make likely, too), `asked` (with --unproven, or by the layer's name).
         healthy: Subjects in which it finds nothing, near misses included: its tests.
         sick: Subjects in which it finds something: its tests.
     """
@@ -94,8 +94,9 @@ class Rule:
         variables: tuple[str, ...] = (),
         certainty: Certainty,
         severity: Severity | None = None,
+        repair: Repair | None = None,
     ) -> Finding:
-        """Return a finding of this rule; the severity is the rule's own if it is not given.
+        """Return a finding of this rule; severity and repair are the rule's own if they are not given.
 
         Args:
             message: What was seen, in numbers, and what to do next.
@@ -106,6 +107,7 @@ class Rule:
                 names, a config, a counter, the optimizer, or on what values usually look like. No default: every
                 rule has to decide.
             severity: Another severity than the rule's.
+            repair: Another repair than the rule's.
         """
         return Finding(
             rule=self.code,
@@ -117,5 +119,5 @@ class Rule:
             variables=variables,
             message=message,
             cause=None,
-            repair=self.repair,
+            repair=repair or self.repair,
         )

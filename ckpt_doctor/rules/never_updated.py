@@ -8,9 +8,12 @@ The same values have three meanings. If the layer was trained with the moments o
 rule reports them. If it ran on its stored statistics during training too, they are right (BN304); and some models use
 the moments of the batch on purpose (BN306).
 
-The finding is proven only if the training graph itself shows that the layer normalised with the moments of each batch,
-whatever was fed. A config, an iteration counter, a placeholder or the optimizer alone make it an unproven warning, and
-so does a model of zero iterations, which may have been trained before it was compiled again.
+The finding is proven if the training graph itself shows that the layer normalised with the moments of each batch,
+whatever was fed, or if the optimizer's slots show that a bias in front of the layer had no gradient, as it has none
+behind batch moments. It is likely if the values of such a bias show that, or the slots of another layer that trained
+alike, or how the gradients of kernel and gamma answer to each other. A config, an iteration counter, a placeholder or
+the optimizer alone make it an unproven warning, and so does a model of zero iterations, which may have been trained
+before it was compiled again.
 
 Usual cause: the update ops never ran.
     with tf.control_dependencies(tf.get_collection(tf.GraphKeys.UPDATE_OPS)):
@@ -23,7 +26,7 @@ call in a Keras 2 config; a switch that is a placeholder or a bool variable and 
 nothing either: a model that was loaded, compiled and saved again has them, whatever was trained before. All of these
 are `unproven`.
 
-Repair: estimated from data by `ckpt-doctor fix`; what is not proven, with `--unproven` only.
+Repair: estimated from data by `ckpt-doctor fix`; what is unproven, with `--unproven` only.
 
 Repair is unsafe when: the layer was trained on its stored statistics, as above: estimates take a working model from
 0.97 to 0.78 or worse. Use `--unproven` only if the training code ran the layer with `training=True`, and compare
@@ -39,7 +42,7 @@ from typing import Any
 
 from ckpt_doctor.batchnorm import BatchNormLayer
 from ckpt_doctor.finding import Finding
-from ckpt_doctor.heuristics.initial_values import never_updated
+from ckpt_doctor.heuristics.stored_in_training import certainty_of_batch, never_updated
 from ckpt_doctor.rules._examples import described, example, holding
 from ckpt_doctor.rules.interface import Rule, Subject
 
@@ -47,24 +50,34 @@ from ckpt_doctor.rules.interface import Rule, Subject
 def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
     for layer in subject.inventory.layers:
         start = never_updated(layer)
-        if start is None:
+        # A receipt says that its statistics were put back as they started.
+        if start is None or layer.name in subject.repaired:
             continue
         mean, variance = start.split("/")
         seen = (
             f"layer {layer.name}: all {layer.channels} channels have moving_mean exactly {mean} and moving_variance "
             f"exactly {variance}, the initial values"
         )
-        proven = layer.facts is not None and bool(layer.facts.trained) and layer.evidence == "graph"
+        certainty = certainty_of_batch(layer)
         yield rule.finding(
-            f"{seen}; it was trained on batch statistics, so updates should have run; estimate them from data"
-            if proven
+            f"{seen}; it was trained on batch statistics{_by_gradients(layer)}, so updates should have run; estimate "
+            "them from data"
+            if certainty is not None
             else f"{seen}; {_unknown(layer, subject)}; if the layer was trained with training=True, estimate them from "
             "data with --unproven",
             layer=layer,
             variables=tuple(layer.variables[role] for role in ("moving_mean", "moving_variance")),
-            severity=None if proven else "warning",
-            certainty="proven" if proven else "unproven",
+            severity=None if certainty is not None else "warning",
+            certainty=certainty or "unproven",
         )
+
+
+def _by_gradients(layer: BatchNormLayer) -> str:
+    """Return what gradients show of a layer that ran on batch statistics, for a message; empty where its graph does."""
+    told = layer.trained
+    if told is None or (layer.facts is not None and layer.facts.trained):
+        return ""
+    return f" ({told.shown}{'' if told.of == layer.name else f', in {told.of}, which trained alike'})"
 
 
 def _unknown(layer: BatchNormLayer, subject: Subject) -> str:
@@ -86,7 +99,7 @@ RULE = Rule(
     severity="error",
     repair="estimate",
     check=_check,
-    fixed="proven",
+    fixed="likely",
     healthy=(
         lambda: holding(example(facts=described(), moving_mean=0, moving_variance=0.97)),
         lambda: holding(example(facts=described(), moving_mean=1e-30, moving_variance=1)),

@@ -30,7 +30,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ckpt_doctor.finding import Finding
-from ckpt_doctor.heuristics.initial_values import never_updated
+from ckpt_doctor.heuristics.stored_in_training import never_updated, ran_on
 from ckpt_doctor.rules._examples import described, example, holding
 from ckpt_doctor.rules.interface import Rule, Subject
 
@@ -41,6 +41,7 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
         for layer in subject.inventory.layers
         if layer.facts is not None
         and layer.facts.updates_run is False
+        and ran_on(layer) != "stored"
         and (layer.absent or never_updated(layer) is not None)
     ]
     if not concerned:
@@ -49,7 +50,7 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
     what = "waits for their update ops" if has_ops else "updates them: they have no update ops"
     confirmed = all(never_updated(layer) is not None for layer in concerned)
     # A switch that is at inference unless it is fed: then there may have been nothing to update.
-    sure = all(layer.facts is not None and layer.facts.trained for layer in concerned)
+    sure = all(ran_on(layer) == "batch" for layer in concerned)
     yield rule.finding(
         f"no training op of the graph {what} ({len(concerned)} layers); tie tf.GraphKeys.UPDATE_OPS to the train op "
         "with tf.control_dependencies",

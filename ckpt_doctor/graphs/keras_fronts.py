@@ -1,0 +1,245 @@
+"""Which linear layer of a Keras model stands in front of which batch norm, by the connections in the config.
+
+See `graphs.linear_in_front` for what such a layer tells, and when it tells nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+# Class to the axes of its last kernel that are the channels of its output, counted from the end: keras/src/layers of
+# Keras 3 and tf_keras. Classes of Keras 1 are left out: the order of their axes depends on the backend.
+_LINEAR: dict[str, tuple[int, ...]] = {
+    **dict.fromkeys(("Dense", "Conv1D", "Conv2D", "Conv3D", "SeparableConv1D", "SeparableConv2D"), (-1,)),
+    **dict.fromkeys(("DepthwiseConv1D", "DepthwiseConv2D"), (-2, -1)),
+    **dict.fromkeys(("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"), (-2,)),
+}
+# What keeps a constant that is added to a channel: averages of equal numbers, and repetition.
+_KEEPS_CONSTANTS = frozenset(
+    "AveragePooling1D AveragePooling2D AveragePooling3D GlobalAveragePooling1D GlobalAveragePooling2D "
+    "GlobalAveragePooling3D UpSampling1D UpSampling2D UpSampling3D Cropping1D Cropping2D".split()
+)
+_SUM = "Add"
+_WRAPPER = "TimeDistributed"
+_DEEPEST = 30
+_LONGEST = 20
+
+Path = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class KerasFront:
+    """A linear layer in front of a batch norm.
+
+    Attributes:
+        path: Names of the models and wrappers around it, outermost first, and its own last.
+        has_bias: Whether it has a bias.
+        axes: The axes of its kernel that are the channels of its output; empty where no gradient of it is to be used.
+        l2: The factor of an L2 penalty on its kernel.
+    """
+
+    path: Path
+    has_bias: bool
+    axes: tuple[int, ...]
+    l2: float = 0.0
+
+
+@dataclass
+class _Node:
+    """A layer of one model.
+
+    Attributes:
+        class_name: Its class, inside a wrapper that applies it to each step of time.
+        config: Its own config.
+        path: See `KerasFront`.
+        calls: For each of its calls, the layers that it reads.
+        readers: The layers that read its outputs, one entry a call.
+        arguments: What else it is called with, one mapping a call.
+    """
+
+    class_name: str
+    config: Mapping[str, Any]
+    path: Path
+    calls: list[list[str]] = field(default_factory=list)
+    readers: list[str] = field(default_factory=list)
+    arguments: list[Mapping[str, Any]] = field(default_factory=list)
+
+
+def fronts(config: Mapping[str, Any], is_batch_norm: Any) -> dict[Path, KerasFront]:
+    """Return the linear layer in front of each batch norm, by the path of the batch norm.
+
+    Args:
+        config: The model, `{"class_name": …, "config": …}`.
+        is_batch_norm: Tells a batch norm by its class name and config.
+    """
+    found: dict[Path, KerasFront] = {}
+    for nodes, outputs in _models(config, (), 0):
+        for node in nodes.values():
+            if is_batch_norm(node.class_name, node.config) and len(node.calls) == 1:
+                front = _front(node, nodes, outputs, is_batch_norm)
+                if front is not None:
+                    found[node.path] = front
+    return found
+
+
+def called_in_inference_mode(config: Mapping[str, Any]) -> frozenset[Path]:
+    """Return the paths of the layers that every call in the config runs with `training=False`."""
+    return frozenset(
+        node.path
+        for nodes, _ in _models(config, (), 0)
+        for node in nodes.values()
+        if node.arguments and all(given.get("training") in (False, 0) for given in node.arguments)
+    )
+
+
+def _front(batch_norm: _Node, nodes: Mapping[str, _Node], outputs: frozenset[str], is_batch_norm: Any) -> Any:
+    def normalised(name: str) -> bool:
+        reader = nodes.get(name)
+        return reader is not None and is_batch_norm(reader.class_name, reader.config)
+
+    allowed: set[str] = set()
+    current = batch_norm
+    for _ in range(_LONGEST):
+        sources = current.calls[0]
+        if len(sources) != 1 and not (current.class_name == _SUM and sources):
+            return None
+        candidates = [nodes.get(name) for name in sources]
+        here = next(
+            (
+                one
+                for one in candidates
+                if one is not None
+                and len(one.calls) == 1
+                and _name(one) not in outputs
+                and all(reader in allowed or normalised(reader) for reader in one.readers)
+                and (one.class_name in _LINEAR or len(candidates) == 1)
+            ),
+            None,
+        )
+        if here is None:
+            return None
+        if here.class_name in _LINEAR:
+            return _described(here) if here.config.get("activation") in (None, "linear") else None
+        if here.class_name not in _KEEPS_CONSTANTS and here.class_name != _SUM:
+            return None
+        allowed.add(_name(here))
+        current = here
+    return None
+
+
+def _name(node: _Node) -> str:
+    """Return the name by which the connections of its model know a layer: that of the wrapper around it."""
+    return str(node.config.get("_outer") or node.path[-1])
+
+
+def _described(node: _Node) -> KerasFront | None:
+    config = node.config
+    if config.get("trainable") is False:
+        return None
+    penalty = config.get("kernel_regularizer") or config.get("depthwise_regularizer")
+    l2: float | None = 0.0
+    if penalty:
+        inner = penalty.get("config") if isinstance(penalty, dict) else None
+        inner = inner if isinstance(inner, dict) else {}
+        known = not inner.get("l1") and isinstance(inner.get("l2"), (int, float))
+        l2 = float(inner["l2"]) if known else None
+    use_bias = config.get("use_bias", True)
+    axes = _LINEAR[node.class_name] if l2 is not None else ()
+    return KerasFront(node.path, bool(use_bias), axes, l2 or 0.0)
+
+
+def _models(entry: Any, path: Path, depth: int) -> Iterator[tuple[dict[str, _Node], frozenset[str]]]:
+    """Yield the layers of every model in a config, with the names of its output layers."""
+    config = entry.get("config") if isinstance(entry, dict) else None
+    if isinstance(config, list):
+        config = {"layers": config}
+    if not isinstance(config, dict) or depth > _DEEPEST:
+        return
+    layers = config.get("layers")
+    if not isinstance(layers, list):
+        return
+    nodes: dict[str, _Node] = {}
+    previous: str | None = None
+    sequential = not any(isinstance(layer, dict) and "inbound_nodes" in layer for layer in layers)
+    for layer in layers:
+        if not isinstance(layer, dict) or not isinstance(layer.get("config"), dict):
+            continue
+        name = str(layer["config"].get("name") or layer.get("name") or "")
+        yield from _models(layer, (*path, name), depth + 1)
+        node = _node(layer, (*path, name))
+        nodes[name] = node
+        if sequential:
+            node.calls = [[previous]] if previous is not None else []
+            previous = name
+        else:
+            for sources, arguments in _calls(layer.get("inbound_nodes")):
+                node.calls.append(sources)
+                node.arguments.append(arguments)
+    for name, node in nodes.items():
+        for sources in node.calls:
+            for source in sources:
+                if source in nodes:
+                    nodes[source].readers.append(name)
+    yield nodes, frozenset(_names(config.get("output_layers")))
+
+
+def _node(layer: Mapping[str, Any], path: Path) -> _Node:
+    class_name = str(layer.get("class_name", "")).rpartition(">")[2]
+    config: Mapping[str, Any] = layer["config"]
+    inner = config.get("layer")
+    if class_name == _WRAPPER and isinstance(inner, dict) and isinstance(inner.get("config"), dict):
+        own = dict(inner["config"])
+        # The connections of the model know the wrapper.
+        own["_outer"] = path[-1]
+        return _Node(str(inner.get("class_name", "")).rpartition(">")[2], own, (*path, str(own.get("name", "layer"))))
+    return _Node(class_name, config, path)
+
+
+def _calls(inbound: Any) -> Iterator[tuple[list[str], Mapping[str, Any]]]:
+    """Yield, for each call of a layer, the layers that it reads and its other arguments.
+
+    Keras 3 writes `{"args": [tensor, …], "kwargs": {…}}` with `{"config": {"keras_history": [layer, call, output]}}`
+    for a tensor; Keras 1 and 2 `[[layer, call, output, {…}], …]`.
+    """
+    for call in inbound if isinstance(inbound, list) else ():
+        if isinstance(call, dict):
+            arguments = call.get("kwargs")
+            arguments = arguments if isinstance(arguments, dict) else {}
+            yield list(_histories([call.get("args"), arguments])), arguments
+        elif isinstance(call, list):
+            entries = call if call and isinstance(call[0], list) else [call]
+            sources, arguments = [], {}
+            for one in entries:
+                if isinstance(one, list) and one and isinstance(one[0], str):
+                    sources.append(one[0])
+                    if len(one) > 3 and isinstance(one[3], dict):
+                        arguments = {**arguments, **one[3]}
+            yield sources, arguments
+
+
+def _histories(value: Any, depth: int = 0) -> Iterator[str]:
+    if depth > _DEEPEST:
+        return
+    if isinstance(value, dict):
+        config = value.get("config")
+        history = config.get("keras_history") if isinstance(config, dict) else None
+        if isinstance(history, list) and history:
+            yield str(history[0])
+            return
+        value = list(value.values())
+    if isinstance(value, list):
+        for one in value:
+            yield from _histories(one, depth + 1)
+
+
+def _names(outputs: Any) -> Sequence[str]:
+    """Return the layers of `output_layers`: `[layer, call, output]`, or a list of such."""
+    if not isinstance(outputs, (list, dict)):
+        return []
+    if isinstance(outputs, dict):
+        return [name for one in outputs.values() for name in _names(one)]
+    if outputs and isinstance(outputs[0], str):
+        return [outputs[0]]
+    return [name for one in outputs for name in _names(one)]
