@@ -81,9 +81,18 @@ def test_steps_of_an_optimizer_prove_neither_health_nor_defect(here, capsys, ste
 
 
 def test_a_switch_proves_nothing_and_a_repair_needs_to_be_asked_for(here):
-    assert findings(NOT_RUN) == {("BN201", "warning", "unproven"), ("BN302", "warning", "unproven")}
+    """Without an optimizer's slots, the graph and its switch are all that is left."""
+    values = {name: value for name, value in read_file(NOT_RUN).values.items() if "/Adam" not in name}
+    write_bundle(here / "model", dict(values), meta_of=NOT_RUN)
+    assert findings("model") == {("BN201", "warning", "unproven"), ("BN302", "warning", "unproven")}
     with pytest.raises(RepairRefused, match="--unproven"):
-        ckpt_doctor.fix(NOT_RUN, data=DATA, output=here / "out")
+        ckpt_doctor.fix("model", data=DATA, output=here / "out")
+
+
+@pytest.mark.tensorflow
+def test_gradients_tell_where_a_switch_does_not(here):
+    assert findings(NOT_RUN) == {("BN201", "error", "likely"), ("BN302", "error", "likely")}
+    assert ckpt_doctor.fix(NOT_RUN, data=DATA, output=here / "out").complete
 
 
 def test_a_graph_that_always_trains_proves_it(here):

@@ -222,23 +222,30 @@ class _File:
 
     def _legacy_weights(self, here: _Found) -> tuple[str | None, str | None]:
         """Return kernel and bias of a legacy file; None for one of which it lists none or several."""
-        listed = self.checkpoint.attributes.get("weight_names", {}).get(here.path[0], ())
         names: dict[str, list[str]] = {"kernel": [], "bias": []}
-        pointwise = any(str(weight).partition(":")[0].endswith("pointwise_kernel") for weight in listed)
-        for weight in map(str, listed):
-            scope, _, last = weight.partition(":")[0].rpartition("/")
-            if scope and scope.rpartition("/")[2] != here.path[-1]:
-                continue
+        weights = [weight for owner in (here.path[-1], "") for weight in self._owned.get((here.path[0], owner), ())]
+        pointwise = any(_last(weight) == "pointwise_kernel" for weight in weights)
+        for weight in weights:
+            last = _last(weight)
             if last.endswith("kernel") and not (pointwise and last == "depthwise_kernel"):
                 names["kernel"].append(weight)
             elif last == "bias":
                 names["bias"].append(weight)
-        root = self.checkpoint.attributes.get("root", "")
-        kernel, bias = (
-            "/".join(part for part in (root, here.path[0], found[0]) if part) if len(found) == 1 else None
-            for found in names.values()
-        )
+        kernel, bias = (self._path(here.path[0], found[0]) if len(found) == 1 else None for found in names.values())
         return kernel, bias
+
+    @cached_property
+    def _owned(self) -> dict[tuple[str, str], list[str]]:
+        """The weights that a legacy file lists, by layer group and by the last scope in their names."""
+        found: dict[tuple[str, str], list[str]] = {}
+        for group, listed in self.checkpoint.attributes.get("weight_names", {}).items():
+            for weight in map(str, listed):
+                found.setdefault((group, _owner(weight)), []).append(weight)
+        return found
+
+    def _path(self, group: str, weight: str) -> str:
+        root = self.checkpoint.attributes.get("root", "")
+        return "/".join(part for part in (root, group, weight) if part)
 
     def group_of(self, found: _Found) -> str:
         """Return a layer's group in a Keras 3 file."""
@@ -279,12 +286,13 @@ class _File:
 
         A list that is not the optimizer's own has other shapes, and is then not used.
         """
-        result: list[Variable] = []
+        listed = self._legacy_variables() if self.legacy else self._numbered_variables_of_all()
+        return [variable for variable in listed if not variable.dtype.startswith(("int", "uint", "string", "bool"))]
+
+    def _numbered_variables_of_all(self) -> Iterator[Variable]:
         for found in self._by_path.values():
-            if not found.trainable or found.class_name == "Normalization":
-                continue
-            result += self._legacy_variables(found) if self.legacy else self._numbered_variables(found)
-        return [variable for variable in result if not variable.dtype.startswith(("int", "uint", "string", "bool"))]
+            if found.trainable and found.class_name != "Normalization":
+                yield from self._numbered_variables(found)
 
     def _numbered_variables(self, found: _Found) -> list[Variable]:
         own = self._numbered(f"{self.group_of(found)}/vars")
@@ -306,26 +314,30 @@ class _File:
                 result.setdefault(group, []).append(variable)
         return result
 
-    def _legacy_variables(self, found: _Found) -> list[Variable]:
-        root = self.checkpoint.attributes.get("root", "")
-        listed = self.checkpoint.attributes.get("weight_names", {}).get(found.path[0], ())
-        result = []
-        for weight in map(str, listed):
-            scope, _, last = weight.partition(":")[0].rpartition("/")
-            if len(found.path) > 1 and scope.rpartition("/")[2] != found.path[-1]:
-                continue
-            if last.startswith("moving_") or last.startswith("running_"):
-                continue
-            variable = self.checkpoint.variable("/".join(part for part in (root, found.path[0], weight) if part))
-            if variable is not None:
-                result.append(variable)
-        return result
+    def _legacy_variables(self) -> Iterator[Variable]:
+        frozen = {(found.path[0], found.path[-1]) for found in self._by_path.values() if not found.trainable}
+        for group, listed in self.checkpoint.attributes.get("weight_names", {}).items():
+            for weight in map(str, listed):
+                if (group, _owner(weight)) in frozen or (group, group) in frozen:
+                    continue
+                variable = self.checkpoint.variable(self._path(group, weight))
+                if variable is not None and not _last(weight).startswith(("moving_", "running_")):
+                    yield variable
 
     @cached_property
     def has_colons(self) -> bool:
         """Whether weights are called `gamma:0`, as before Keras 3."""
         listed = self.checkpoint.attributes.get("weight_names", {}).values()
         return any(str(weight).endswith(":0") for weights in listed for weight in weights)
+
+
+def _last(weight: str) -> str:
+    return weight.partition(":")[0].rpartition("/")[2]
+
+
+def _owner(weight: str) -> str:
+    """Return the last scope in the name of a weight: `dense` of `block/dense/kernel:0`."""
+    return weight.partition(":")[0].rpartition("/")[0].rpartition("/")[2]
 
 
 def _facts(file: _File, found: _Found, name: str) -> LayerFacts:

@@ -78,7 +78,7 @@ class FrontFinder:
             linear = self._linear(node, inputs)
             if linear is not None:
                 return linear if self._sums_are_read_by(node, inputs, normalising) else None
-            if node.op not in PASS_THROUGH and node.op not in _KEEPS_CONSTANTS:
+            if node.op == "StopGradient" or (node.op not in PASS_THROUGH and node.op not in _KEEPS_CONSTANTS):
                 return None
             tensor = inputs[0]
         return None

@@ -14,6 +14,7 @@ The limits, and what they rest on, are in `docs/evidence.md`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -42,10 +43,14 @@ _FEWEST_FOR_NONE = 8
 # A gamma that is nearly 0 lets no gradient through to the bias on stored statistics either.
 _SMALLEST_SCALE = 0.05
 # Slope of `<kernel, d kernel>` over `gamma * d gamma`, and their correlation. Measured: -0.31 to 0.44 on batch moments,
-# 0.88 to 1.32 on stored 0 and 1, there with a correlation of at least 0.97.
+# 0.88 to 1.32 on stored 0 and 1, there with a correlation of at least 0.97; a slope must also be this many of its
+# standard errors away from those of the other kind.
 _SLOPE_OF_BATCH = 0.5
 _SLOPES_OF_STORED = (0.8, 1.4)
+_ERRORS = 3.0
 _SLOPE_CORRELATED = 0.95
+_SLOPE_UNCORRELATED = 0.7
+_SLOPE_OF_EPSILON = 0.1
 _FEWEST_FOR_SLOPE = 8
 
 
@@ -68,8 +73,12 @@ def by_bias(name: str, traces: Mapping[str, GradientTrace], epsilon: float | Non
     values = _by_values(name, bias.value.reshape(-1), beta.value.reshape(-1), scale)
     if slots is None:
         return values
+    if values is None:
+        return slots
     # Slots speak of the last steps, values of all. Where they differ, both kinds of training happened.
-    return slots if values is None or values.ran_on == slots.ran_on else None
+    if values.ran_on != slots.ran_on:
+        return None
+    return replace(slots, from_the_start=slots.from_the_start or values.from_the_start)
 
 
 def _by_slots(
@@ -83,7 +92,8 @@ def _by_slots(
     if sizes[0] is None or sizes[1] is None:
         return None
     of_bias, of_beta = float(np.median(sizes[0])), float(np.median(sizes[1]))
-    if not of_beta > 0:
+    # What is exactly zero although rounding leaves something everywhere had no gradient for another reason.
+    if not of_beta > 0 or (bias.first is not None and not bias.first.any()):
         return None
     ratio = of_bias / of_beta
     shown = f"the {what} of the gradients of the bias in front of it is {ratio:.2g} times that of beta's"
@@ -110,7 +120,7 @@ def _ran_on_one(of_bias: Array, of_beta: Array, scale: Array, epsilon: float | N
 def _by_values(name: str, bias: Array, beta: Array, scale: Array) -> TrainingMode | None:
     of_bias, of_beta = float(np.std(bias)), float(np.std(beta))
     # A bias that is the same everywhere to the last bit may never have been trained.
-    if not of_bias > 0 or not of_beta > 0:
+    if not np.ptp(bias) > 0 or not np.ptp(beta) > 0:
         return None
     spread = of_bias / of_beta
     # Behind a negative gamma they move against each other.
@@ -157,7 +167,11 @@ def by_scale(
         f"the gradients of kernel and gamma, over {right.size} channels, answer to each other with a slope of "
         f"{slope:.2f} and a correlation of {correlation:.2f}"
     )
-    if abs(slope) <= _SLOPE_OF_BATCH and float(left @ left) <= float(right @ right) * _SLOPE_OF_BATCH:
+    rest = left - slope * right
+    error = float(np.sqrt((rest @ rest) / (right @ right) / (right.size - 1)))
+    small = abs(slope) <= _SLOPE_OF_BATCH and slope + _ERRORS * error <= _SLOPES_OF_STORED[0]
+    # Epsilon alone leaves a slope of epsilon / (variance + epsilon), in all channels.
+    if small and (abs(correlation) <= _SLOPE_UNCORRELATED or abs(slope) <= _SLOPE_OF_EPSILON):
         return TrainingMode("batch", "scale", shown, used[0])
     if _SLOPES_OF_STORED[0] <= slope <= _SLOPES_OF_STORED[1] and correlation >= _SLOPE_CORRELATED:
         # With another mean than 0 stored, the two sides would differ by what it adds.

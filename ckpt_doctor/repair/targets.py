@@ -102,7 +102,7 @@ def choose(
             reason = _not_put_back(by_name[name], method, known=known or name in frozen or bool(patterns))
             if reason is None:
                 initial.append(name)
-            elif found:
+            elif found or patterns:
                 left.append((name, reason))
             continue
         if name in frozen and not force and method in ("auto", *ESTIMATES):

@@ -30,7 +30,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ckpt_doctor.finding import Finding
-from ckpt_doctor.heuristics.stored_in_training import never_updated, ran_on
+from ckpt_doctor.heuristics.stored_in_training import certainty_of_batch, never_updated, ran_on
 from ckpt_doctor.rules._examples import described, example, holding
 from ckpt_doctor.rules.interface import Rule, Subject
 
@@ -50,7 +50,8 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
     what = "waits for their update ops" if has_ops else "updates them: they have no update ops"
     confirmed = all(never_updated(layer) is not None for layer in concerned)
     # A switch that is at inference unless it is fed: then there may have been nothing to update.
-    sure = all(ran_on(layer) == "batch" for layer in concerned)
+    known = [certainty_of_batch(layer) for layer in concerned]
+    sure = None not in known
     yield rule.finding(
         f"no training op of the graph {what} ({len(concerned)} layers); tie tf.GraphKeys.UPDATE_OPS to the train op "
         "with tf.control_dependencies",
@@ -62,7 +63,7 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
             if (name := layer.variables.get(role) or layer.absent.get(role)) is not None
         ),
         severity=None if sure else "warning",
-        certainty=("proven" if confirmed else "likely") if sure else "unproven",
+        certainty=("proven" if confirmed and "likely" not in known else "likely") if sure else "unproven",
     )
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ckpt_doctor.heuristics import initial_values as heuristic
+from ckpt_doctor.heuristics import stored_in_training
 from ckpt_doctor.heuristics.stored_in_training import lost_and_frozen, trained_on_stored
 from ckpt_doctor.rules._examples import described, example
 
@@ -89,14 +90,17 @@ UNTOUCHED = {"moving_mean": 0, "moving_variance": 1}
 
 
 def test_what_never_moved_may_be_wrong_unless_training_used_it():
-    assert heuristic.never_updated(example(**UNTOUCHED)) == "0/1"
-    assert heuristic.never_updated(example(moving_mean=0, moving_variance=0, initial="0/0")) == "0/0"
-    assert heuristic.never_updated(example()) is None
-    assert heuristic.never_updated(example(**UNTOUCHED, gamma=1, beta=0)) is None
+    assert stored_in_training.never_updated(example(**UNTOUCHED)) == "0/1"
+    assert stored_in_training.never_updated(example(moving_mean=0, moving_variance=0, initial="0/0")) == "0/0"
+    assert stored_in_training.never_updated(example()) is None
+    assert stored_in_training.never_updated(example(**UNTOUCHED, gamma=1, beta=0)) is None
     # Without gamma and beta nothing tells whether the layer was trained.
-    assert heuristic.never_updated(example(missing=["gamma", "beta"], **UNTOUCHED)) == "0/1"
+    assert stored_in_training.never_updated(example(missing=["gamma", "beta"], **UNTOUCHED)) == "0/1"
     for trained, expected in ((True, "0/1"), (None, "0/1"), (False, None)):
-        assert heuristic.never_updated(example(facts=described(trained=trained), **UNTOUCHED)) == expected
+        assert (
+            stored_in_training.never_updated(example(facts=described(trained=trained, updates_run=None), **UNTOUCHED))
+            == expected
+        )
 
 
 def renormalised(clipped=False, mean=0.0, stddev=1.0, **options):
@@ -108,7 +112,7 @@ def renormalised(clipped=False, mean=0.0, stddev=1.0, **options):
 
 def test_renorm_whose_averages_never_moved_normalises_with_them():
     assert heuristic.renorm_uses_initial_values(renormalised())
-    assert heuristic.never_updated(renormalised()) is None
+    assert stored_in_training.never_updated(renormalised()) is None
     for other in (
         renormalised(clipped=True),
         renormalised(clipped=None),
@@ -117,7 +121,7 @@ def test_renorm_whose_averages_never_moved_normalises_with_them():
         replace(renormalised(), facts=None),
     ):
         assert not heuristic.renorm_uses_initial_values(other)
-        assert heuristic.never_updated(other) == "0/1"
+        assert stored_in_training.never_updated(other) == "0/1"
 
 
 def test_renorm_of_tensorflow_1_13_starts_with_a_weight_and_not_with_0_and_1():
@@ -133,8 +137,9 @@ def test_renorm_without_its_averages_tells_nothing(lost):
     assert not heuristic.renorm_uses_initial_values(replace(layer, companion_values=kept))
 
 
-def frozen(*, mode="stored", trained=False, evidence="graph", **options):
-    return replace(example(facts=described(mode=mode, trained=trained), **options), evidence=evidence)
+def frozen(*, mode="stored", trained=False, evidence="graph", updates_run=None, **options):
+    facts = described(mode=mode, trained=trained, updates_run=updates_run)
+    return replace(example(facts=facts, **options), evidence=evidence)
 
 
 def test_a_layer_that_ran_on_its_initial_values_was_trained_on_them():
@@ -147,6 +152,23 @@ def test_a_layer_that_ran_on_its_initial_values_was_trained_on_them():
     assert not trained_on_stored(frozen(trained=None, **UNTOUCHED))
     assert not trained_on_stored(frozen(trained=True, **UNTOUCHED))
     assert not trained_on_stored(example(**UNTOUCHED))
+
+
+def test_updates_that_ran_and_changed_nothing_were_switched_off():
+    """The train op waits for them, the weights are trained, and yet the averages never moved: the switch was off."""
+    off = {"mode": "switch", "trained": None, "updates_run": True}
+    assert trained_on_stored(frozen(**off, **UNTOUCHED))
+    assert stored_in_training.never_updated(frozen(**off, **UNTOUCHED)) is None
+    assert stored_in_training.certainty_of_stored(frozen(**off, **UNTOUCHED)) == "likely"
+    for other in (
+        frozen(**off),
+        frozen(**{**off, "updates_run": None}, **UNTOUCHED),
+        frozen(**{**off, "updates_run": False}, **UNTOUCHED),
+        frozen(**off, gamma=1, beta=0, **UNTOUCHED),
+        frozen(**off, evidence="config", **UNTOUCHED),
+        frozen(**{**off, "trained": True}, **UNTOUCHED),
+    ):
+        assert not trained_on_stored(other)
 
 
 def test_renorm_at_its_initial_values_was_trained_on_them_if_it_was_trained():

@@ -41,9 +41,13 @@ def test_what_is_missing_is_estimated_however_sure():
     assert chosen(found("BN101", "net/a", certainty="likely"), layers=[LOST, B]).estimated == ("net/a",)
 
 
-@pytest.mark.parametrize("certainty", ["likely", "unproven"])
-def test_what_is_not_proven_is_left_unless_asked(certainty):
-    finding = found("BN201", "net/a", certainty=certainty)
+def test_what_values_of_the_file_make_likely_is_estimated():
+    assert chosen(found("BN201", "net/a", certainty="likely")) == Targets(estimated=("net/a",))
+    assert chosen(found("BN203", "net/a", certainty="likely")).estimated == ()
+
+
+def test_what_is_not_proven_is_left_unless_asked():
+    finding = found("BN201", "net/a", certainty="unproven")
     targets = chosen(finding)
     assert (targets.layers, list(reasons(targets))) == ((), ["net/a"])
     assert reasons(targets)["net/a"] == "BN201 is not proven for it; if you know that it is so, pass --unproven"
@@ -186,12 +190,12 @@ def test_statistics_that_are_not_those_of_the_data_are_asked_for_by_name():
     targets = chosen(finding)
     assert reasons(targets)["net/a"].startswith("its statistics are not those of the data (BN401); if the data are")
     assert reasons(targets)["net/a"].endswith("name the layer with --layers")
-    both = chosen(finding, found("BN201", "net/a", certainty="likely"))
+    both = chosen(finding, found("BN201", "net/a", certainty="unproven"))
     assert reasons(both)["net/a"] == "BN401 is not proven for it; if you know that it is so, pass --unproven"
 
 
 def test_the_reason_names_what_the_method_would_repair():
-    doubtful = found("BN201", "net/a", certainty="likely"), found("BN206", "net/a", certainty="likely")
+    doubtful = found("BN201", "net/a", certainty="unproven"), found("BN206", "net/a", certainty="likely")
     assert reasons(chosen(*doubtful))["net/a"].startswith("BN201 is not proven")
     assert reasons(chosen(*doubtful, method="copy"))["net/a"].startswith("BN206 is not proven")
     sure = found("BN203", "net/a")
