@@ -14,6 +14,7 @@ from dataclasses import replace
 from google.protobuf.message import DecodeError
 
 from ckpt_doctor.graphs.facts import Companion, LayerFacts, ModelFacts
+from ckpt_doctor.graphs.object_slots import object_slots
 from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
 
 _SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
@@ -62,7 +63,12 @@ def describe_objects(data: bytes) -> ModelFacts:
             initial="0/0" if averaged else "0/1",
         )
         layers.setdefault(mean or variance or facts.name, (facts, _full_name(graph, children["moving_mean"])))
-    return ModelFacts("object-graph", layers=tuple(_named(list(layers.values()))), other_normalization=frozenset(other))
+    return ModelFacts(
+        "object-graph",
+        layers=tuple(_named(list(layers.values()))),
+        other_normalization=frozenset(other),
+        slots=object_slots(graph),
+    )
 
 
 def _named(layers: list[tuple[LayerFacts, str]]) -> list[LayerFacts]:

@@ -133,7 +133,7 @@ def describe_saved_model(served: ServedGraph, object_graph: bytes | None, labels
             for layer in objects.layers
             if not {layer.moving_mean, layer.moving_variance, layer.gamma, layer.beta} & (known - {None})
         ]
-    return replace(facts, layers=tuple(layers), saved=None)
+    return replace(facts, layers=tuple(layers), saved=None, slots={} if objects is None else objects.slots)
 
 
 def _label(layer: LayerFacts, labels: Mapping[str, str]) -> str:
