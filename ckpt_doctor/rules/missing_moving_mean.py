@@ -12,12 +12,13 @@ False positives: instance or conditional normalisation that calls its vectors ga
 norm (`likely`), and a scale and shift next to a convolution (`unproven`); layers that normalise with their batch at
 inference too and keep no statistics; a `.meta` or `--model` of another model.
 
-Repair: estimated from data by `ckpt-doctor fix`.
+Repair: estimated from data by `ckpt-doctor fix`. Where gradients tell that the layer was trained on its initial values
+(a bias in front of it and beta moved alike), `fix` puts those back, without data.
 
 Repair is unsafe when: the layer was trained in inference mode and then saved without its statistics: the true values
 are those it trained with, 0 if it started from scratch and those of the original checkpoint if it was fine-tuned. With
-the training graph `fix` leaves such a layer alone; an inference graph does not show it. Also unsafe: data that are not
-prepared as in training.
+the training graph `fix` leaves such a layer alone; an inference graph does not show it, and a network without biases
+tells it by its optimizer's slots only. Also unsafe: data that are not prepared as in training.
 
 Source: tinghuiz/SfMLearner issue 17, zhengyang-wang/Unet_3D issue 5, Shiaoming/vid2depth issue 1.
 """
