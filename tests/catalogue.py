@@ -44,16 +44,6 @@ class Fixture:
     def layers(self) -> list[dict[str, Any]]:
         return self.expected["batch_norm_layers"]
 
-    @property
-    def is_unproven(self) -> bool:
-        """Whether the file does not prove its defect: no file shows what was fed to the switch of its network."""
-        return {one["rule"] for one in self.expected["findings"]} <= {"BN201", "BN302"} and not self.expected["healthy"]
-
-    @property
-    def leave(self) -> list[str]:
-        """The option without which `fix` does not repair it."""
-        return ["--unproven"] if self.is_unproven else []
-
     @cached_property
     def oracle(self) -> dict[str, np.ndarray]:
         with np.load(FIXTURES / self.folder / "oracle.npz") as archive:

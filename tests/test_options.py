@@ -178,7 +178,7 @@ REPAIRS = [
     (
         "method",
         "layer-wise",
-        "--method layer-wise: must be one of auto, layerwise, training, debias, copy; did you mean ",
+        "--method layer-wise: must be one of auto, layerwise, training, debias, copy, initial; did you mean ",
     ),
     ("method", None, "--method None: must be one of auto, layerwise, training, debias, copy"),
     ("layers", 3, "--layers 3: must be texts or paths"),

@@ -43,7 +43,6 @@ class Repaired:
 def repair(fixture: Fixture, folder: Path, **options) -> Repaired:
     before = read_file(fixture.path)
     output = folder / fixture.path.name
-    options = {"unproven": fixture.is_unproven, **options}
     result = ckpt_doctor.fix(fixture.path, data=DATA, output=output, **options)
     return Repaired(result, output, before, read_file(output))
 
@@ -242,7 +241,7 @@ def test_a_dry_run_says_the_same_and_writes_nothing(fixture, tmp_path, capsys, m
     monkeypatch.chdir(tmp_path)
     output = tmp_path / fixture.path.name
     argv = ["fix", str(fixture.path), "--data", DATA, "--output", str(output), "--dry-run", "--format", "json"]
-    assert main([*argv, *fixture.leave]) == 0
+    assert main(argv) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["output"] is None
     assert list(tmp_path.iterdir()) == []
@@ -257,7 +256,7 @@ def test_in_place_gives_the_same_and_keeps_what_was_there(fixture, tmp_path, rep
     for file in fixture.path.parent.glob(f"{fixture.path.name}*"):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     copy = tmp_path / fixture.path.name
-    result = ckpt_doctor.fix(copy, data=DATA, in_place=True, unproven=fixture.is_unproven)
+    result = ckpt_doctor.fix(copy, data=DATA, in_place=True)
     assert result.complete
     assert read_file(copy).values.keys() == repaired(fixture, "layerwise").after.values.keys()
     assert worst_error(fixture, read_file(copy), "layerwise") <= 1e-5
@@ -298,7 +297,7 @@ WRITTEN = [TRAINABLE, *(one for one in BROKEN if not one.is_bundle)]
 
 @pytest.mark.parametrize("fixture", WRITTEN, ids=str)
 def test_a_write_that_fails_anywhere_leaves_nothing(fixture, tmp_path, monkeypatch, capsys):
-    argv = ["fix", str(fixture.path), "--data", DATA, "--output", str(tmp_path / fixture.path.name), *fixture.leave]
+    argv = ["fix", str(fixture.path), "--data", DATA, "--output", str(tmp_path / fixture.path.name)]
     for fails_at in range(1, 40):
         with monkeypatch.context() as patch:
             disk = FullDisk(patch, fails_at)
@@ -328,7 +327,7 @@ def test_a_write_that_fails_anywhere_in_place_changes_nothing(fixture, tmp_path,
             (tmp_path / name).write_bytes(content)
         with monkeypatch.context() as patch:
             disk = FullDisk(patch, fails_at)
-            code = main(["fix", str(tmp_path / fixture.path.name), "--data", DATA, "--in-place", *fixture.leave])
+            code = main(["fix", str(tmp_path / fixture.path.name), "--data", DATA, "--in-place"])
         streams = capsys.readouterr()
         if disk.calls < fails_at:
             break

@@ -82,7 +82,7 @@ def test_steps_of_an_optimizer_prove_neither_health_nor_defect(here, capsys, ste
 
 def test_a_switch_proves_nothing_and_a_repair_needs_to_be_asked_for(here):
     """Without an optimizer's slots, the graph and its switch are all that is left."""
-    values = {name: value for name, value in read_file(NOT_RUN).values.items() if "/Adam" not in name}
+    values = {name: value for name, value in read_file(NOT_RUN).values.items() if "/Momentum" not in name}
     write_bundle(here / "model", dict(values), meta_of=NOT_RUN)
     assert findings("model") == {("BN201", "warning", "unproven"), ("BN302", "warning", "unproven")}
     with pytest.raises(RepairRefused, match="--unproven"):

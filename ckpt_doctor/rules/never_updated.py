@@ -77,7 +77,8 @@ def _by_gradients(layer: BatchNormLayer) -> str:
     told = layer.trained
     if told is None or (layer.facts is not None and layer.facts.trained):
         return ""
-    return f" ({told.shown}{'' if told.of == layer.name else f', in {told.of}, which trained alike'})"
+    elsewhere = told.by != "scale" and told.of != layer.name
+    return f" ({told.shown}{f', in {told.of}, which trained alike' if elsewhere else ''})"
 
 
 def _unknown(layer: BatchNormLayer, subject: Subject) -> str:
