@@ -282,3 +282,68 @@ def test_a_call_in_inference_mode_is_obeyed_by_keras_2(here):
         model.save(f"model.{suffix}")
         assert findings(f"model.{suffix}") == {("BN304", "note", "likely", "none")}
     assert Path("model.h5").exists()
+
+
+# Networks that follow others.
+
+
+def followed(here, *, moved, assigned=True):
+    """Save a student and a teacher, whose weights are averages of the student's."""
+    import tensorflow as tf
+
+    v1 = tf.compat.v1
+    random = np.random.default_rng(0)
+    with tf.Graph().as_default(), v1.Session() as session:
+        x = v1.placeholder(tf.float32, [None, 5], "x")
+
+        def net(scope, on_batch):
+            with v1.variable_scope(scope):
+                z = v1.matmul(x, v1.get_variable("fc/kernel", [5, 4]))
+                start = {"gamma": 1.0, "moving_variance": 1.0}
+                mean, variance, gamma, beta = (
+                    v1.get_variable(
+                        f"bn/{role}",
+                        [4],
+                        initializer=v1.constant_initializer(start.get(role, 0.0)),
+                        trainable=not role.startswith("moving"),
+                    )
+                    for role in ("moving_mean", "moving_variance", "gamma", "beta")
+                )
+                moments = v1.nn.moments(z, [0]) if on_batch else (mean, variance)
+                updates = [
+                    v1.assign_sub(old, (old - new) * 0.1) for old, new in zip((mean, variance), moments, strict=True)
+                ]
+                return v1.nn.batch_normalization(z, *moments, beta, gamma, 1e-3), updates
+
+        y, updates = net("student", True)
+        net("teacher", False)
+        train = v1.train.AdamOptimizer(0.05).minimize(v1.reduce_mean((y - 1.0) ** 3))
+        weights = {scope: v1.trainable_variables(scope) for scope in ("student", "teacher")}
+        with tf.control_dependencies([train, *(updates if moved else [])]):
+            pairs = zip(weights["teacher"], weights["student"], strict=True)
+            follow = tf.group(*[v1.assign(mine, 0.5 * mine + 0.5 * theirs) for mine, theirs in pairs])
+        session.run(v1.global_variables_initializer())
+        for _ in range(30):
+            session.run(follow if assigned else train, {x: random.normal(1, 2, (16, 5))})
+        v1.train.Saver().save(session, str(here / "model"), write_state=False)
+
+
+@pytest.mark.tensorflow
+def test_a_teacher_gets_the_statistics_of_its_student(here):
+    followed(here, moved=True)
+    [checkpoint] = ckpt_doctor.scan("model").checkpoints
+    told = {(one.rule, one.layer, one.certainty, one.repair) for one in checkpoint.findings}
+    assert told == {("BN201", "teacher/bn", "proven", "copy")}
+    assert ckpt_doctor.fix("model", output="out").complete
+    before, after = read_file(here / "model").values, read_file(here / "out").values
+    for role in ("moving_mean", "moving_variance"):
+        assert np.array_equal(after[f"teacher/bn/{role}"], before[f"student/bn/{role}"])
+        assert np.array_equal(after[f"student/bn/{role}"], before[f"student/bn/{role}"])
+
+
+@pytest.mark.tensorflow
+def test_a_student_that_was_never_updated_has_nothing_to_give(here):
+    followed(here, moved=False)
+    [checkpoint] = ckpt_doctor.scan("model").checkpoints
+    told = {(one.rule, one.layer, one.repair) for one in checkpoint.findings if one.rule == "BN201"}
+    assert told == {("BN201", "student/bn", "estimate"), ("BN201", "teacher/bn", "estimate")}

@@ -23,6 +23,7 @@ from ckpt_doctor.graphs.specialise import resolve_tensor, specialise, training_s
 from ckpt_doctor.graphs.updates import (
     corrections_are_clipped,
     decay_of,
+    followed_variables,
     gradient_updates,
     initial_value,
     run_together,
@@ -197,6 +198,8 @@ class MetaGraph:
         shown = len(found.layers)
         # Whether their updates run is as hidden as they are.
         layers[shown:] = [replace(layer, sites=(), updates_run=None) for layer in layers[shown:]]
+        if gradients and not self.serves:
+            layers = self._untrained(items, layers)
         return ModelFacts(
             evidence="graph",
             layers=tuple(layers),
@@ -206,6 +209,28 @@ class MetaGraph:
             not_judged=tuple(found.not_judged),
             names=None if self.serves else frozenset(self.saved_names.values()),
         )
+
+    def _untrained(self, items: list[Gathered], layers: list[LayerFacts]) -> list[LayerFacts]:
+        """Return the layers; of those whose own weights get no gradient, the graph does not say how they were trained.
+
+        They may be frozen, or a teacher or target network, whose weights are assigned from those of another.
+        """
+        owners = {
+            node: layer.name
+            for item, layer in zip(items, layers, strict=True)
+            for node in (item.gamma, item.beta)
+            if node is not None
+        }
+        result = []
+        for item, layer in zip(items, layers, strict=True):
+            own = {node for node in (item.gamma, item.beta) if node is not None}
+            if own and not own & self._trained_by_gradient:
+                sources = {
+                    owners[node] for each in own for node in followed_variables(self.graph, each) if node in owners
+                } - {layer.name}
+                layer = replace(layer, trained=None, follows=sources.pop() if len(sources) == 1 else None)
+            result.append(layer)
+        return result
 
     def _layer(self, item: Gathered, name: str, gradients: set[str]) -> LayerFacts:
         mode = item.mode

@@ -179,6 +179,30 @@ def trained_variables(graph: Graph) -> frozenset[str]:
     return frozenset(found)
 
 
+def followed_variables(graph: Graph, variable: str) -> set[str]:
+    """Return the other variables that a variable is assigned copies or averages of.
+
+    Args:
+        graph: The whole graph.
+        variable: The variable's node.
+    """
+    found: set[str] = set()
+    for node in graph.assignments.get(variable, ()):
+        frontier = graph.inputs(node)[1:2]
+        for _ in range(_LONGEST_UPDATE):
+            following: list[str] = []
+            for tensor in frontier:
+                source = graph.source(tensor)
+                other = graph.variable(source)
+                maker = graph.producer(source)
+                if other is not None:
+                    found.add(other)
+                elif maker is not None and maker.op in _AVERAGING_OPS:
+                    following += graph.inputs(maker)
+            frontier = following[:_LONGEST_UPDATE]
+    return found - {variable}
+
+
 def initial_value(graph: Graph, variable: str) -> float | None:
     """Return the one number that a variable is initialised to, or None where it is none or several."""
     for node in graph.assignments.get(variable, ()):

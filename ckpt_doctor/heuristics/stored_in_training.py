@@ -7,6 +7,7 @@ config that runs the layer with its stored statistics.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
@@ -38,6 +39,24 @@ def certainty_of_batch(layer: BatchNormLayer) -> Certainty | None:
     if layer.trained is not None and not layer.trained.proves(layer.name):
         return "proven" if _graph_says_batch(layer) else "likely"
     return "proven" if layer.trained is not None or _graph_says_batch(layer) else None
+
+
+def followed(layer: BatchNormLayer, others: Mapping[str, BatchNormLayer]) -> BatchNormLayer | None:
+    """Return the layer whose weights this one's are copies or averages of, if its statistics moved and these did not.
+
+    A teacher or target network gets the trainable weights of its student and not the statistics (CuriousAI/mean-teacher
+    issue 9, openai/baselines issue 647).
+
+    Args:
+        layer: A layer.
+        others: All layers, by name.
+    """
+    facts = layer.facts
+    source = None if facts is None or facts.follows is None else others.get(facts.follows)
+    if source is None or at_initial_values(layer) is None or not set(STATISTICS) <= set(source.values):
+        return None
+    alike = all(source.values[role].size == layer.values[role].size for role in STATISTICS)
+    return source if alike and at_initial_values(source) is None else None
 
 
 def _graph_says_batch(layer: BatchNormLayer) -> bool:

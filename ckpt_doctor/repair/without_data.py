@@ -17,12 +17,15 @@ _STATISTICS = ("moving_mean", "moving_variance")
 _COPIES = ("twin", "tower")
 
 
-def copied_statistics(layer: BatchNormLayer, swap: RoleSwap | None) -> tuple[dict[str, Array], str]:
+def copied_statistics(
+    layer: BatchNormLayer, swap: RoleSwap | None, source: BatchNormLayer | None = None
+) -> tuple[dict[str, Array], str]:
     """Return the roles of a layer with the values that they should have, and where these come from.
 
     Args:
-        layer: A layer with a finding whose repair is `copy` (BN103 to BN106, BN206).
+        layer: A layer with a finding whose repair is `copy` (BN103 to BN106, BN201, BN206).
         swap: Which of its roles are swapped, if any.
+        source: The layer that its weights follow, if it is that of a teacher or target network.
 
     Returns:
         Role to value, float64 of shape `(channels,)`; at least both statistics.
@@ -32,6 +35,8 @@ def copied_statistics(layer: BatchNormLayer, swap: RoleSwap | None) -> tuple[dic
     """
     if swap is not None:
         return _swapped_back(layer, swap), "roles put back in their places"
+    if source is not None:
+        return {role: np.asarray(source.values[role], np.float64) for role in _STATISTICS}, f"from {source.name}"
     values: dict[str, Array] = {}
     sources = []
     for role in _STATISTICS:

@@ -17,6 +17,7 @@ from ckpt_doctor.capture.metric import MetricFunction, measure_metric
 from ckpt_doctor.capture.samples import Samples
 from ckpt_doctor.errors import RepairRefused
 from ckpt_doctor.heuristics.agreement import DEFAULT_EPSILON
+from ckpt_doctor.heuristics.stored_in_training import followed
 from ckpt_doctor.observation import Observation
 from ckpt_doctor.options import RepairOptions
 from ckpt_doctor.progress import Listener, Progress
@@ -70,7 +71,8 @@ class Work:
             layer = self.by_name[name]
             try:
                 if name in self.targets.copied:
-                    values, origin = copied_statistics(layer, self.verdict.subject.role_swaps.get(name))
+                    swap = self.verdict.subject.role_swaps.get(name)
+                    values, origin = copied_statistics(layer, swap, followed(layer, self.by_name))
                     self.notes.append(f"{name}: {origin}")
                     yield LayerPlan(layer, "copy", values)
                 elif name in self.targets.initial:

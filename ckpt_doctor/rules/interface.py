@@ -42,6 +42,11 @@ class Subject:
     tolerance: float = 1.0
 
     @cached_property
+    def by_name(self) -> dict[str, BatchNormLayer]:
+        """The layers by name."""
+        return {layer.name: layer for layer in self.inventory.layers}
+
+    @cached_property
     def shares(self) -> InitialValueShares:
         """What is left of the initial values: what layers are compared by, computed once."""
         return InitialValueShares(self.inventory)

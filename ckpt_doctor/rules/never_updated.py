@@ -15,6 +15,9 @@ alike, or how the gradients of kernel and gamma answer to each other. A config, 
 the optimizer alone make it an unproven warning, and so does a model of zero iterations, which may have been trained
 before it was compiled again.
 
+A teacher or target network, whose weights the graph assigns from those of another and trains by no gradient, is proven
+too: its statistics are to be those of the other.
+
 Usual cause: the update ops never ran.
     with tf.control_dependencies(tf.get_collection(tf.GraphKeys.UPDATE_OPS)):
         train_op = optimizer.minimize(loss)
@@ -42,7 +45,7 @@ from typing import Any
 
 from ckpt_doctor.batchnorm import BatchNormLayer
 from ckpt_doctor.finding import Finding
-from ckpt_doctor.heuristics.stored_in_training import certainty_of_batch, never_updated
+from ckpt_doctor.heuristics.stored_in_training import certainty_of_batch, followed, never_updated
 from ckpt_doctor.rules._examples import described, example, holding
 from ckpt_doctor.rules.interface import Rule, Subject
 
@@ -58,6 +61,17 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
             f"layer {layer.name}: all {layer.channels} channels have moving_mean exactly {mean} and moving_variance "
             f"exactly {variance}, the initial values"
         )
+        source = followed(layer, subject.by_name)
+        if source is not None:
+            yield rule.finding(
+                f"{seen}; its weights are copied or averaged from {source.name}, which was trained, and the statistics "
+                f"are not; take those of {source.name}",
+                layer=layer,
+                variables=tuple(layer.variables[role] for role in ("moving_mean", "moving_variance")),
+                certainty="proven",
+                repair="copy",
+            )
+            continue
         certainty = certainty_of_batch(layer)
         yield rule.finding(
             f"{seen}; it was trained on batch statistics{_by_gradients(layer)}, so updates should have run; estimate "
