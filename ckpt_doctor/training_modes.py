@@ -1,8 +1,8 @@
 """How the layers of a checkpoint ran while they were trained: asked of those whose statistics are missing or untouched.
 
 Layers that train alike share the evidence: one layer with a bias in front speaks for all. They do where one call runs
-them (a Keras `fit`), or one switch (a TensorFlow 1 placeholder). Where two layers tell different things, none speaks
-for another.
+them (a Keras `fit`, and no class of the user's own between), or one switch (a TensorFlow 1 placeholder). Where two
+layers tell different things, none speaks for another.
 """
 
 from __future__ import annotations
@@ -68,9 +68,8 @@ def _alike(layers: list[BatchNormLayer]) -> list[list[BatchNormLayer]]:
     """Return the layers in groups that train alike."""
     groups: dict[object, list[BatchNormLayer]] = {}
     for layer in layers:
-        facts = layer.facts
-        key = (layer.evidence, None if facts is None else (facts.mode, facts.trained, facts.has_update_ops))
-        groups.setdefault(key, []).append(layer)
+        decided_by = None if layer.facts is None else layer.facts.decided_by
+        groups.setdefault(layer.name if decided_by is None else (layer.evidence, decided_by), []).append(layer)
     return list(groups.values())
 
 

@@ -347,3 +347,65 @@ def test_a_student_that_was_never_updated_has_nothing_to_give(here):
     [checkpoint] = ckpt_doctor.scan("model").checkpoints
     told = {(one.rule, one.layer, one.repair) for one in checkpoint.findings if one.rule == "BN201"}
     assert told == {("BN201", "student/bn", "estimate"), ("BN201", "teacher/bn", "estimate")}
+
+
+# Who decides.
+
+
+def deciders(config):
+    """Return what decides for each batch norm of a Keras config."""
+    from ckpt_doctor.checkpoint import Checkpoint, ModelDescriptions
+    from ckpt_doctor.graphs.keras_config import describe_keras
+
+    said = ModelDescriptions(keras_config=json.dumps(config))
+    facts = describe_keras(Checkpoint("x.keras", "keras-v3", (), (), 0, descriptions=said))
+    return {layer.name: layer.decided_by for layer in facts.layers}
+
+
+def entry(class_name, name, *layers, **config):
+    inner = {"layers": list(layers)} if layers else {}
+    return {"class_name": class_name, "config": {"name": name, **inner, **config}}
+
+
+def test_classes_of_the_users_own_decide_for_what_is_in_them():
+    def bn(name, **config):
+        return entry("BatchNormalization", name, momentum=0.9, **config)
+
+    found = deciders(
+        entry(
+            "Functional",
+            "model",
+            bn("plain"),
+            entry("Sequential", "block", bn("nested")),
+            entry("TimeDistributed", "td", layer=bn("timed")),
+            entry("mine>Wrapper", "fixed", layer=bn("wrapped")),
+            entry("mine>Wrapper", "other", layer=bn("wrapped2")),
+            entry("mine>BatchNorm2", "derived", momentum=0.9),
+            bn("frozen", trainable=False),
+        )
+    )
+    alike = {name for name, decider in found.items() if decider == found["plain"]}
+    assert alike == {"plain", "nested", "timed"}
+    assert len({found[name] for name in ("wrapped", "wrapped2", "derived", "frozen")}) == 4
+    # A model of the user's own may run each of its parts in another mode.
+    own = deciders(entry("mine>Trainer", "model", bn("a"), bn("b")))
+    assert own["a"] != own["b"]
+
+
+def test_an_argument_of_the_call_decides():
+    def called(name, arguments):
+        layer = entry("BatchNormalization", name, momentum=0.9)
+        return {**layer, "name": name, "inbound_nodes": [[["x", 0, 0, arguments]]]}
+
+    found = deciders(
+        entry(
+            "Functional",
+            "model",
+            called("plain", {}),
+            called("same", {}),
+            called("off", {"training": False}),
+            called("on", {"training": True}),
+        )
+    )
+    assert found["plain"] == found["same"]
+    assert len(set(found.values())) == 3

@@ -115,6 +115,8 @@ class LayerFacts:
         initial: Mean and variance that its averages start at: `0/1`, `0/0`, or None where the model does not say.
         evidence: The kind of description, where it is not that of the whole model.
         front: The linear layer in front of it, where the model shows one.
+        decided_by: What decides how it runs in training, the same for all layers that one switch or one call decides
+            for; None where it may stand alone.
         follows: The layer that its weights are copied or averaged from, where the graph assigns them and trains them by
             no gradient: that of a student whose teacher or target network this is.
         renorm_clipped: Whether batch renormalisation limits how far its averages may correct a batch's moments; None
@@ -141,6 +143,7 @@ class LayerFacts:
     evidence: Evidence | None = None
     renorm_clipped: bool | None = None
     front: LinearInFront | None = None
+    decided_by: str | None = None
     follows: str | None = None
 
 

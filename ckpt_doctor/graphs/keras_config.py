@@ -18,7 +18,7 @@ from typing import Any
 from ckpt_doctor.checkpoint import Checkpoint, Variable
 from ckpt_doctor.errors import UnreadableCheckpoint
 from ckpt_doctor.graphs.facts import Companion, LayerFacts, LinearInFront, ModelFacts
-from ckpt_doctor.graphs.keras_fronts import KerasFront, called_in_inference_mode, fronts
+from ckpt_doctor.graphs.keras_fronts import KerasFront, fronts, given_modes
 from ckpt_doctor.graphs.keras_slots import numbered_slots
 
 BATCH_NORM_CLASSES = frozenset(
@@ -27,6 +27,8 @@ BATCH_NORM_CLASSES = frozenset(
 _OTHER_NORMALIZATION = re.compile(r"(Layer|Group|Instance|RMS|Unit|Spectral|Weight)Norm|^Normalization$")
 # Attributes under which wrappers keep the layers they wrap (keras/src/layers/rnn/bidirectional.py and wrapper.py).
 _WRAPPED = {"layer": "layer", "forward_layer": "forward_layer", "backward_layer": "backward_layer", "cell": "cell"}
+# What Keras itself puts around layers, and runs in the mode in which it is run.
+_KERAS_CONTAINERS = frozenset("Functional Model Sequential TimeDistributed Bidirectional".split())
 # A class of the user's own, derived from Keras' layer.
 _DERIVED = re.compile(r"Batch_?Norm")
 _DEEPEST = 30
@@ -51,6 +53,7 @@ class _Found:
         path: Names of the models and wrappers around it, outermost first, and its own name last.
         group: Its group in a Keras 3 weights file.
         trainable: Whether it and everything around it is trainable.
+        inside: The path of the outermost model or wrapper around it that is of no class of Keras, or empty.
     """
 
     class_name: str
@@ -58,6 +61,7 @@ class _Found:
     path: tuple[str, ...]
     group: str
     trainable: bool
+    inside: str = ""
 
 
 def describe_keras(checkpoint: Checkpoint) -> ModelFacts:
@@ -112,7 +116,7 @@ def _snake_case(class_name: str) -> str:
 
 
 def _layers(
-    entry: Mapping[str, Any], path: tuple[str, ...], group: str, trainable: bool, depth: int
+    entry: Mapping[str, Any], path: tuple[str, ...], group: str, trainable: bool, depth: int, inside: str = ""
 ) -> Iterator[_Found]:
     """Yield the layers inside a model, or the layer itself and what it wraps."""
     if depth > _DEEPEST:
@@ -123,14 +127,15 @@ def _layers(
     if not isinstance(config, dict):
         raise _NotUnderstood(f"the config of {'/'.join(path) or 'the model'} is a {type(config).__name__}")
     trainable = trainable and bool(config.get("trainable", True))
+    class_name = str(entry.get("class_name", ""))
+    own_code = class_name.rpartition(">")[2] not in _KERAS_CONTAINERS
     inner = config.get("layers")
     if isinstance(inner, list):
         used: dict[str, int] = {}
         for layer in inner:
             if not isinstance(layer, dict):
                 raise _NotUnderstood(f"{'/'.join(path) or 'the model'} has a layer that is a {type(layer).__name__}")
-            class_name = str(layer.get("class_name", ""))
-            snake = _snake_case(class_name)
+            snake = _snake_case(str(layer.get("class_name", "")))
             number = used.get(snake, 0)
             used[snake] = number + 1
             name = str(
@@ -139,16 +144,19 @@ def _layers(
                 or snake
             )
             child = f"{group}/layers/{snake}{f'_{number}' if number else ''}".lstrip("/")
-            yield from _layers(layer, (*path, name), child, trainable, depth + 1)
+            # What a class of the user's own calls its layers with, each in its own way, no file says.
+            within = inside or ("/".join((*path, name)) if own_code else "")
+            yield from _layers(layer, (*path, name), child, trainable, depth + 1, within)
         return
-    class_name = str(entry.get("class_name", ""))
-    yield _Found(class_name, config, path or (str(config.get("name", class_name)),), group, trainable)
+    if own_code and (class_name.rpartition(">")[2] not in BATCH_NORM_CLASSES):
+        inside = inside or "/".join(path)
+    yield _Found(class_name, config, path or (str(config.get("name", class_name)),), group, trainable, inside)
     for attribute, member in _WRAPPED.items():
         wrapped = config.get(attribute)
         if isinstance(wrapped, dict) and "class_name" in wrapped:
             inner_config = wrapped.get("config") or {}
             name = str(inner_config.get("name", attribute)) if isinstance(inner_config, dict) else attribute
-            yield from _layers(wrapped, (*path, name), f"{group}/{member}", trainable, depth + 1)
+            yield from _layers(wrapped, (*path, name), f"{group}/{member}", trainable, depth + 1, inside)
 
 
 def optimizer_steps(checkpoint: Checkpoint) -> int | None:
@@ -177,7 +185,7 @@ class _File:
         self.checkpoint = checkpoint
         self._by_path = {item.path: item for item in found}
         self._fronts = fronts(config, _is_batch_norm)
-        self._in_inference_mode = called_in_inference_mode(config)
+        self._given = given_modes(config)
         self.steps = optimizer_steps(checkpoint)
         self.legacy = checkpoint.layout.legacy_keras
         new, old = _LAYERS
@@ -251,6 +259,11 @@ class _File:
         """Return a layer's group in a Keras 3 file."""
         return "/".join(self.layers if part == _LAYERS[0] else part for part in found.group.split("/"))
 
+    def given_mode(self, found: _Found) -> str:
+        """Return what the calls in the config say of the mode of a layer, or of a model around it; empty: nothing."""
+        path = found.path
+        return " ".join(str(self._given[path[: end + 1]]) for end in range(len(path)) if path[: end + 1] in self._given)
+
     def called_in_inference_mode(self, found: _Found) -> bool:
         """Return whether all calls of the layer, or of a model around it, run it with `training=False`.
 
@@ -258,7 +271,7 @@ class _File:
         (seen with 3.15.1).
         """
         version = str(self.checkpoint.attributes.get("keras_version") or "")
-        inside = any(found.path[: depth + 1] in self._in_inference_mode for depth in range(len(found.path)))
+        inside = any(self._given.get(found.path[: end + 1]) == (False,) for end in range(len(found.path)))
         return version.startswith("2.") and inside
 
     @property
@@ -382,6 +395,8 @@ def _facts(file: _File, found: _Found, name: str) -> LayerFacts:
         trained=trained,
         renorm_clipped=bool(config.get("renorm_clipping")) if config.get("renorm") is True else None,
         front=file.front(found),
+        # One `fit` runs them all; a class of the user's own, or an argument, may decide otherwise for what is in it.
+        decided_by=f"{found.inside} {found.trainable} {file.given_mode(found)}",
     )
 
 

@@ -84,14 +84,19 @@ def fronts(config: Mapping[str, Any], is_batch_norm: Any) -> dict[Path, KerasFro
     return found
 
 
-def called_in_inference_mode(config: Mapping[str, Any]) -> frozenset[Path]:
-    """Return the paths of the layers that every call in the config runs with `training=False`."""
-    return frozenset(
-        node.path
-        for nodes, _ in _models(config, (), 0)
-        for node in nodes.values()
-        if node.arguments and all(given.get("training") in (False, 0) for given in node.arguments)
-    )
+def given_modes(config: Mapping[str, Any]) -> dict[Path, tuple[bool, ...]]:
+    """Return what the calls of each layer give as `training`, by its path; nothing of layers whose calls give none.
+
+    One entry for each mode that is given; a call that gives none has the mode of the model.
+    """
+    found: dict[Path, tuple[bool, ...]] = {}
+    for nodes, _ in _models(config, (), 0):
+        for node in nodes.values():
+            modes = {given.get("training") for given in node.arguments}
+            known = tuple(sorted(bool(mode) for mode in modes if isinstance(mode, (bool, int))))
+            if known:
+                found[node.path] = known if len(modes) == 1 else (False, True)
+    return found
 
 
 def _front(batch_norm: _Node, nodes: Mapping[str, _Node], outputs: frozenset[str], is_batch_norm: Any) -> Any:

@@ -262,6 +262,8 @@ class MetaGraph:
             initial=self._initial(item),
             renorm_clipped=self._renorm_clipped(companions),
             front=self._fronts.of(item.sites[0]) if item.sites else None,
+            # Of several switches, each may have been fed something else.
+            decided_by=mode if len(self.switches) < 2 else None,
         )
 
     @cached_property
