@@ -70,13 +70,15 @@ def load(
             leaves dimensions open: `TimeDistributed` over an open axis is a loop, over a known one it is not.
 
     Raises:
-        RepairRefused: Keras cannot load or run the model, or it carries code.
+        RepairRefused: Keras cannot load or run the model, it carries code, or it has weights without a value of the file.
     """
     loaded = load_keras(checkpoint, layers, model, allow_code=allow_code)
     chosen = set(wanted)
     names = {key: name for key, name in loaded.names.items() if name in chosen}
     inputs = inputs_of(loaded.model)
+    restored = set(map(id, loaded.model.weights))
     traced = _Trace(loaded.model, names, inputs).program()
+    _refuse_made_up(checkpoint.path, [one for one in loaded.model.weights if id(one) not in restored])
     closed = _closed(inputs, shapes) if traced.left else inputs
     if closed is not inputs:
         _log.debug("traced again with the shapes of the data %s: %d layers were left", closed.shapes, len(traced.left))
@@ -93,6 +95,20 @@ def load(
     )
     unknown = dict.fromkeys(chosen - set(loaded.names.values()), "nothing in the model tells which of its layers it is")
     return replace(traced, left={**traced.left, **unknown})
+
+
+def _refuse_made_up(where: str, weights: Sequence[Any]) -> None:
+    """Refuse a model whose layers made weights only when it was run: no value of the file can be in them.
+
+    `build()` of a subclassed Keras 3 model marks it as built and leaves its layers without variables (3.15.1).
+    """
+    if weights:
+        first = getattr(weights[0], "path", weights[0].name)
+        raise RepairRefused(
+            f"{where}: the model of --model had not made {len(weights)} of its weights (first: {first}) when the file's "
+            "values were put into it, so they are random; let the function call it once on data of the right shape before "
+            "it returns it"
+        )
 
 
 def _closed(inputs: KerasInputs, shapes: ShapesOfData | None) -> KerasInputs:
