@@ -27,6 +27,10 @@ from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
 
 _log = logging.getLogger(__name__)
 
+_ELSEWHERE = (
+    "its statistics are also read elsewhere in the model (folded into a kernel, by another head), so it cannot be "
+    "measured by itself"
+)
 _INNER = "it runs inside a loop or a branch of the model, where its input cannot be seen"
 
 
@@ -70,7 +74,7 @@ def load(
             leaves dimensions open: `TimeDistributed` over an open axis is a loop, over a known one it is not.
 
     Raises:
-        RepairRefused: Keras cannot load or run the model, it carries code, or it has weights without a value of the file.
+        RepairRefused: Keras cannot load or run the model, it carries code, or weights of it have no value of the file.
     """
     loaded = load_keras(checkpoint, layers, model, allow_code=allow_code)
     chosen = set(wanted)
@@ -105,9 +109,9 @@ def _refuse_made_up(where: str, weights: Sequence[Any]) -> None:
     if weights:
         first = getattr(weights[0], "path", weights[0].name)
         raise RepairRefused(
-            f"{where}: the model of --model had not made {len(weights)} of its weights (first: {first}) when the file's "
-            "values were put into it, so they are random; let the function call it once on data of the right shape before "
-            "it returns it"
+            f"{where}: the model of --model had not made {len(weights)} of its weights (first: {first}) when the "
+            "file's values were put into it, so they are random; let the function call it once on data before it "
+            "returns it"
         )
 
 
@@ -144,6 +148,9 @@ class _Trace:
         while True:
             concrete = self._traced()
             again = self._without_dead_sites(concrete)
+            elsewhere = self._read_elsewhere(concrete)
+            self.left.update((name, _ELSEWHERE) for name in elsewhere - set(self.left))
+            again |= elsewhere
             if not again:
                 break
             self.left.update((name, _INNER) for name in again - set(self.left))
@@ -204,6 +211,26 @@ class _Trace:
         self.sites = [site for site, lives in zip(self.sites, alive, strict=True) if lives]
         # A layer that is seen at one place and hidden at another cannot be measured at all.
         return hidden | ({site.layer for site in self.sites} & set(self.left))
+
+    def _read_elsewhere(self, concrete: Any) -> set[str]:
+        """Return the cut layers whose statistics are read by something else as well: folded into a kernel, by a head.
+
+        There they have the values of the file, whatever is fed to the layer, so what is measured would not be what the
+        repaired model computes.
+        """
+        owners = {}
+        for layer in batch_norms(self.model):
+            name = self.names.get(id(layer))
+            for variable in (layer.moving_mean, layer.moving_variance) if name is not None else ():
+                owners[id(_wrapped_variable(variable).handle)] = name
+        read = {internal.op.name: owners[id(one)] for one, internal in concrete.graph.captures if id(one) in owners}
+        if not read:
+            return set()
+        graph = Graph(pb.GraphDef.FromString(concrete.graph.as_graph_def().SerializeToString()))
+        wanted = [tensor.name for tensor in self.tf.nest.flatten(concrete.structured_outputs)]
+        wanted += [site.x for site in self.sites]
+        needed = graph.ancestors([split_tensor(name)[0] for name in wanted], control=False)
+        return {name for node, name in read.items() if node in needed and name is not None}
 
     @contextmanager
     def _cut_open(self) -> Iterator[None]:
@@ -328,10 +355,13 @@ class _Trace:
         )
 
     def _variables(self) -> Iterator[Any]:
-        for variable in self.model.variables:
-            # Keras 3 wraps TensorFlow's variable as its attribute `value`; on a plain one that is a method.
-            wrapped = getattr(variable, "value", None)
-            yield variable if wrapped is None or callable(wrapped) else wrapped
+        yield from map(_wrapped_variable, self.model.variables)
+
+
+def _wrapped_variable(variable: Any) -> Any:
+    """Return TensorFlow's variable of one of Keras: Keras 3 has it as `value`; on a plain one that is a method."""
+    wrapped = getattr(variable, "value", None)
+    return variable if wrapped is None or callable(wrapped) else wrapped
 
 
 def _several(axis: Any) -> bool:

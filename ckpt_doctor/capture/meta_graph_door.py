@@ -12,7 +12,7 @@ from ckpt_doctor.batchnorm import BatchNormLayer
 from ckpt_doctor.capture.program import ModelInput, Program
 from ckpt_doctor.checkpoint import Array, Checkpoint, Variable, numpy_dtype
 from ckpt_doctor.errors import BadRequest, RepairRefused
-from ckpt_doctor.graphs.cut import CutGraph, cut
+from ckpt_doctor.graphs.cut import READ, CutGraph, cut
 from ckpt_doctor.graphs.dropout import random_nodes
 from ckpt_doctor.graphs.facts import Site
 from ckpt_doctor.graphs.graph import DTYPES, Graph, plain_dtype, split_tensor
@@ -62,11 +62,17 @@ def load(
     # What is fed by name may be another tensor once the training switch is turned: a `cond` between two queues.
     fed = {resolve_tensor(meta.graph, meta.switches, tensor): tensor for tensor in (*inputs, *(feeds or {}))}
     names = dict(names) | {tensor: given.removesuffix(":0") for tensor, given in fed.items()}
-    opened = cut(meta.inference, [pair for pair in sites if pair[0] not in left], resolved, fed)
-    behind = _behind_absent(checkpoint, meta, opened)
+    statistics = _statistics(meta, layers)
+
+    def opened_without(left: Mapping[str, str]) -> CutGraph:
+        kept = [pair for pair in sites if pair[0] not in left]
+        return cut(meta.inference, kept, resolved, fed, {name: statistics[name] for name, _ in kept})
+
+    opened = opened_without(left)
+    behind = _behind_absent(checkpoint, meta, opened) | _read_before(opened)
     if behind:
         left |= behind
-        opened = cut(meta.inference, [pair for pair in sites if pair[0] not in left], resolved, fed)
+        opened = opened_without(left)
     opened_graph = Graph(opened.proto)
     random = random_nodes(opened_graph, [*(site.x for site in opened.sites), *resolved])
     if random and not unproven:
@@ -108,6 +114,9 @@ def load(
     )
 
 
+_READ_BEFORE = (
+    "its statistics are also read on the way to its own input, so what goes into it changes with what is measured"
+)
 _IN_LOOP = (
     "it normalises inside a loop (tf.while_loop, dynamic_rnn), and what goes into it there cannot be taken out; "
     "unroll the loop, or keep statistics for each step in layers of their own"
@@ -151,6 +160,35 @@ def _of_several_axes(meta: MetaGraph, layers: Sequence[BatchNormLayer]) -> dict[
                 f"it keeps statistics of the shape {sizes}, for several axes at once; only layers with one axis, the "
                 "channels, can be measured"
             )
+    return found
+
+
+def _statistics(meta: MetaGraph, layers: Sequence[BatchNormLayer]) -> dict[str, tuple[str, ...]]:
+    """Return the nodes of the variables of mean and variance of each layer."""
+    nodes = {name: node for node, name in meta.saved_names.items()}
+    return {
+        layer.name: tuple(
+            nodes[name]
+            for name in (layer.facts.moving_mean, layer.facts.moving_variance)
+            if name is not None and name in nodes
+        )
+        for layer in layers
+        if layer.facts is not None
+    }
+
+
+def _read_before(opened: CutGraph) -> dict[str, str]:
+    """Return the layers whose input depends on their own statistics, read elsewhere than where they normalise."""
+    graph = Graph(opened.proto)
+    reading = {name for name in graph.nodes if name.startswith(READ)}
+    if not reading:
+        return {}
+    found = {}
+    for site in opened.sites:
+        own = {split_tensor(tensor)[0] for tensor in (site.mean, site.variance)}
+        through = graph.ancestors([split_tensor(site.x)[0]], control=False) & reading
+        if graph.ancestors(through, control=False) & own:
+            found[site.layer] = _READ_BEFORE
     return found
 
 

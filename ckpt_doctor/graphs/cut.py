@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import numpy as np
 
@@ -22,6 +23,8 @@ _INT32 = 3
 # of the past.
 _DROPPED_ATTRIBUTES = ("_output_shapes", "_class")
 _PREFIX = "ckpt_doctor"
+# Where what reads statistics besides their site is written.
+READ = f"{_PREFIX}/read/"
 _PLACEHOLDERS = frozenset({"Placeholder", "PlaceholderV2", "PlaceholderWithDefault"})
 # Ops that bring data in on their own: what they give is fed instead.
 _SOURCES = frozenset(
@@ -88,9 +91,16 @@ class CutGraph:
 
 
 def cut(
-    graph: Graph, sites: Sequence[tuple[str, Site]], outputs: Iterable[str] = (), fed: Iterable[str] = ()
+    graph: Graph,
+    sites: Sequence[tuple[str, Site]],
+    outputs: Iterable[str] = (),
+    fed: Iterable[str] = (),
+    statistics: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
 ) -> CutGraph:
     """Return what `outputs` and the inputs of the sites need of the graph, cut at the sites.
+
+    Whatever else reads the statistics of a layer that is cut (a kernel into which they are folded, a second head) reads
+    what is fed at its site.
 
     Args:
         graph: A graph without training switches.
@@ -98,6 +108,7 @@ def cut(
         outputs: Further tensors that are wanted.
         fed: Tensors that take data, placeholders or not; what makes them is left out. Placeholders, and what comes out
             of iterators and queues, are inputs without being named.
+        statistics: Layer to the nodes of the variables of its mean and variance.
     """
     wanted = [site.x for _, site in sites] + [tensor_name(name) for name in outputs]
     kept, sources, reached = _needed(
@@ -116,6 +127,14 @@ def cut(
                 replaced[site.y] = builder.write(graph)
             x = replaced.get(site.x, site.x)
             cut_sites.append(CutSite(layer, x, builder.mean, builder.variance, site.axis, site.epsilon))
+    for place in cut_sites:
+        if len(statistics.get(place.layer, ())) != 2:
+            continue
+        for variable, placeholder in zip(statistics[place.layer], (place.mean, place.variance), strict=True):
+            if variable in kept:
+                kept.discard(variable)
+                for tensor in _reads(graph, variable, kept):
+                    replaced[tensor] = _as_read(result, graph.nodes[variable], placeholder, tensor)
     loops = any(graph.nodes[name].op in ("Enter", "RefEnter") for name in kept)
     for node in graph.proto.node:
         if node.name in kept:
@@ -129,6 +148,42 @@ def cut(
     # A site may feed the next one directly, so its x may be another site's output.
     cut_sites = [replace(site, x=replaced.get(site.x, site.x)) for site in cut_sites]
     return CutGraph(result, tuple(cut_sites), tuple(inputs), variables)
+
+
+def _reads(graph: Graph, variable: str, kept: set[str]) -> list[str]:
+    """Return the tensors by which kept nodes get a variable's value, and drop the nodes that only read it."""
+    if graph.nodes[variable].op != "VarHandleOp":
+        return [f"{variable}:0"]
+    readers = [
+        node.name
+        for node in graph.of_op(("ReadVariableOp",))
+        if node.name in kept and graph.variable(graph.inputs(node)[0]) == variable
+    ]
+    kept.difference_update(readers)
+    return [f"{name}:0" for name in readers]
+
+
+def _as_read(result: pb.GraphDef, variable: pb.NodeDef, placeholder: str, tensor: str) -> str:
+    """Add what makes of a fed statistic the value of its variable, in its shape and type; return the tensor."""
+    name = f"{READ}{split_tensor(tensor)[0]}"
+    sizes = np.array([dim.size for dim in variable.attr["shape"].shape.dim], np.int32)
+    layout = result.node.add(name=f"{name}/shape", op="Const")
+    layout.attr["dtype"].type = _INT32
+    layout.attr["value"].tensor.dtype = _INT32
+    layout.attr["value"].tensor.tensor_shape.dim.add().size = len(sizes)
+    layout.attr["value"].tensor.tensor_content = sizes.tobytes()
+    shaped = result.node.add(name=name, op="Reshape")
+    shaped.input.extend([placeholder, f"{layout.name}:0"])
+    shaped.attr["T"].type = FLOAT32
+    shaped.attr["Tshape"].type = _INT32
+    dtype = plain_dtype(variable.attr["dtype"].type)
+    if dtype == FLOAT32:
+        return f"{name}:0"
+    cast = result.node.add(name=f"{name}/cast", op="Cast")
+    cast.input.append(f"{name}:0")
+    cast.attr["SrcT"].type = FLOAT32
+    cast.attr["DstT"].type = dtype
+    return f"{cast.name}:0"
 
 
 def _needed(
