@@ -409,3 +409,53 @@ def test_an_argument_of_the_call_decides():
     )
     assert found["plain"] == found["same"]
     assert len(set(found.values())) == 3
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("trained_branch", ["batch", "stored"])
+def test_a_branch_for_training_and_one_for_inference_are_one_layer(here, trained_branch):
+    """Hand-made, nothing assigns the statistics: that the layer normalises with them ties them to it."""
+    import tensorflow as tf
+
+    v1 = tf.compat.v1
+    random = np.random.default_rng(0)
+    with tf.Graph().as_default(), v1.Session() as session:
+        x = v1.placeholder(tf.float32, [None, 5], "x")
+
+        def net(on_batch):
+            with v1.variable_scope("net", reuse=v1.AUTO_REUSE):
+                z = v1.matmul(x, v1.get_variable("fc/kernel", [5, 4]))
+                mean, variance, gamma, beta = (
+                    v1.get_variable(
+                        f"bn/{role}",
+                        [4],
+                        initializer=v1.constant_initializer(float(role in ("gamma", "moving_variance"))),
+                        trainable=not role.startswith("moving"),
+                    )
+                    for role in ("moving_mean", "moving_variance", "gamma", "beta")
+                )
+                statistics = v1.nn.moments(z, [0]) if on_batch else (mean, variance)
+                return v1.nn.relu(v1.nn.batch_normalization(z, *statistics, beta, gamma, 1e-3))
+
+        branches = {"batch": net(True), "stored": net(False)}
+        loss = v1.reduce_mean((branches[trained_branch] - 1.0) ** 2)
+        train = v1.train.GradientDescentOptimizer(0.05).minimize(loss)
+        session.run(v1.global_variables_initializer())
+        for _ in range(20):
+            session.run(train, {x: random.normal(1, 2, (16, 5))})
+        v1.train.Saver().save(session, str(here / "model"), write_state=False)
+    [checkpoint] = ckpt_doctor.scan("model").checkpoints
+    assert [layer.name for layer in checkpoint.batch_norm_layers] == ["net/bn"]
+    told = {(one.rule, one.certainty) for one in checkpoint.findings}
+    if trained_branch == "stored":
+        # Nothing says that the branch on batches was ever used.
+        assert ("BN201", "proven") not in told
+        return
+    assert told == {("BN201", "proven"), ("BN302", "proven")}
+    x = random.normal(1, 2, (200, 5)).astype(np.float32)
+    np.save("x.npy", x)
+    assert ckpt_doctor.fix("model", data="x.npy", output="out").complete
+    values = read_file(here / "out").values
+    z = x.astype(np.float64) @ values["net/fc/kernel"].astype(np.float64)
+    assert values["net/bn/moving_mean"] == pytest.approx(z.mean(0), abs=1e-5)
+    assert values["net/bn/moving_variance"] == pytest.approx(z.var(0), rel=1e-5)

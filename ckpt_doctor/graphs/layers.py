@@ -44,6 +44,7 @@ class Gathered:
         sites: Where it normalises at inference.
         modes: Where its statistics come from at inference (`stored`, `batch`), and in training (`training-batch` …).
         node: The node that makes its first output.
+        made_by: The nodes that make its outputs at inference, by where their statistics come from.
     """
 
     moving_mean: str | None
@@ -53,6 +54,7 @@ class Gathered:
     sites: list[Site] = field(default_factory=list)
     modes: set[str] = field(default_factory=set)
     node: str = ""
+    made_by: dict[str, set[str]] = field(default_factory=dict)
 
     @property
     def mode(self) -> Mode:
@@ -114,6 +116,10 @@ def _add(result: Gathering, known: dict[object, Gathered], graph: Graph, found: 
         keys += [("affine", gamma, beta)] if gamma or beta else []
         keys += [] if counts else [("place", found.site.x)]
     item = next((known[key] for key in keys if key in known), None)
+    if item is None and counts and (gamma or beta):
+        # The branch that trains, with the moments of the batch, may come first and store them nowhere.
+        other = known.get(("affine", gamma, beta))
+        item = other if other is not None and not (other.moving_mean or other.moving_variance) else None
     if item is None:
         item = Gathered(mean, variance)
         result.layers.append(item)
@@ -127,6 +133,7 @@ def _add(result: Gathering, known: dict[object, Gathered], graph: Graph, found: 
         item.modes.add(found.statistics if counts else f"training-{found.statistics}")
     if counts:
         item.sites.append(found.site)
+        item.made_by.setdefault(found.statistics, set()).add(found.node)
     for key in [*keys, ("affine", gamma, beta) if gamma or beta else None, ("place", found.site.x)]:
         if key is not None:
             known.setdefault(key, item)

@@ -257,7 +257,7 @@ class MetaGraph:
             has_update_ops=has_updates,
             updates=max((len(nodes) for nodes in updates.values()), default=1) or 1,
             updates_run=self._updates_run(updates) if gradients and mode != "stored" and statistics else None,
-            trained=self._trained(mode) if gradients and not self.serves else None,
+            trained=self._trained(mode, item) if gradients and not self.serves else None,
             gradient_trains=bool(set(statistics) & self._trained_by_gradient),
             initial=self._initial(item),
             renorm_clipped=self._renorm_clipped(companions),
@@ -286,15 +286,23 @@ class MetaGraph:
     def _trained_by_gradient(self) -> frozenset[str]:
         return trained_variables(self.graph)
 
-    @staticmethod
-    def _trained(mode: Mode) -> bool | None:
+    def _trained(self, mode: Mode, item: Gathered) -> bool | None:
         """Return whether training ran on the moments of each batch; None where a switch or nothing known decides.
 
         What was fed to a placeholder, or assigned to a variable, during training is in no graph: a switch that was at
-        inference all along leaves the same file.
+        inference all along leaves the same file. Where the graph has a branch of its own for training, gradients come
+        through that one alone.
         """
+        batch, stored = item.made_by.get("batch", set()), item.made_by.get("stored", set())
+        if batch and stored and batch & self._before_gradients and not stored & self._before_gradients:
+            return True
         known: dict[Mode, bool] = {"batch": True, "stored": False}
         return known.get(mode)
+
+    @cached_property
+    def _before_gradients(self) -> set[str]:
+        """The nodes of `inference` that gradients are computed from."""
+        return self.inference.ancestors(gradient_updates(self.inference))
 
     def _initial(self, item: Gathered) -> str | None:
         """Return what the averages start at, by their initialisers."""

@@ -1,9 +1,9 @@
 """BN306: the model uses the statistics of its batch at inference, by design.
 
-The graph that serves reads no stored statistics, and there is neither a variable for them nor an op that would update
-one. Some models want it so: pix2pix and other generators treat batch norm of a batch of one as instance norm, and
-meta-learners adapt to each task's batch. The answer for a sample then depends on its batch, which a server that batches
-requests should know.
+The graph reads no stored statistics, and there is neither a variable for them nor an op that would update one (`likely`
+for a graph that trains: another may serve). Some models want it so: pix2pix and other generators treat batch norm of a
+batch of one as instance norm, and meta-learners adapt to each task's batch. The answer for a sample then depends on its
+batch, which a server that batches requests should know.
 
 Usual cause: intent; `training=True` for generators, as in the pix2pix paper.
 
@@ -33,7 +33,9 @@ from ckpt_doctor.rules.interface import Rule, Subject
 
 def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
     model = subject.inventory.model
-    if model is None or model.evidence != "graph" or model.trains:
+    if model is None or model.evidence != "graph":
+        return
+    if model.trains and _may_be_kept_elsewhere(subject):
         return
     concerned = [
         layer
@@ -51,8 +53,15 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
             "it with the batch size that it was made for",
             layers=tuple(layer.name for layer in concerned),
             variables=tuple(name for layer in concerned for name in layer.variables.values()),
-            certainty="proven",
+            # Another graph may serve.
+            certainty="likely" if model.trains else "proven",
         )
+
+
+def _may_be_kept_elsewhere(subject: Subject) -> bool:
+    """Return whether the file has statistics that the graph connects with no layer."""
+    inventory = subject.inventory
+    return bool(inventory.not_judged) or any(layer.evidence != "graph" for layer in inventory.layers)
 
 
 def _without_statistics() -> BatchNormLayer:
@@ -67,9 +76,13 @@ RULE = Rule(
     repair="none",
     check=_check,
     healthy=(
-        lambda: holding(_without_statistics(), trains=True),
+        # Statistics that the training graph does not connect with the layer.
+        lambda: holding(_without_statistics(), example("kept/elsewhere"), trains=True),
         lambda: holding(example(facts=described(mode="batch")), trains=False),
         lambda: holding(example(facts=described(mode="stored")), trains=False),
     ),
-    sick=(lambda: holding(_without_statistics(), trains=False),),
+    sick=(
+        lambda: holding(_without_statistics(), trains=False),
+        lambda: holding(_without_statistics(), trains=True),
+    ),
 )
