@@ -211,10 +211,12 @@ class MetaGraph:
         )
 
     def _untrained(self, items: list[Gathered], layers: list[LayerFacts]) -> list[LayerFacts]:
-        """Return the layers; of those whose own weights get no gradient, the graph does not say how they were trained.
+        """Return the layers; how those on stored statistics that get no gradient were trained, the graph does not say.
 
-        They may be frozen, or a teacher or target network, whose weights are assigned from those of another.
+        Neither their own weights nor those in front get one: they may be frozen, or a teacher or target network, whose
+        weights are assigned from those of another.
         """
+        nodes = {name: node for node, name in self.saved_names.items()}
         owners = {
             node: layer.name
             for item, layer in zip(items, layers, strict=True)
@@ -224,7 +226,10 @@ class MetaGraph:
         result = []
         for item, layer in zip(items, layers, strict=True):
             own = {node for node in (item.gamma, item.beta) if node is not None}
-            if own and not own & self._trained_by_gradient:
+            front = (
+                {nodes.get(name or "", "") for name in (layer.front.kernel, layer.front.bias)} if layer.front else set()
+            )
+            if layer.mode == "stored" and own and not (own | front) & self._trained_by_gradient:
                 sources = {
                     owners[node] for each in own for node in followed_variables(self.graph, each) if node in owners
                 } - {layer.name}
