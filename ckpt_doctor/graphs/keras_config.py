@@ -11,6 +11,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 from ckpt_doctor.checkpoint import Checkpoint
 from ckpt_doctor.errors import UnreadableCheckpoint
 from ckpt_doctor.graphs.facts import Companion, LayerFacts, ModelFacts
+from ckpt_doctor.graphs.keras_updates import is_zero_debiased, updates_each_step
 
 BATCH_NORM_CLASSES = frozenset(
     "BatchNormalization BatchNormalizationV1 BatchNormalizationV2 SyncBatchNormalization TPUBatchNormalization".split()
@@ -37,6 +39,8 @@ _KERAS_1 = {"running_mean": "moving_mean", "running_std": "moving_variance"}
 # Where TensorFlow 2.12 kept the layers of a model.
 _LAYERS = ("layers", "_layer_checkpoint_dependencies")
 _ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
+# Where Keras 3 keeps the counter of an optimizer, and of one inside it.
+_COUNTER = re.compile(r"optimizer/(inner_optimizer/)*vars/0$")
 
 
 @dataclass(frozen=True)
@@ -62,11 +66,12 @@ def describe_keras(checkpoint: Checkpoint) -> ModelFacts:
     """Return what the config of a Keras file says about its batch norm."""
     assert checkpoint.descriptions.keras_config is not None
     try:
-        found = list(_layers(_parsed(checkpoint.descriptions.keras_config), (), "", True, 0))
+        config = _parsed(checkpoint.descriptions.keras_config)
+        found = list(_layers(config, (), "", True, 0))
     except _NotUnderstood as error:
         return ModelFacts("config", problems=(f"the model config cannot be understood: {error}",))
     counts = Counter(item.path[-1] for item in found)
-    file = _File(checkpoint)
+    file = _File(checkpoint, config)
     layers = [
         _facts(file, item, item.path[-1] if counts[item.path[-1]] == 1 else "/".join(item.path))
         for item in found
@@ -148,16 +153,19 @@ def _layers(
 
 
 def optimizer_steps(checkpoint: Checkpoint) -> int | None:
-    """Return how many steps the stored optimizer has made, or None where the file keeps no optimizer."""
+    """Return how many steps the stored optimizer has made, or None where the file keeps no optimizer.
+
+    An optimizer inside another (`LossScaleOptimizer`) counts its steps, and the outer one leaves its own counter at 0:
+    the largest tells.
+    """
+    found: list[int] = []
     for variable in checkpoint.variables:
         last = variable.name.rpartition("/")[2].split(":")[0]
         legacy = variable.name.startswith("optimizer_weights/") and last in ("iteration", "iterations", "iter")
-        if (legacy or variable.name == "optimizer/vars/0") and variable.shape == () and "int" in variable.dtype:
-            try:
-                return int(variable.read())
-            except UnreadableCheckpoint:
-                return None
-    return None
+        if (legacy or _COUNTER.match(variable.name)) and variable.shape == () and "int" in variable.dtype:
+            with suppress(UnreadableCheckpoint):
+                found.append(int(variable.read()))
+    return max(found, default=None)
 
 
 class _File:
@@ -165,15 +173,19 @@ class _File:
 
     Args:
         checkpoint: The file.
+        config: The model in it.
     """
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint, config: Mapping[str, Any]) -> None:
         self.checkpoint = checkpoint
         self.steps = optimizer_steps(checkpoint)
         self.legacy = checkpoint.layout.legacy_keras
         new, old = _LAYERS
         self.layers = old if any(variable.name.startswith(f"{old}/") for variable in checkpoint.variables) else new
         self.freezes_to_inference = _freezes_to_inference(checkpoint)
+        version, backend = (checkpoint.attributes.get(key) for key in ("keras_version", "backend"))
+        self.updates = updates_each_step(config, keras_3=str(version).startswith("3."))
+        self.zero_debiased = self.legacy and is_zero_debiased(version, backend)
 
     @cached_property
     def owners(self) -> dict[tuple[str, str], list[tuple[int, re.Match[str]]]]:
@@ -233,6 +245,8 @@ def _facts(file: _File, found: _Found, name: str) -> LayerFacts:
         # Keras runs a frozen layer with its stored statistics, in training too.
         mode="stored" if steps and not found.trainable and file.freezes_to_inference else "switch",
         has_update_ops=found.trainable,
+        updates=file.updates.get(found.path, 1),
+        zero_debiased=file.zero_debiased,
         trained=trained,
         renorm_clipped=bool(config.get("renorm_clipping")) if config.get("renorm") is True else None,
     )
