@@ -12,6 +12,9 @@ The finding is proven only if the training graph itself shows that the layer nor
 whatever was fed. A config, an iteration counter, a placeholder or the optimizer alone make it an unproven warning, and
 so does a model of zero iterations, which may have been trained before it was compiled again.
 
+One of the two may be at its start alone, in every layer: code that updates the mean and forgets the variance, or the
+reverse. Only that vector is then named.
+
 Usual cause: the update ops never ran.
     with tf.control_dependencies(tf.get_collection(tf.GraphKeys.UPDATE_OPS)):
         train_op = optimizer.minimize(loss)
@@ -40,6 +43,7 @@ from typing import Any
 from ckpt_doctor.batchnorm import BatchNormLayer
 from ckpt_doctor.finding import Finding
 from ckpt_doctor.heuristics.initial_values import never_updated
+from ckpt_doctor.heuristics.one_statistic import one_at_its_start
 from ckpt_doctor.rules._examples import described, example, holding
 from ckpt_doctor.rules.interface import Rule, Subject
 
@@ -62,6 +66,31 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
             "data with --unproven",
             layer=layer,
             variables=tuple(layer.variables[role] for role in ("moving_mean", "moving_variance")),
+            severity=None if proven else "warning",
+            certainty="proven" if proven else "unproven",
+        )
+    yield from _one_statistic(rule, subject)
+
+
+def _one_statistic(rule: Rule, subject: Subject) -> Iterator[Finding]:
+    """Yield the layers of a model whose updates forget one of the two statistics."""
+    forgotten = one_at_its_start(subject.inventory.layers)
+    for layer in subject.inventory.layers:
+        role = forgotten.get(layer.name)
+        if role is None or layer.name in subject.repaired or layer.name in subject.role_swaps:
+            continue
+        value, other = ("0", "moving_variance") if role == "moving_mean" else ("1", "moving_mean")
+        seen = (
+            f"layer {layer.name}: all {layer.channels} channels have {role} exactly {value}, the initial value, and so "
+            f"has every layer, while {other} moved: the updates leave {role} out"
+        )
+        proven = layer.facts is not None and bool(layer.facts.trained) and layer.evidence == "graph"
+        yield rule.finding(
+            f"{seen}; estimate it from data"
+            if proven
+            else f"{seen}; if it was trained on batch statistics, estimate it from data with --unproven",
+            layer=layer,
+            variables=(layer.variables[role],),
             severity=None if proven else "warning",
             certainty="proven" if proven else "unproven",
         )
@@ -96,6 +125,8 @@ RULE = Rule(
         # A dead layer, whose averages start at 0 and 1: BN205.
         lambda: holding(example(facts=described(), moving_mean=0, moving_variance=0)),
         lambda: holding(example(facts=described(mode="stored", trained=False), **_INITIAL)),
+        # One layer alone may have a reason of its own.
+        lambda: holding(example("a", moving_variance=1), example("b")),
     ),
     sick=(
         lambda: holding(example(facts=described(), **_INITIAL)),
@@ -103,5 +134,7 @@ RULE = Rule(
         # A graph that only serves does not say how it was trained.
         lambda: holding(example(facts=described(mode="stored", trained=None), **_INITIAL)),
         lambda: holding(example(**_INITIAL)),
+        # The updates forget the variance in every layer.
+        lambda: holding(example("a", moving_variance=1), example("b", moving_variance=1)),
     ),
 )
