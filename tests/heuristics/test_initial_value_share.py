@@ -11,7 +11,7 @@ from ckpt_doctor.heuristics.initial_value_share import InitialValueShares
 from ckpt_doctor.rules._examples import described, example
 
 SHARE = 0.99**100  # 0.366
-WARM_ENOUGH = {"moving_mean": [0.4, -0.1, 0.3], "moving_variance": [1.7, 0.9, 4.0]}
+WARM_ENOUGH = {"moving_mean": [0.4, -0.1, 0.3, 0.2], "moving_variance": [1.7, 0.5, 4.0, 0.9], "channels": 4}
 
 
 def averaged(name="bn", *, momentum=0.99, evidence="graph", companions=(), facts=None, **values):
@@ -48,7 +48,7 @@ def test_without_a_decay_no_counter_tells(momentum):
 
 @pytest.mark.parametrize(("updates", "steps"), [(1, 100), (2, 200), (3, 300)])
 def test_several_updates_a_step_count(updates, steps):
-    layer = averaged(facts=replace(described(), updates=updates), momentum=0.995)
+    layer = averaged(facts=replace(described(), updates=updates), momentum=0.995, moving_variance=[1.7, 0.9, 4.0])
     assert share_of(layer).steps == steps
     assert share_of(layer).share == pytest.approx(0.995**steps)
 
@@ -212,9 +212,14 @@ def pair(facts=COUNTED, *, first=(1.7, 0.4, 4.0), second=(0.9, 0.5, 3.0), **opti
     ("layers", "certainty"),
     [
         (pair(), "proven"),
-        (pair(second=(0.9, 0.56, 3.0)), "proven"),  # Half of the layers are enough.
-        (pair(first=(1.7, 0.56, 4.0), second=(0.9, 0.56, 3.0)), "likely"),
-        (pair()[:1], "likely"),  # One layer is chance.
+        (pair(second=(0.9, 0.56, 3.0)), "likely"),  # One layer is chance.
+        # Two are none, if they are half of all.
+        (pair() + pair(first=(1.7, 0.56, 4.0), second=(0.9, 0.56, 3.0)), "proven"),
+        (pair() + pair(first=(1.7, 0.56, 4.0), second=(0.9, 0.56, 3.0)) + pair(second=(0.9, 0.56, 3.0))[1:], "likely"),
+        (pair(channels=3), "unproven"),  # Standardised inputs have variances of 1.
+        (pair(replace(COUNTED, updates_run=False)), "unproven"),
+        (pair(first=(1.7, 0.56, 4.0), second=(0.9, 0.56, 3.0)), "unproven"),
+        (pair()[:1], "likely"),
         (pair(described()), "likely"),
         (pair(replace(COUNTED, updates=2), momentum=0.995), "likely"),  # Towers may lose updates of each other.
         (pair(evidence="config"), "unproven"),
@@ -245,9 +250,9 @@ def test_batches_that_look_like_no_activations_were_loaded():
     deviation = math.sqrt(1e-3)  # A variance that is exactly the share left: none came in.
     for distance, cold in ((29.9, True), (30.1, False), (-30.1, False)):
         mean = distance * deviation * kept
-        layer = averaged(moving_mean=[0, mean, mean], moving_variance=SHARE, dtype=np.float64)
+        layer = averaged(moving_mean=[0, mean, mean], moving_variance=SHARE, dtype=np.float64, channels=3)
         assert (share_of(layer) is not None) is cold
-        outlier = averaged(moving_mean=[0, 0, mean], moving_variance=SHARE, dtype=np.float64)
+        outlier = averaged(moving_mean=[0, 0, mean], moving_variance=SHARE, dtype=np.float64, channels=3)
         assert share_of(outlier) is not None
 
 
@@ -336,7 +341,8 @@ def test_channels_that_hold_exactly_what_the_counter_says_prove_it_without_a_gra
 
 # Without a counter, or without the decay, a floor under all variances tells.
 def low(name, *, floor=0.8, middle=1.1, momentum=None, **options):
-    return averaged(name, momentum=momentum, moving_variance=[floor, middle, middle + 1], evidence="names", **options)
+    values = {"moving_variance": [floor, middle, middle + 1], "channels": 3}
+    return averaged(name, momentum=momentum, evidence="names", **values, **options)
 
 
 def test_a_floor_under_all_variances_is_what_is_left_of_the_1():

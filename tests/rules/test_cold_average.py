@@ -20,7 +20,9 @@ def pair(steps, *, counted=True, **options):
     facts = replace(described(), counted=counted)
     least = 0.99**steps
     return [
-        replace(example(name, facts=facts, moving_variance=[1.2, least + more, 2.0]), momentum=0.99, **options)
+        replace(
+            example(name, facts=facts, channels=4, moving_variance=[1.2, least + more, 2.0]), momentum=0.99, **options
+        )
         for name, more in (("a", 0.01), ("b", 0.02))
     ]
 
@@ -51,7 +53,7 @@ def test_a_corrected_mean_is_not_named():
     ]
     first, _ = found(layers, None)
     assert first.variables == ("a/moving_variance",)
-    assert "82% of the moving_variance of its 3 channels is still its initial value 1 (20 updates" in first.message
+    assert "82% of the moving_variance of its 4 channels is still its initial value 1 (20 updates" in first.message
 
 
 def test_a_bound_is_called_one():
