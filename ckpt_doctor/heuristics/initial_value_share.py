@@ -32,8 +32,9 @@ _BELOW = 0.99
 # Below this share float32 holds nothing of the initial value, and a variance of 0 contradicts nothing.
 _SMALLEST_SHARE = 1e-6
 # The least variance of a layer whose averages hold the share s is s + (1 - s) times that of a quiet channel. It is at
-# most 1.5 times s in two layers and half of all in two thirds of the files of small nets that hold more than half, in one
-# in most others, and in none that were fine-tuned, by the counters of their fine-tuning (benchmarks/cold_averages.py).
+# most 1.5 times s in two layers and half of all in two thirds of the files of small nets that hold more than half, in
+# one layer in half of the others, and in no layer of those that were fine-tuned, by the counters of their fine-tuning
+# (benchmarks/cold_averages.py).
 _TOUCHES = 1.5
 # Inputs of one to three channels, standardised before, have variances of 1 for good.
 _FEW_CHANNELS = 4

@@ -73,7 +73,7 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
             "longer, lower the decay, or estimate them from data",
             layer=layer,
             variables=tuple(layer.variables[role] for role in cold.roles),
-            severity="error" if proven and cold.share > _HALF else "warning",
+            severity="error" if proven and cold.share > _HALF else None,
             certainty=cold.certainty,
         )
 
@@ -98,7 +98,7 @@ def _debiased() -> Subject:
 RULE = Rule(
     code="BN202",
     name="cold-average",
-    severity="error",
+    severity="warning",
     repair="estimate",
     check=_check,
     fixed="proven",

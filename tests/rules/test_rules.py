@@ -17,7 +17,7 @@ PUBLISHED = {
     "BN105": ("aliases-disagree", "error", "copy"),
     "BN106": ("drifted-name", "warning", "copy"),
     "BN201": ("never-updated", "error", "estimate"),
-    "BN202": ("cold-average", "error", "estimate"),
+    "BN202": ("cold-average", "warning", "estimate"),
     "BN203": ("non-finite-statistics", "error", "estimate"),
     "BN204": ("negative-variance", "error", "estimate"),
     "BN205": ("dead-channels", "note", "none"),
