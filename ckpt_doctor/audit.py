@@ -57,6 +57,7 @@ class _How:
     request: DataOptions
     tolerance: float
     keep_values: bool
+    strict: bool
 
 
 # Size and time of the last change of each file: what tells that one changed while it was read.
@@ -75,6 +76,7 @@ def scan(
     *,
     data_options: Mapping[str, Any] | None = None,
     keep_values: bool = False,
+    strict: bool = False,
     progress: Listener = unheard,
     **options: Any,
 ) -> AuditResult:
@@ -85,6 +87,7 @@ def scan(
         data_options: Options that say how data are read (`batch_size`, `inputs` and so on) in one mapping; they may
             also be given as keywords.
         keep_values: Keep the statistics of every layer, channel by channel, in the result: for plots.
+        strict: List as not judged also what a file has no room to tell: cold averages where it has no step counter.
         progress: Hears of every checkpoint that is done.
         **options: The options of the command line, see `ckpt_doctor.options.ScanOptions`.
 
@@ -100,7 +103,16 @@ def scan(
     asked = texts(paths)
     found = discover(asked, asked_for.all_listed)
 
-    how = _How(selection, asked_for.quick, meta_graph, str(asked_for.meta), asked_for, asked_for.tolerance, keep_values)
+    how = _How(
+        selection,
+        asked_for.quick,
+        meta_graph,
+        str(asked_for.meta),
+        asked_for,
+        asked_for.tolerance,
+        keep_values,
+        strict,
+    )
 
     def verdict_on(path: str) -> _Outcome:
         return _judge(path, found.damages.get(path, ()), how)
@@ -197,7 +209,7 @@ def _read(path: str, how: _How, seen: tuple[Damage, ...]) -> CheckpointResult:
     if described:
         refuse_another_model(analysis, f"--model {model}")
     observed, unobserved = _observed(analysis, how)
-    verdict = judge(analysis, Policy(how.selection, observed, unobserved, how.tolerance))
+    verdict = judge(analysis, Policy(how.selection, observed, unobserved, how.tolerance, strict=how.strict))
     worst = _worst(verdict.findings)
     inventory = analysis.inventory
     return CheckpointResult(

@@ -19,6 +19,7 @@ from ckpt_doctor.rules.interface import Subject
 from ckpt_doctor.selection import Selection
 
 ALL_RULES = Selection.of((), (), {})
+_COLD = "BN202"
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +32,7 @@ class Policy:
         unobserved: Layer to the reason why nothing was seen of it.
         tolerance: Multiplies the limits of the rules that compare with data.
         repaired: Names of the layers whose statistics are known to be new; None: as receipts beside the file say.
+        strict: Whether what a file has no room to tell counts as not judged: cold averages without a step counter.
     """
 
     selection: Selection = ALL_RULES
@@ -38,6 +40,7 @@ class Policy:
     unobserved: Mapping[str, str] = field(default_factory=dict)
     tolerance: float = 1.0
     repaired: frozenset[str] | None = None
+    strict: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,9 +72,10 @@ def judge(analysis: Analysis, policy: Policy) -> Verdict:
     )
     if policy.repaired is None and _judges_history(subject):
         subject = replace(subject, repaired=repaired_layers(analysis.checkpoint))
-    return Verdict(
-        analysis, judge_subject(subject, policy.selection), _not_judged(analysis, policy.unobserved), subject
-    )
+    not_judged = _not_judged(analysis, policy.unobserved)
+    if policy.strict and _COLD in policy.selection.codes:
+        not_judged += _uncounted(analysis, subject)
+    return Verdict(analysis, judge_subject(subject, policy.selection), not_judged, subject)
 
 
 def judge_subject(subject: Subject, selection: Selection) -> tuple[Finding, ...]:
@@ -129,3 +133,19 @@ def _not_judged(analysis: Analysis, unobserved: Mapping[str, str]) -> tuple[NotJ
         found += [NotJudged(where, reason) for where, reason in inventory.model.not_judged]
         found += [NotJudged(analysis.checkpoint.path, problem) for problem in inventory.model.problems]
     return (*found, *(NotJudged(*pair) for pair in unobserved.items()))
+
+
+def _uncounted(analysis: Analysis, subject: Subject) -> tuple[NotJudged, ...]:
+    """Return that nothing tells whether averages are cold, where that is so."""
+    layers = [
+        layer
+        for layer in subject.inventory.layers
+        if layer.name not in subject.repaired and subject.shares.is_open(layer)
+    ]
+    if not layers:
+        return ()
+    reason = (
+        f"whether the averages of {len(layers)} layers (first: {layers[0].name}) are cold (BN202) is not known: the "
+        "file has no counter of training steps, or not the decay, and no variance below 0.05 rules it out"
+    )
+    return (NotJudged(analysis.checkpoint.path, reason),)

@@ -78,6 +78,22 @@ def test_what_is_not_judged_is_told_with_its_place():
     )
 
 
+def test_what_no_counter_tells_is_named_only_if_asked_for():
+    analysis = analysis_of(cold(), cold(name="other"))
+    assert judge(analysis, Policy()).not_judged == ()
+    (place,) = judge(analysis, Policy(strict=True)).not_judged
+    assert place.where == "model"
+    assert "averages of 2 layers (first: bn) are cold (BN202) is not known" in place.reason
+    for policy in (
+        Policy(strict=True, selection=Selection.of((), ("BN202",), {})),
+        Policy(strict=True, repaired=frozenset({"bn", "other"})),
+    ):
+        assert judge(analysis, policy).not_judged == ()
+    # The counter tells.
+    for steps in (100, 10_000):
+        assert judge(analysis_of(cold(), steps=steps), Policy(strict=True)).not_judged == ()
+
+
 TRAINED_BY_GRADIENT = example(facts=replace(described(), gradient_trains=True))
 
 

@@ -14,7 +14,8 @@ from ckpt_doctor.errors import UnreadableCheckpoint
 
 # What counts training steps: TF1's, then those of Keras' optimizers in each of its formats.
 _STEPS = re.compile(
-    r"(^|/)(global_step|_?iterations?|iter)$|^optimizer/vars/0$|^optimizer_weights/.*(iterations?|iter)$"
+    r"(^|/)(global_step|_?iterations?|iter)$|^optimizer/(inner_optimizer/)*vars/0$|"
+    r"^optimizer_weights/.*(iterations?|iter)$"
 )
 
 

@@ -68,7 +68,10 @@ class Gate:
     def scan_options(self, report: str) -> dict[str, Any]:
         """Return the options of `ckpt_doctor.scan` that this comes to."""
         kinds = {report, *(text.partition("=")[0] for text in self.reports)}
-        options = self.options.only(ScanOptions) | {"keep_values": "html" in kinds}
+        options = self.options.only(ScanOptions) | {
+            "keep_values": "html" in kinds,
+            "strict": self.options.strict,
+        }
         return options if self.write_baseline is None else options | {"baseline": None}
 
     def style(self, style: Style) -> Style:

@@ -106,7 +106,10 @@ class LayerFacts:
         mode: How it normalises in this graph.
         sites: Where it does so.
         has_update_ops: Whether the graph holds ops that update its statistics.
-        updates: How often one training step updates its statistics: once, or once a device or call.
+        updates: How often one training step updates its statistics: once, or once a device, call or step of time; None
+            where nothing tells.
+        counted: Whether the graph proves that the step counter counts these updates, which run whatever is fed.
+        zero_debiased: Whether its averages may correct for their start with nothing in the file that shows it.
         updates_run: Whether one training op runs them together with all gradient updates; None where the model does
             not say.
         trained: Whether training normalised with the moments of each batch, so that its statistics should have moved;
@@ -135,7 +138,9 @@ class LayerFacts:
     mode: Mode = "unknown"
     sites: tuple[Site, ...] = ()
     has_update_ops: bool = False
-    updates: int = 1
+    updates: int | None = 1
+    counted: bool = False
+    zero_debiased: bool = False
     updates_run: bool | None = None
     trained: bool | None = None
     gradient_trains: bool = False

@@ -11,6 +11,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -20,6 +21,7 @@ from ckpt_doctor.errors import UnreadableCheckpoint
 from ckpt_doctor.graphs.facts import Companion, LayerFacts, LinearInFront, ModelFacts
 from ckpt_doctor.graphs.keras_fronts import KerasFront, fronts, given_modes
 from ckpt_doctor.graphs.keras_slots import numbered_slots
+from ckpt_doctor.graphs.keras_updates import is_zero_debiased, updates_each_step
 
 BATCH_NORM_CLASSES = frozenset(
     "BatchNormalization BatchNormalizationV1 BatchNormalizationV2 SyncBatchNormalization TPUBatchNormalization".split()
@@ -41,6 +43,8 @@ _KERAS_1 = {"running_mean": "moving_mean", "running_std": "moving_variance"}
 # Where TensorFlow 2.12 kept the layers of a model.
 _LAYERS = ("layers", "_layer_checkpoint_dependencies")
 _ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
+# Where Keras 3 keeps the counter of an optimizer, and of one inside it.
+_COUNTER = re.compile(r"optimizer/(inner_optimizer/)*vars/0$")
 
 
 @dataclass(frozen=True)
@@ -160,16 +164,19 @@ def _layers(
 
 
 def optimizer_steps(checkpoint: Checkpoint) -> int | None:
-    """Return how many steps the stored optimizer has made, or None where the file keeps no optimizer."""
+    """Return how many steps the stored optimizer has made, or None where the file keeps no optimizer.
+
+    An optimizer inside another (`LossScaleOptimizer`) counts its steps, and the outer one leaves its own counter at 0:
+    the largest tells.
+    """
+    found: list[int] = []
     for variable in checkpoint.variables:
         last = variable.name.rpartition("/")[2].split(":")[0]
         legacy = variable.name.startswith("optimizer_weights/") and last in ("iteration", "iterations", "iter")
-        if (legacy or variable.name == "optimizer/vars/0") and variable.shape == () and "int" in variable.dtype:
-            try:
-                return int(variable.read())
-            except UnreadableCheckpoint:
-                return None
-    return None
+        if (legacy or _COUNTER.match(variable.name)) and variable.shape == () and "int" in variable.dtype:
+            with suppress(UnreadableCheckpoint):
+                found.append(int(variable.read()))
+    return max(found, default=None)
 
 
 class _File:
@@ -191,6 +198,9 @@ class _File:
         new, old = _LAYERS
         self.layers = old if any(variable.name.startswith(f"{old}/") for variable in checkpoint.variables) else new
         self.freezes_to_inference = _freezes_to_inference(checkpoint)
+        version, backend = (checkpoint.attributes.get(key) for key in ("keras_version", "backend"))
+        self.updates = updates_each_step(config, keras_3=str(version).startswith("3."))
+        self.zero_debiased = self.legacy and is_zero_debiased(version, backend)
 
     @cached_property
     def owners(self) -> dict[tuple[str, str], list[tuple[int, re.Match[str]]]]:
@@ -392,6 +402,8 @@ def _facts(file: _File, found: _Found, name: str) -> LayerFacts:
         # Keras runs a frozen layer with its stored statistics, in training too.
         mode="stored" if frozen else "switch",
         has_update_ops=found.trainable,
+        updates=file.updates.get(found.path, 1),
+        zero_debiased=file.zero_debiased,
         trained=trained,
         renorm_clipped=bool(config.get("renorm_clipping")) if config.get("renorm") is True else None,
         front=file.front(found),

@@ -20,6 +20,7 @@ from ckpt_doctor.graphs.linear_in_front import FrontFinder
 from ckpt_doctor.graphs.saver import Saver, read_saver
 from ckpt_doctor.graphs.sites import find_sites
 from ckpt_doctor.graphs.specialise import resolve_tensor, specialise, training_switches
+from ckpt_doctor.graphs.update_counts import UpdateCounts
 from ckpt_doctor.graphs.updates import (
     corrections_are_clipped,
     decay_of,
@@ -197,7 +198,9 @@ class MetaGraph:
         layers = [self._layer(item, name, gradients) for item, name in zip(items, names_of(items), strict=True)]
         shown = len(found.layers)
         # Whether their updates run is as hidden as they are.
-        layers[shown:] = [replace(layer, sites=(), updates_run=None) for layer in layers[shown:]]
+        layers[shown:] = [
+            replace(layer, sites=(), updates_run=None, updates=None, counted=False) for layer in layers[shown:]
+        ]
         if gradients and not self.serves:
             layers = self._untrained(items, layers)
         return ModelFacts(
@@ -239,10 +242,12 @@ class MetaGraph:
 
     def _layer(self, item: Gathered, name: str, gradients: set[str]) -> LayerFacts:
         mode = item.mode
+        training_mode = self._training_mode(item) if gradients else mode
         statistics = [variable for variable in (item.moving_mean, item.moving_variance) if variable]
         # Looked for where the training switch is resolved: inside a cond, an update writes through a Switch.
         updates = update_nodes(self.training, statistics)
         has_updates = bool(statistics) and all(updates[variable] for variable in statistics)
+        called = [[self._calling(name) for name in names] for names in updates.values()]
         companions = tuple(self._companions.of(item))
         channels = self._channels((*statistics, item.gamma, item.beta))
         decays = (decay_of(self.training, variable) for variable in self._averaged(statistics))
@@ -260,9 +265,10 @@ class MetaGraph:
             mode=mode,
             sites=tuple(item.sites),
             has_update_ops=has_updates,
-            updates=max((len(nodes) for nodes in updates.values()), default=1) or 1,
-            updates_run=self._updates_run(updates) if gradients and mode != "stored" and statistics else None,
-            trained=self._trained(mode, item) if gradients and not self.serves else None,
+            updates=self._update_counts.each_step(called),
+            counted=has_updates and training_mode in ("batch", "switch") and self._is_counted(statistics, called),
+            updates_run=self._updates_run(called) if gradients and training_mode != "stored" and statistics else None,
+            trained=self._trained(training_mode, item) if gradients else None,
             gradient_trains=bool(set(statistics) & self._trained_by_gradient),
             initial=self._initial(item),
             renorm_clipped=self._renorm_clipped(companions),
@@ -291,6 +297,18 @@ class MetaGraph:
     def _trained_by_gradient(self) -> frozenset[str]:
         return trained_variables(self.graph)
 
+    def _training_mode(self, item: Gathered) -> Mode:
+        """Return how the whole graph runs a layer; what signatures give is a part of it."""
+        if not self.serves:
+            return item.mode
+        return self._whole_modes.get(item.moving_mean or item.moving_variance or "", "unknown")
+
+    @cached_property
+    def _whole_modes(self) -> Mapping[str, Mode]:
+        """How the whole graph of a SavedModel, which may train, runs each layer, by its statistics."""
+        layers = gather(self.inference, self.training).layers
+        return {item.moving_mean or item.moving_variance or "": item.mode for item in layers}
+
     def _trained(self, mode: Mode, item: Gathered) -> bool | None:
         """Return whether training ran on the moments of each batch; None where a switch or nothing known decides.
 
@@ -310,20 +328,28 @@ class MetaGraph:
         return self.inference.ancestors(gradient_updates(self.inference))
 
     def _initial(self, item: Gathered) -> str | None:
-        """Return what the averages start at, by their initialisers."""
-        values = [
-            None if variable is None else initial_value(self.graph, variable)
-            for variable in (item.moving_mean, item.moving_variance)
-        ]
+        """Return what the averages start at, by their initialisers; None where a checkpoint initialises them."""
+        statistics = (item.moving_mean, item.moving_variance)
+        if any(name is not None and self._update_counts.is_loaded(name) for name in statistics):
+            return None
+        values = [None if variable is None else initial_value(self.graph, variable) for variable in statistics]
         if values == [0.0, 1.0]:
             return "0/1"
         if values == [0.0, 0.0]:
             return "0/0"
         return None if any(value is not None for value in values) else "0/1"
 
-    def _updates_run(self, updates: Mapping[str, list[str]]) -> bool:
-        nodes = [[self._calling(name) for name in names] for names in updates.values()]
-        return all(nodes) and run_together(self.graph, self._after_gradients, nodes)
+    @cached_property
+    def _update_counts(self) -> UpdateCounts:
+        return UpdateCounts(self.graph, self.training)
+
+    def _is_counted(self, statistics: Iterable[str], updates: list[list[str]]) -> bool:
+        """Return whether the graph proves that there were no more updates of a layer than the counter says."""
+        counts = self._update_counts
+        return counts.counted(updates) and not any(map(counts.comes_without_counter, statistics))
+
+    def _updates_run(self, updates: list[list[str]]) -> bool:
+        return all(updates) and run_together(self.graph, self._after_gradients, updates)
 
     def _calling(self, name: str) -> str:
         """Return a node of a specialised graph as it is in the whole one: inside a branch, the `If` that runs it."""

@@ -43,7 +43,8 @@ def assigned_variables(graph: Graph, tensor: str) -> list[str]:
                     variable = graph.variable(graph.inputs(node)[0])
                     if position > 0 and variable is not None:
                         found[variable] = None
-                elif node.op not in _AVERAGING_OPS:
+                elif node.op not in _AVERAGING_OPS and not (node.op == "Mean" and name == tensor):
+                    # A mean of the moments themselves is that over virtual batches (tf.layers: `virtual_batch_size`).
                     continue
                 output = f"{node.name}:0"
                 if output not in seen:

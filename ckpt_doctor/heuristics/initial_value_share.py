@@ -1,18 +1,20 @@
 """How much of its initial value a moving average still holds.
 
 A moving average starts at a made-up value, a mean of 0 and a variance of 1, and forgets it at the rate of its decay d:
-after N updates the share d^N is left.
+after N updates the share d^N is left. No variance can lie below it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from ckpt_doctor.batchnorm import BatchNormLayer, Inventory
+from ckpt_doctor.batchnorm import STATISTICS, BatchNormLayer, Inventory
 from ckpt_doctor.checkpoint import Array
 from ckpt_doctor.finding import Certainty
+from ckpt_doctor.heuristics.counted_updates import UpdateCount, count_updates, debiased_roles
 from ckpt_doctor.heuristics.initial_values import at_initial_values
 
 # At 5 % a variance of 0.1 is stored as 0.145: the smallest share that is worth a word (ckpt-doctor's own choice).
@@ -21,15 +23,29 @@ LARGEST_SHARE = 0.05
 _ROUNDING = 1e-3
 # Two channels agree to this part of their variance if both are d^N: rounding differs by the order of operations only.
 _AGREEMENT = 1e-5
+# The same against d^N itself, computed exactly: float32 rounding of some hundred updates adds up.
+_EXACT = 1e-4
 # Means of activations are within a few standard deviations of zero; ten times that is no activation's.
 _LARGEST_DISTANCE = 30.0
-# So many variances above what is left of the 1 are no chance.
-_MANY_CHANNELS = 16
 # A sibling's variance below this part of d^N contradicts the counter: more than rounding.
 _BELOW = 0.99
+# Below this share float32 holds nothing of the initial value, and a variance of 0 contradicts nothing.
+_SMALLEST_SHARE = 1e-6
+# The least variance of a layer whose averages hold the share s is s + (1 - s) times that of a quiet channel. It is at
+# most 1.5 times s in two layers and half of all in two thirds of the files of small nets that hold more than half, in
+# one layer in half of the others, and in no layer of those that were fine-tuned, by the counters of their fine-tuning
+# (benchmarks/cold_averages.py).
+_TOUCHES = 1.5
+# Inputs of one to three channels, standardised before, have variances of 1 for good.
+_FEW_CHANNELS = 4
+# The slowest decay in use, with what float32 can tell of it (slim's Inception: 0.9997).
+_SLOWEST_DECAY = 0.9999
+# A floor under all variances is a remainder only if it is most of them: in each layer the middle one is at most 1.5
+# times the floor. So it is in half of the same files that hold more than half, and in none of the warm ones.
+_NEAR_THE_FLOOR = 1.5
+_LEAST_FLOOR = 0.5
 # The variance of a channel that hardly varies; keeps dead channels out of the measure.
 _SMALL_VARIANCE = 1e-3
-_ZERO_DEBIASED = ("local_step", "biased", "counter", "hidden")
 
 
 @dataclass(frozen=True)
@@ -41,14 +57,18 @@ class InitialValueShare:
         steps: Number of updates, where it is known.
         decay: Decay of the averages, where it is known.
         certainty: How sure that is. A step counter says how long an optimizer ran, not how often these averages were
-            updated since they started, so it proves nothing: with the graph that updates them it is `likely`, alone
-            `unproven`.
+            updated since they started: it proves something only together with a graph that counts the updates with the
+            steps, or with channels that hold exactly d^N, and if no value contradicts it.
+        roles: The statistics that are cold: both, or the one whose average does not correct for its start.
+        exact: Whether the share is known, so that it can be taken out; else it is at most that.
     """
 
     share: float
     steps: int | None
     decay: float | None
     certainty: Certainty
+    roles: tuple[str, ...] = STATISTICS
+    exact: bool = True
 
 
 class InitialValueShares:
@@ -63,8 +83,10 @@ class InitialValueShares:
     def __init__(self, inventory: Inventory) -> None:
         self._found: dict[int, InitialValueShare | None] = {}
         self._steps = inventory.steps
-        self._smallest = _smallest_variances(inventory)
+        self._counter = _Counter(inventory)
         self._fingerprint = _fingerprint(inventory)
+        self._floor = _floor(inventory)
+        self._least = min((float(variance.min()) for _, variance in _averaged(inventory)), default=0.0)
 
     def of(self, layer: BatchNormLayer) -> InitialValueShare | None:
         """Return how cold a layer of the checkpoint is, or None where it is warm or nothing tells."""
@@ -72,51 +94,142 @@ class InitialValueShares:
             self._found[id(layer)] = self._measured(layer)
         return self._found[id(layer)]
 
+    def is_open(self, layer: BatchNormLayer) -> bool:
+        """Return whether a layer may be cold and nothing tells: no counter or decay, and no variance that rules it out.
+
+        A variance below the smallest share that is worth a word does, in any layer: all of a file are updated alike.
+        """
+        return (
+            _may_be_cold(layer)
+            and layer.initial == "0/1"
+            and self._is_uncounted(layer)
+            and self._least >= LARGEST_SHARE
+            and self.of(layer) is None
+        )
+
+    def _is_uncounted(self, layer: BatchNormLayer) -> bool:
+        """Return whether no counter tells how cold a layer is at most."""
+        count = count_updates(layer, self._steps)
+        decay = layer.momentum if layer.momentum is not None else _SLOWEST_DECAY
+        return count is None or (layer.momentum is None and decay**count.updates > LARGEST_SHARE)
+
     def _measured(self, layer: BatchNormLayer) -> InitialValueShare | None:
-        mean, variance = layer.values.get("moving_mean"), layer.values.get("moving_variance")
-        if mean is None or variance is None or not variance.size or not np.all(np.isfinite(variance)):
+        if not _may_be_cold(layer):
             return None
-        if layer.initial is None or any(key.endswith(_ZERO_DEBIASED) for key in layer.companions):
-            return None
-        if at_initial_values(layer) is not None or (layer.facts is not None and layer.facts.trained is False):
-            return None
-        found = self._by_counter(layer, variance) or self._by_fingerprint(layer)
+        mean, variance = (layer.values[role] for role in STATISTICS)
+        debiased = debiased_roles(layer)
+        found = self._by_counter(layer, variance, debiased) or self._by_fingerprint(layer) or self._by_floor(layer)
         if found is None or not LARGEST_SHARE < found.share < 1:
             return None
-        return found if layer.initial == "0/0" or _fits(mean, variance, found.share) else None
+        if layer.initial == "0/0":
+            return found
+        return found if _fits(None if debiased else mean, variance, found.share) else None
 
-    def _by_counter(self, layer: BatchNormLayer, variance: Array) -> InitialValueShare | None:
-        if layer.momentum is None or not self._steps or not 0 < layer.momentum < 1:
+    def _by_counter(self, layer: BatchNormLayer, variance: Array, debiased: frozenset[str]) -> InitialValueShare | None:
+        count = count_updates(layer, self._steps)
+        if count is None or layer.momentum is None or not 0 < layer.momentum < 1:
             return None
-        # Several devices, or calls of one layer, update it several times in a step.
-        steps = self._steps * (layer.facts.updates if layer.facts is not None else 1)
-        share = layer.momentum**steps
-        # Statistics elsewhere that were not averaged from the start make it a fine-tuned model; few channels may be
-        # above the share by chance.
-        smallest = self._smallest.get((layer.momentum, layer.initial), np.inf)
-        contradicted = smallest < share * _BELOW
-        if contradicted and variance.size < _MANY_CHANNELS:
+        share = layer.momentum**count.updates
+        if self._counter.contradicts(count):
             return None
-        likely = layer.initial == "0/1" and layer.evidence == "graph" and not contradicted
-        return InitialValueShare(share, steps, layer.momentum, "likely" if likely else "unproven")
+        roles = tuple(role for role in STATISTICS if role not in debiased)
+        return InitialValueShare(share, count.updates, layer.momentum, self._certainty(layer, share, count), roles)
+
+    def _certainty(self, layer: BatchNormLayer, share: float, count: UpdateCount) -> Certainty:
+        if layer.initial != "0/1":
+            return "unproven"
+        if self._fingerprint is not None and abs(self._fingerprint / share - 1) <= _EXACT:
+            return "proven"
+        facts = layer.facts
+        if layer.evidence != "graph" or facts is None or not facts.updates_run:
+            # A script that runs the updates by hand may run them as often as it likes.
+            return "unproven"
+        agreement = self._counter.agreement(count)
+        if agreement == "proven" and not (facts.counted and facts.updates == 1):
+            return "likely"
+        return agreement
 
     def _by_fingerprint(self, layer: BatchNormLayer) -> InitialValueShare | None:
-        if layer.initial != "0/1" or self._fingerprint is None:
+        if layer.initial != "0/1" or self._fingerprint is None or debiased_roles(layer):
             return None
         lowest, decay = self._fingerprint, layer.momentum
         steps = round(np.log(lowest) / np.log(decay)) if decay and 0 < decay < 1 else None
         return InitialValueShare(lowest, steps, decay, "likely")
 
+    def _by_floor(self, layer: BatchNormLayer) -> InitialValueShare | None:
+        if layer.initial != "0/1" or self._floor is None or not self._is_uncounted(layer):
+            return None
+        roles = tuple(role for role in STATISTICS if role not in debiased_roles(layer))
+        return InitialValueShare(self._floor, None, None, "unproven", roles, exact=False)
 
-def _smallest_variances(inventory: Inventory) -> dict[tuple[float | None, str | None], float]:
-    """Return the smallest variance of all layers that are averaged the same way: by decay, from 0 and 1."""
-    smallest: dict[tuple[float | None, str | None], float] = {}
+
+class _Counter:
+    """What the values of all layers say of the counters of a file.
+
+    Statistics that were loaded before a counter began, or that are updated more often than it counts, lie below what it
+    says is left of the initial value: one such layer contradicts it for all.
+
+    Args:
+        inventory: All layers of the checkpoint.
+    """
+
+    def __init__(self, inventory: Inventory) -> None:
+        self._contradicted: dict[bool, bool] = {}
+        self._touching: dict[bool, list[bool]] = {}
+        for layer, variance in _averaged(inventory):
+            count = count_updates(layer, inventory.steps)
+            facts = layer.facts
+            if count is None or layer.momentum is None or not 0 < layer.momentum < 1:
+                continue
+            if facts is not None and (facts.trained is False or not facts.has_update_ops):
+                continue
+            share, least = layer.momentum**count.updates, float(variance.min())
+            if share < _SMALLEST_SHARE:
+                continue
+            self._contradicted[count.own] = self._contradicted.get(count.own, False) or least < share * _BELOW
+            if variance.size >= _FEW_CHANNELS:
+                self._touching.setdefault(count.own, []).append(least <= share * _TOUCHES)
+
+    def contradicts(self, count: UpdateCount) -> bool:
+        """Return whether the statistics of any layer cannot have started at 0 and 1 when the counter began."""
+        return self._contradicted.get(count.own, False)
+
+    def agreement(self, count: UpdateCount) -> Certainty:
+        """Return how sure the variances make a counter that counts updates: they begin at what is left of the 1."""
+        touching = self._touching.get(count.own, [])
+        if sum(touching) > 1 and 2 * sum(touching) >= len(touching):
+            return "proven"
+        return "likely" if any(touching) else "unproven"
+
+
+def _may_be_cold(layer: BatchNormLayer) -> bool:
+    """Return whether a layer has averages that started at a known value, moved, and do not correct for their start."""
+    mean, variance = (layer.values.get(role) for role in STATISTICS)
+    return not (
+        mean is None
+        or variance is None
+        or not variance.size
+        or not np.all(np.isfinite(variance))
+        or layer.initial is None
+        or "moving_variance" in debiased_roles(layer)
+        or at_initial_values(layer) is not None
+        or _never_moved(variance)
+        or (layer.facts is not None and layer.facts.trained is False)
+    )
+
+
+def _never_moved(variance: Array) -> bool:
+    return bool(np.all(variance == 1))
+
+
+def _averaged(inventory: Inventory) -> Iterator[tuple[BatchNormLayer, Array]]:
+    """Yield the layers whose variance is an average that started at 1 and moved, with it."""
     for layer in inventory.layers:
         variance = layer.values.get("moving_variance")
-        if layer.initial == "0/1" and variance is not None and variance.size and np.isfinite(variance).all():
-            kind = (layer.momentum, layer.initial)
-            smallest[kind] = min(smallest.get(kind, np.inf), float(variance.min()))
-    return smallest
+        if variance is None or not variance.size or not np.isfinite(variance).all():
+            continue
+        if layer.initial == "0/1" and not _never_moved(variance) and "moving_variance" not in debiased_roles(layer):
+            yield layer, variance
 
 
 def _fingerprint(inventory: Inventory) -> float | None:
@@ -140,14 +253,34 @@ def _fingerprint(inventory: Inventory) -> float | None:
     return lowest if sum(sharing) >= 2 and len(sharing) >= 2 else None
 
 
-def _fits(mean: Array, variance: Array, share: float) -> bool:
+def _floor(inventory: Inventory) -> float | None:
+    """Return the number that all variances of a file lie on, as what is left of the 1 is a floor under all of them."""
+    layers = list(_averaged(inventory))
+    if len(layers) < 2:
+        return None
+    floor = min(float(variance.min()) for _, variance in layers)
+    highest = max(float(np.median(variance)) for _, variance in layers)
+    return floor if _LEAST_FLOOR <= floor < 1 and highest <= _NEAR_THE_FLOOR * floor else None
+
+
+def _fits(mean: Array | None, variance: Array, share: float) -> bool:
     """Return whether statistics can be averages that started at 0 and 1 and still have so much of it.
 
     The average of variances cannot be below what is left of the 1, and what the batches brought in must look like
     activations: statistics that were loaded, and not averaged from the start, fail one or the other.
+
+    Args:
+        mean: The moving mean; None where it corrects for its start and so says nothing.
+        variance: The moving variance.
+        share: What may be left of the initial value.
     """
-    mean, variance = mean.astype(np.float64).reshape(-1), variance.astype(np.float64).reshape(-1)
-    if mean.shape != variance.shape or variance.min() < share * (1 - _ROUNDING):
+    variance = variance.astype(np.float64).reshape(-1)
+    if variance.min() < share * (1 - _ROUNDING):
+        return False
+    if mean is None:
+        return True
+    mean = mean.astype(np.float64).reshape(-1)
+    if mean.shape != variance.shape:
         return False
     batch_mean = mean / (1 - share)
     batch_variance = np.maximum(variance - share, 0) / (1 - share)

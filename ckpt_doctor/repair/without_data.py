@@ -148,13 +148,21 @@ def debiased_statistics(layer: BatchNormLayer, cold: InitialValueShare | None) -
         Role to value, float64 of shape `(channels,)`.
 
     Raises:
-        RepairRefused: Steps and decay do not fit the values: a variance would come out negative.
+        RepairRefused: How much of the initial value is left is not known, or does not fit the values: a variance would
+            come out negative.
     """
     if cold is None:
         raise RepairRefused(f"layer {layer.name}: nothing tells how many updates its averages have seen")
+    if not cold.exact:
+        raise RepairRefused(
+            f"layer {layer.name}: at most {cold.share:.0%} of its initial value is left, and nothing tells how much; "
+            "estimate its statistics from data"
+        )
     kept = 1.0 - cold.share
     start = 1.0 if layer.initial == "0/1" else 0.0
-    mean = np.asarray(layer.values["moving_mean"], np.float64) / kept
+    mean = np.asarray(layer.values["moving_mean"], np.float64)
+    # An average that corrects for its start has nothing to be taken out.
+    mean = mean / kept if "moving_mean" in cold.roles else mean
     variance = (np.asarray(layer.values["moving_variance"], np.float64) - cold.share * start) / kept
     # A channel that never varied has exactly the share of the initial value left: rounding may put it below zero.
     variance = np.where(np.abs(variance) <= 1e-5 * start, np.maximum(variance, 0.0), variance)

@@ -4,22 +4,29 @@ A moving average starts at a made-up value, a mean of 0 and a variance of 1, and
 after N updates the share d^N of the initial value is left. With d = 0.999 and 200 updates that is 82 %, and the stored
 variance is 0.82 + 0.18 times the true one. Training does not notice; inference is off by that much.
 
-The number of updates is taken from the file's step counter, and believed only if every stored variance is at least d^N,
-as it must be. Where a file has neither counter nor decay, channels that never vary give it away: their variance is
-exactly d^N, the same number in several layers. Averages that correct for their start (zero debiasing) are never cold.
+How many updates there were is told by the file's step counter, times the calls of a shared layer, the towers, or the
+steps of time under Keras 3's `TimeDistributed`; or by a counter of the layer itself (`local_step`). It is believed only
+if every variance is at least what must be left of the 1: one layer below that contradicts it for all, as its statistics
+were loaded before the counter began, or are updated more often. Where a file has neither counter nor decay, channels
+that never vary give it away: their variance is exactly d^N, the same number in several layers; or all variances of the
+file lie close above one number between 0.5 and 1. Averages that correct for their start (zero debiasing) are never
+cold; slim's `zero_debias_moving_mean` corrects the mean only, and its variance is as cold as ever. A file without a
+counter (weights, many SavedModels) is not judged unless its variances tell: one below 0.05 shows that nothing is left.
+`--strict` says so.
 
-The finding is proven only if the training graph runs the updates in every step, whatever is fed, and the values agree.
-A counter, a config, a placeholder or the optimizer alone make it unproven.
+The finding is proven if a training graph counts the updates with the steps (one op applies every gradient, updates the
+statistics and adds one to the counter; no branch, loop or other saver is in between) and the variances begin at what is
+left, or if channels that never vary hold exactly d^N. A proven one with more than half of the initial value left is an
+error. With another graph it is likely; a config or a counter alone make it unproven.
 
 Usual cause: a decay for long training in a short one, or an evaluation after the first few hundred steps.
 
     tf.layers.batch_normalization(x, momentum=0.9, training=is_training)     # 0.99 is the default, slim's is 0.999
 
 False positives: the counter is not the number of updates. Fine-tuned models load their statistics before the counter
-begins, a warm start or another `compile` resets it; layers that are called several times in a step are updated as often
-(shared layers, T times under `TimeDistributed` in Keras 3, twice with `keras.remat`), and gradient accumulation updates
-once a micro-batch. Zero-debiased averages whose companions the file does not keep (Keras 2.1.3 to 2.2 H5) look cold and
-are not. All of these are `unproven`.
+begins, a warm start or another `compile` resets it; `keras.remat` runs a layer twice and leaves no trace in the file;
+hand-made gradient accumulation updates once a micro-batch. Zero-debiased averages of a program that does not say so
+look cold and are not (Keras 2.1.3 to 2.3 is known and left out). All of these are `unproven`.
 
 Repair: estimated from data by `ckpt-doctor fix`. Without data, debiasing takes the initial value out exactly; what is
 left is an average over training, not the statistics of the final weights. What is not proven is repaired with
@@ -41,6 +48,9 @@ from ckpt_doctor.finding import Finding
 from ckpt_doctor.rules._examples import described, example, holding
 from ckpt_doctor.rules.interface import Rule, Subject
 
+# With more than half of the start in it, a variance of 0.1 is stored as 0.55 at least: the model does not work.
+_HALF = 0.5
+
 
 def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
     for layer in subject.inventory.layers:
@@ -48,17 +58,22 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
         cold = None if layer.name in subject.repaired else subject.shares.of(layer)
         if cold is None:
             continue
-        how = (
-            f"{cold.steps} updates at a decay of {cold.decay:g}"
-            if cold.steps is not None and cold.decay is not None
-            else "channels that never vary have exactly this variance"
-        )
-        start = "0 and 1" if layer.initial == "0/1" else "0"
+        proven = cold.certainty == "proven"
+        how = "channels that never vary have exactly this variance"
+        if cold.steps is not None and cold.decay is not None:
+            how = f"{cold.steps} updates at a decay of {cold.decay:g}"
+        elif not cold.exact:
+            how = "every variance of the file lies close above it, as it does above what is left of the 1"
+        what, start = "the statistics", f"their initial value {'0 and 1' if layer.initial == '0/1' else '0'}"
+        if cold.roles == ("moving_variance",):
+            what, start = "the moving_variance", "its initial value 1"
+        share = f"{cold.share:.0%}" if cold.exact else f"up to {cold.share:.0%}"
         yield rule.finding(
-            f"layer {layer.name}: {cold.share:.0%} of the statistics of its {layer.channels} channels is "
-            f"still their initial value {start} ({how}); train longer, lower the decay, or estimate them from data",
+            f"layer {layer.name}: {share} of {what} of its {layer.channels} channels is still {start} ({how}); train "
+            "longer, lower the decay, or estimate them from data",
             layer=layer,
-            variables=tuple(layer.variables[role] for role in ("moving_mean", "moving_variance")),
+            variables=tuple(layer.variables[role] for role in cold.roles),
+            severity="error" if proven and cold.share > _HALF else None,
             certainty=cold.certainty,
         )
 

@@ -67,7 +67,7 @@ class Rule:
     Attributes:
         code: Stable, never reused: `BN101`.
         name: Stable: `missing-moving-mean`.
-        severity: The worst that it reports.
+        severity: Of its findings, unless one says another.
         repair: What `fix` can do about it.
         check: Yields the findings of one checkpoint.
         fixed: When `fix` repairs it: `always` (what is missing cannot be right), `proven` (a proven finding), `likely`

@@ -18,6 +18,9 @@ before it was compiled again.
 A teacher or target network, whose weights the graph assigns from those of another and trains by no gradient, is proven
 too: its statistics are to be those of the other.
 
+One of the two may be at its start alone, in every layer: code that updates the mean and forgets the variance, or the
+reverse. Only that vector is then named.
+
 Usual cause: the update ops never ran.
     with tf.control_dependencies(tf.get_collection(tf.GraphKeys.UPDATE_OPS)):
         train_op = optimizer.minimize(loss)
@@ -45,7 +48,8 @@ from typing import Any
 
 from ckpt_doctor.batchnorm import BatchNormLayer
 from ckpt_doctor.finding import Finding
-from ckpt_doctor.heuristics.stored_in_training import certainty_of_batch, followed, never_updated
+from ckpt_doctor.heuristics.one_statistic import one_at_its_start
+from ckpt_doctor.heuristics.stored_in_training import certainty_of_batch, followed, never_updated, ran_on
 from ckpt_doctor.rules._examples import described, example, holding
 from ckpt_doctor.rules.interface import Rule, Subject
 
@@ -81,6 +85,33 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
             "data with --unproven",
             layer=layer,
             variables=tuple(layer.variables[role] for role in ("moving_mean", "moving_variance")),
+            severity=None if certainty is not None else "warning",
+            certainty=certainty or "unproven",
+        )
+    yield from _one_statistic(rule, subject)
+
+
+def _one_statistic(rule: Rule, subject: Subject) -> Iterator[Finding]:
+    """Yield the layers of a model whose updates forget one of the two statistics."""
+    forgotten = one_at_its_start(subject.inventory.layers)
+    for layer in subject.inventory.layers:
+        role = forgotten.get(layer.name)
+        if role is None or layer.name in subject.repaired or layer.name in subject.role_swaps:
+            continue
+        if ran_on(layer) == "stored":
+            continue
+        value, other = ("0", "moving_variance") if role == "moving_mean" else ("1", "moving_mean")
+        seen = (
+            f"layer {layer.name}: all {layer.channels} channels have {role} exactly {value}, the initial value, and so "
+            f"has every layer, while {other} moved: the updates leave {role} out"
+        )
+        certainty = certainty_of_batch(layer)
+        yield rule.finding(
+            f"{seen}; it was trained on batch statistics{_by_gradients(layer)}; estimate it from data"
+            if certainty is not None
+            else f"{seen}; if it was trained on batch statistics, estimate it from data with --unproven",
+            layer=layer,
+            variables=(layer.variables[role],),
             severity=None if certainty is not None else "warning",
             certainty=certainty or "unproven",
         )
@@ -124,6 +155,8 @@ RULE = Rule(
         # A dead layer, whose averages start at 0 and 1: BN205.
         lambda: holding(example(facts=described(), moving_mean=0, moving_variance=0)),
         lambda: holding(example(facts=described(mode="stored", trained=False), **_INITIAL)),
+        # One layer alone may have a reason of its own.
+        lambda: holding(example("a", moving_variance=1), example("b")),
     ),
     sick=(
         lambda: holding(example(facts=described(), **_INITIAL)),
@@ -131,5 +164,7 @@ RULE = Rule(
         # A graph that only serves does not say how it was trained.
         lambda: holding(example(facts=described(mode="stored", trained=None), **_INITIAL)),
         lambda: holding(example(**_INITIAL)),
+        # The updates forget the variance in every layer.
+        lambda: holding(example("a", moving_variance=1), example("b", moving_variance=1)),
     ),
 )

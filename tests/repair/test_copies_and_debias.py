@@ -258,3 +258,15 @@ def test_what_is_not_cold_cannot_be_debiased():
     cold = InitialValueShares(Inventory((layer,))).of(layer)
     with pytest.raises(RepairRefused, match="layer bn: nothing tells how many updates"):
         debiased_statistics(layer, cold)
+
+
+def test_of_a_corrected_mean_nothing_is_taken_out():
+    layer = example(moving_mean=[0.75, -1.5, 3.0], moving_variance=[1.0, 0.25, 3.25], dtype=np.float64)
+    values = debiased_statistics(layer, replace(share(0.25), roles=("moving_variance",)))
+    assert values["moving_mean"].tolist() == [0.75, -1.5, 3.0]
+    assert values["moving_variance"].tolist() == [1.0, 0.0, 4.0]
+
+
+def test_what_is_only_a_bound_cannot_be_taken_out():
+    with pytest.raises(RepairRefused, match="layer bn: at most 25% of its initial value is left, and nothing tells"):
+        debiased_statistics(example(), replace(share(0.25), exact=False))
