@@ -157,7 +157,7 @@ def test_a_description_speaks_only_for_what_it_names(here, random):
 def calls(monkeypatch):
     """Count the calls of what is expensive: a graph taken apart, a config parsed, an inventory taken."""
     counts = dict.fromkeys(("graph", "config"), 0)
-    parse, layers = MetaGraph.__init__, keras_config._layers
+    parse, layers = MetaGraph.__init__, keras_config.layers_of
 
     def counted_graph(self, *arguments, **options):
         counts["graph"] += 1
@@ -168,7 +168,7 @@ def calls(monkeypatch):
         return layers(entry, path, *arguments)
 
     monkeypatch.setattr(MetaGraph, "__init__", counted_graph)
-    monkeypatch.setattr(keras_config, "_layers", counted_config)
+    monkeypatch.setattr(keras_config, "layers_of", counted_config)
     return counts
 
 

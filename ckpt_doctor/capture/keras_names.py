@@ -16,7 +16,7 @@ import numpy as np
 
 from ckpt_doctor.batchnorm import BatchNormLayer
 from ckpt_doctor.checkpoint import Checkpoint
-from ckpt_doctor.graphs.keras_config import BATCH_NORM_CLASSES
+from ckpt_doctor.graphs.keras_layers import BATCH_NORM_CLASSES
 
 _MARKER = "ckpt_doctor"
 _STATISTICS = ("moving_mean", "moving_variance")

@@ -1,0 +1,113 @@
+"""The layers in a Keras model's config, nested and wrapped ones included."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+BATCH_NORM_CLASSES = frozenset(
+    "BatchNormalization BatchNormalizationV1 BatchNormalizationV2 SyncBatchNormalization TPUBatchNormalization".split()
+)
+# Attributes under which wrappers keep the layers they wrap (keras/src/layers/rnn/bidirectional.py and wrapper.py).
+_WRAPPED = {"layer": "layer", "forward_layer": "forward_layer", "backward_layer": "backward_layer", "cell": "cell"}
+# What Keras itself puts around layers, and runs in the mode in which it is run.
+_KERAS_CONTAINERS = frozenset("Functional Model Sequential TimeDistributed Bidirectional".split())
+# A class of the user's own, derived from Keras' layer.
+_DERIVED = re.compile(r"Batch_?Norm")
+_DEEPEST = 30
+
+
+@dataclass(frozen=True)
+class Found:
+    """One layer of the config.
+
+    Attributes:
+        class_name: Its class.
+        config: Its own config.
+        path: Names of the models and wrappers around it, outermost first, and its own name last.
+        group: Its group in a Keras 3 weights file.
+        trainable: Whether it and everything around it is trainable.
+        inside: The path of the outermost model or wrapper around it that is of no class of Keras, or empty.
+    """
+
+    class_name: str
+    config: Mapping[str, Any]
+    path: tuple[str, ...]
+    group: str
+    trainable: bool
+    inside: str = ""
+
+
+class NotUnderstood(Exception):
+    """A config is not what Keras writes."""
+
+
+def parsed(text: str) -> Mapping[str, Any]:
+    """Return the config of a model, a JSON object."""
+    try:
+        config = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise NotUnderstood(f"{type(error).__name__}: {error}") from error
+    if not isinstance(config, dict):
+        raise NotUnderstood(f"a JSON object is expected, not {type(config).__name__}")
+    return config
+
+
+def is_batch_norm(class_name: str, config: Mapping[str, Any]) -> bool:
+    """Return whether a layer is batch norm: of a class of Keras, or of one that is called so and has a momentum."""
+    name = class_name.rpartition(">")[2]
+    return name in BATCH_NORM_CLASSES or (_DERIVED.search(name) is not None and "momentum" in config)
+
+
+def _snake_case(class_name: str) -> str:
+    """Return the group name that Keras 3 makes of a class (keras/src/utils/naming.py: `to_snake_case`)."""
+    name = re.sub(r"\W+", "", class_name)
+    name = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", name)
+    return re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()
+
+
+def layers_of(
+    entry: Mapping[str, Any], path: tuple[str, ...], group: str, trainable: bool, depth: int, inside: str = ""
+) -> Iterator[Found]:
+    """Yield the layers inside a model, or the layer itself and what it wraps."""
+    if depth > _DEEPEST:
+        raise NotUnderstood(f"models are nested more than {_DEEPEST} deep")
+    config = entry.get("config") or {}
+    if isinstance(config, list):  # Keras 1 and early 2: a Sequential's config is its list of layers.
+        config = {"layers": config}
+    if not isinstance(config, dict):
+        raise NotUnderstood(f"the config of {'/'.join(path) or 'the model'} is a {type(config).__name__}")
+    trainable = trainable and bool(config.get("trainable", True))
+    class_name = str(entry.get("class_name", ""))
+    own_code = class_name.rpartition(">")[2] not in _KERAS_CONTAINERS
+    inner = config.get("layers")
+    if isinstance(inner, list):
+        used: dict[str, int] = {}
+        for layer in inner:
+            if not isinstance(layer, dict):
+                raise NotUnderstood(f"{'/'.join(path) or 'the model'} has a layer that is a {type(layer).__name__}")
+            snake = _snake_case(str(layer.get("class_name", "")))
+            number = used.get(snake, 0)
+            used[snake] = number + 1
+            name = str(
+                (layer["config"].get("name") if isinstance(layer.get("config"), dict) else None)
+                or layer.get("name")
+                or snake
+            )
+            child = f"{group}/layers/{snake}{f'_{number}' if number else ''}".lstrip("/")
+            # What a class of the user's own calls its layers with, each in its own way, no file says.
+            within = inside or ("/".join((*path, name)) if own_code else "")
+            yield from layers_of(layer, (*path, name), child, trainable, depth + 1, within)
+        return
+    if own_code and (class_name.rpartition(">")[2] not in BATCH_NORM_CLASSES):
+        inside = inside or "/".join(path)
+    yield Found(class_name, config, path or (str(config.get("name", class_name)),), group, trainable, inside)
+    for attribute, member in _WRAPPED.items():
+        wrapped = config.get(attribute)
+        if isinstance(wrapped, dict) and "class_name" in wrapped:
+            inner_config = wrapped.get("config") or {}
+            name = str(inner_config.get("name", attribute)) if isinstance(inner_config, dict) else attribute
+            yield from layers_of(wrapped, (*path, name), f"{group}/{member}", trainable, depth + 1, inside)
