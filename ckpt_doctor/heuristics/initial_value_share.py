@@ -260,7 +260,7 @@ def _floor(inventory: Inventory) -> float | None:
     if len(layers) < 2:
         return None
     floor = min(float(variance.min()) for _, variance in layers)
-    highest = max(float(np.median(variance)) for _, variance in layers)
+    highest = max(median(variance) for _, variance in layers)
     return floor if _LEAST_FLOOR <= floor < 1 and highest <= _NEAR_THE_FLOOR * floor else None
 
 
