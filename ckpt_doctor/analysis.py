@@ -7,14 +7,14 @@ the `Checkpoint` first; it speaks for the variables that it names and for no oth
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ckpt_doctor.batchnorm import Inventory, take_inventory
-from ckpt_doctor.checkpoint import Checkpoint, Damage, ModelDescriptions
+from ckpt_doctor.checkpoint import Array, Checkpoint, Damage, ModelDescriptions
 from ckpt_doctor.errors import BadRequest, UnreadableCheckpoint
 from ckpt_doctor.formats import format_of
 from ckpt_doctor.formats._meta_graph import producer_of_meta_graph
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from ckpt_doctor.graphs.meta_graph import MetaGraph
 
 _log = logging.getLogger(__name__)
+
+# Elements of several variables that are looked at in one pass: 256 kB of float32, which fits the cache.
+_AT_ONCE = 1 << 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +148,21 @@ def _of_another_model(facts: ModelFacts, said: ModelDescriptions) -> ModelFacts:
 
 
 def _non_finite(checkpoint: Checkpoint, inventory: Inventory) -> Iterator[tuple[str, int]]:
-    """Yield the name of every variable with NaN or infinite values, and how many."""
+    """Yield the name of every variable with NaN or infinite values, and how many, in the order of the file."""
+    # One pass over many short vectors costs what a pass over one of them does.
+    together: list[tuple[str, Array]] = []
+    elements = 0
+    for name, value in _floating(checkpoint, inventory):
+        if together and (elements + value.size > _AT_ONCE or value.dtype != together[0][1].dtype):
+            yield from _not_finite_among(together)
+            together, elements = [], 0
+        together.append((name, value))
+        elements += value.size
+    yield from _not_finite_among(together)
+
+
+def _floating(checkpoint: Checkpoint, inventory: Inventory) -> Iterator[tuple[str, Array]]:
+    """Yield name and value of every variable that can hold NaN, as far as they can be read."""
     # The inventory has read the values of layers already.
     known = {layer.variables[role]: value for layer in inventory.layers for role, value in layer.values.items()}
     for variable in checkpoint.variables:
@@ -153,8 +170,16 @@ def _non_finite(checkpoint: Checkpoint, inventory: Inventory) -> Iterator[tuple[
             continue
         try:
             value = known.get(variable.name)
-            finite = np.isfinite(variable.read() if value is None else value)
+            yield variable.name, variable.read() if value is None else value
         except UnreadableCheckpoint:  # Verifying has seen the same damage, and says more of it.
             continue
-        if not finite.all():
-            yield variable.name, int(finite.size - np.count_nonzero(finite))
+
+
+def _not_finite_among(values: Sequence[tuple[str, Array]]) -> Iterator[tuple[str, int]]:
+    """Yield the name of each of these values, all of one dtype, that is not finite throughout, and of how many not."""
+    if len(values) > 1 and np.isfinite(np.concatenate([value.reshape(-1) for _, value in values])).all():
+        return
+    for name, value in values:
+        finite = np.count_nonzero(np.isfinite(value))
+        if finite != value.size:
+            yield name, int(value.size - finite)

@@ -11,7 +11,6 @@ import glob
 import logging
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +142,8 @@ def _in_order(judge: Callable[[str], _Outcome], paths: Sequence[str], jobs: int)
     if jobs <= 1 or len(paths) <= 1:
         yield from map(judge, paths)
         return
+    from concurrent.futures import ThreadPoolExecutor  # Not needed for one checkpoint.
+
     with ThreadPoolExecutor(max_workers=jobs) as pool:
         futures = [pool.submit(judge, path) for path in paths]
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -214,6 +215,7 @@ _HELD_AS = {
 }
 
 
+@cache
 def find_numpy_dtype(name: str) -> np.dtype[Any] | None:
     """Return the NumPy dtype that holds values of TensorFlow's type `name`; None if NumPy and ml_dtypes have none."""
     name = _HELD_AS.get(name, name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from typing import Literal
@@ -54,5 +53,7 @@ def fingerprint(path: str, finding: Finding) -> str:
         path: The checkpoint, relative to what does not change between two scans: the repository, the baseline's folder.
         finding: One of its findings.
     """
+    import hashlib  # Loads OpenSSL, which most scans do not need.
+
     identity = [path, finding.rule, finding.layer, sorted(finding.layers), sorted(finding.variables)]
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()

@@ -245,6 +245,14 @@ def test_help_and_version_load_neither_numpy_nor_rich():
         loaded(f"{run(*argv)}\n{check}")
 
 
+def test_a_scan_loads_nothing_slow_that_it_does_not_need(checkpoints):
+    """Each of them takes from a twentieth to a fifth of the time that NumPy takes to load."""
+    needless = {"numpy.ma", "_hashlib", "random", "tempfile", "concurrent.futures"}
+    needless |= {"ckpt_doctor.formats._bundle_writer"}
+    for checkpoint in checkpoints:
+        loaded(f"{run('scan', checkpoint)}\nimport sys\nassert not {needless!r} & set(sys.modules)")
+
+
 def test_every_report_is_registered():
     modules = {info.name for info in pkgutil.iter_modules(ckpt_doctor.reports.__path__)}
     of_other_results = {"listing", "diff", "repair"}

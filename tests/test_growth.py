@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 
 import numpy as np
@@ -91,6 +92,16 @@ def test_a_scan_grows_with_the_layers(tmp_path, write, few):
     ckpt_doctor.scan(write(tmp_path, 3))  # What is imported or compiled on the way does not count.
     counts = [calls(ckpt_doctor.scan, write(tmp_path, layers)) for layers in (few, 4 * few)]
     assert counts[1] < LARGEST_RATIO * counts[0]
+
+
+def test_a_scan_asks_the_system_for_many_small_values_at_a_time(tmp_path, monkeypatch):
+    path = bundle(tmp_path, 500)  # 2,001 values in 32 kB.
+    asked = []
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda *given: asked.append(given) or pread(*given))
+    assert ckpt_doctor.scan(path).summary.batch_norm_layers == 500
+    # Each file is looked at to recognise it, and its index is read in one piece.
+    assert 0 < len(asked) < 10
 
 
 @pytest.mark.parametrize("nested", [False, True])

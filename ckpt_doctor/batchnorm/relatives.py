@@ -30,7 +30,7 @@ def find_twins(checkpoint: Checkpoint, claimed: set[str]) -> dict[str, tuple[str
     by_label: dict[str, dict[str, str]] = {}
     shared: set[str] = set()
     for variable in checkpoint.variables:
-        listed = _LISTED.match(variable.name)
+        listed = _LISTED.match(variable.name) if variable.label else None
         if listed is not None and variable.label:
             names = by_label.setdefault(variable.label, {})
             if names.setdefault(listed["list"], variable.name) != variable.name:
@@ -122,6 +122,8 @@ def with_averages(
             # after every synchronisation, and are no average.
             if not said.of and said.last != "slow" and not (variable.label or "").endswith("slow"):
                 candidates.setdefault((variable.shape, variable.dtype), []).append(variable)
+    if not candidates:
+        return list(layers)
     known: dict[tuple[tuple[int, ...], str], dict[bytes, str]] = {}
     result = []
     for layer in layers:

@@ -74,8 +74,9 @@ def training_steps(checkpoint: Checkpoint) -> int | None:
     """Return the number of training steps that the file's own counters say, the largest of them."""
     found: list[int] = []
     for variable in checkpoint.variables:
-        key = variable.name.partition(":")[0].removesuffix("/.ATTRIBUTES/VARIABLE_VALUE")
-        if variable.shape == () and "int" in variable.dtype and _STEPS.search(key):
+        if variable.shape != () or "int" not in variable.dtype:
+            continue
+        if _STEPS.search(variable.name.partition(":")[0].removesuffix("/.ATTRIBUTES/VARIABLE_VALUE")):
             value = read(variable)
             if value is not None:
                 found.append(int(value))

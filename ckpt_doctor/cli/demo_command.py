@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import shutil
-from importlib import resources
 from pathlib import Path
 
 import click
@@ -57,6 +56,8 @@ def _copy(target: Path) -> None:
     """Copy what the demo needs to `target`, and refuse a folder that holds anything else."""
     if target.exists() and not (target / _MARK).exists():
         raise BadRequest(f"{target}: exists and was not written by `ckpt-doctor demo`; name another folder")
+    from importlib import resources  # Loads `tempfile` and `random`, for this command alone.
+
     with resources.as_file(resources.files("ckpt_doctor") / "demo") as source:
         shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", "*.py"))
     (target / _MARK).write_text("`ckpt-doctor demo` may overwrite this folder.\n", encoding="utf-8")

@@ -13,7 +13,6 @@ import contextlib
 import errno
 import logging
 import os
-import secrets
 import shutil
 import stat
 from collections.abc import Iterable, Iterator
@@ -366,6 +365,8 @@ def _refused(path: Path, error: OSError) -> BadRequest:
 def _temporary_beside(target: Path) -> Path:
     # Names are limited to 255 bytes; the suffix must fit.
     name = os.fsdecode(os.fsencode(target.name)[:180])
+    import secrets  # Loads OpenSSL, which no scan needs.
+
     return target.with_name(f".{name}.ckpt-doctor-{secrets.token_hex(6)}.tmp")
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from functools import cached_property, partial
+from operator import attrgetter
 
 import numpy as np
 
 from ckpt_doctor.checkpoint import Array, Damage, Variable
 from ckpt_doctor.errors import BadRequest, UnreadableCheckpoint
-from ckpt_doctor.formats import _bundle_values, _dtypes, _foreign, _object_graph, _slices
+from ckpt_doctor.formats import _bundle_small, _bundle_values, _dtypes, _foreign, _object_graph, _slices
 from ckpt_doctor.formats._bundle_index import FORMAT, Record, read_index, shard_path
 from ckpt_doctor.formats._damaged import Damaged
+from ckpt_doctor.formats._local_file import OutOfBounds
 from ckpt_doctor.formats._storage import Source, open_source, read_head
 
 _log = logging.getLogger(__name__)
@@ -45,6 +47,7 @@ class Bundle:
         self.index_size = source.size
         self.header, self.shards, self.big_endian, self.records = read_index(path, source)
         self._sources: dict[int, Source | None] = {}
+        self._verified = _bundle_small.Verified()
         _log.debug("%s: index of %d entries, %d data files", self.index_path, len(self.records), self.shards)
 
     @property
@@ -115,13 +118,11 @@ class Bundle:
             UnreadableCheckpoint: Bytes are missing or fail their checksum.
         """
         try:
-            return self._read(record)
+            return self._assembled(record) if record.slices else self._stored(record, record.shape)
         except Damaged as error:
             raise UnreadableCheckpoint(self.path, FORMAT, (self._damage(record, error),)) from error
 
-    def _read(self, record: Record) -> Array:
-        if not record.slices:
-            return _bundle_values.read(self._source_of(record), record, record.shape, big_endian=self.big_endian)
+    def _assembled(self, record: Record) -> Array:
         dtype = _dtypes.array_type(record.dtype)
         if dtype is None:
             raise Damaged("not-a-checkpoint", f"holds {_dtypes.name_of(record.dtype)}, which has no array")
@@ -143,11 +144,25 @@ class Bundle:
         except ValueError as error:
             raise _bundle_values.no_array(record.shape) from error
         for where, part, shape in parts:
-            out[where] = _bundle_values.read(self._source_of(part), part, shape, big_endian=self.big_endian)
+            out[where] = self._stored(part, shape)
         return out
 
-    def damages(self) -> Iterator[Damage]:
-        """Yield what can be seen without reading values: absent or too short data files, slices that do not fit."""
+    def _stored(self, record: Record, shape: tuple[int, ...]) -> Array:
+        """Return what lies in one place: a whole variable, or one slice."""
+        data = self._verified.values.get(record.key)
+        if data is not None:
+            return _bundle_values.decode(data, record, shape, big_endian=self.big_endian)
+        return _bundle_values.read(self._source_of(record), record, shape, big_endian=self.big_endian)
+
+    def damages(self) -> tuple[Damage, ...]:
+        """Return what can be seen without reading values: absent or too short data files, slices that do not fit."""
+        return self._damages
+
+    @cached_property
+    def _damages(self) -> tuple[Damage, ...]:
+        return tuple(self._find_damages())
+
+    def _find_damages(self) -> Iterator[Damage]:
         owners = self._parts
         inside: dict[int, list[Record]] = {}
         for record in self.records.values():
@@ -179,23 +194,41 @@ class Bundle:
                     yield self._damage(record, error)
 
     def verify(self) -> Iterator[Damage]:
-        """Read every value and yield those that fail their checksum, in the order in which they lie."""
+        """Read every value and yield those that fail their checksum, in the order in which they lie.
+
+        Small ones that do not are kept for `value`.
+        """
         owners = self._parts
         # What stands in a data file's place has no values of ours, not even where it is long enough for some.
         foreign = {damage.where for damage in self.damages() if damage.kind == "not-a-checkpoint"}
         numbers = {record.shard for record in self.records.values()}
         skipped = {number for number in numbers if self.shard_path(number) in foreign}
         records = [record for record in self.records.values() if not record.slices and record.shard not in skipped]
-        for record in sorted(records, key=lambda record: (record.shard, record.offset)):
+        window: _bundle_small.Window | None = None
+        for record in sorted(records, key=attrgetter("shard", "offset")):
             source = self._sources.get(record.shard)
             if source is None or record.offset + record.size > source.size:
                 continue  # Told by `damages`.
             shape = owners[record.key][1] if record.key in owners else record.shape
+            if window is None or window.source is not source:
+                window = _bundle_small.Window(source)
             try:
-                _bundle_values.verify(source, record, shape, big_endian=self.big_endian)
+                self._verify(window, record, shape)
             except Damaged as error:
                 owner = owners[record.key][0] if record.key in owners else record.key
                 yield self._damage(self.records.get(owner, record), error, part=record)
+
+    def _verify(self, window: _bundle_small.Window, record: Record, shape: tuple[int, ...]) -> None:
+        if record.size > _bundle_small.LARGEST or record.dtype in _bundle_values.OF_NO_NUMBERS:
+            _bundle_values.verify(window.source, record, shape, big_endian=self.big_endian)
+            return
+        _bundle_values.check_size(record, shape)
+        try:
+            data = window.read(record.offset, record.size)
+        except OutOfBounds as error:
+            raise _bundle_values.short(record, error) from error
+        _bundle_values.verify_bytes(data, record)
+        self._verified.keep(record, data)
 
     def entries(self) -> dict[str, bytes]:
         """Return the entry of every variable as the index holds it, with those of its slices."""

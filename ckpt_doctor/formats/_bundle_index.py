@@ -92,24 +92,17 @@ def read_index(path: str, source: Source) -> Index:
         if header.num_shards < 0:
             raise _Strange(0, f"says that there are {header.num_shards} shards")
         records = {}
+        shards = max(header.num_shards, 1)
         parse = pb.BundleEntry.FromString
         for key, value in items:
             entry = parse(value)
             shape = tuple([dim.size for dim in entry.shape.dim])
-            records[key] = Record(
-                key,
-                value,
-                entry.dtype,
-                shape,
-                entry.shard_id,
-                entry.offset,
-                entry.size,
-                entry.crc32c,
-                tuple(_slices.extents_of(part) for part in entry.slices) if entry.slices else (),
-            )
+            shard, offset, size = entry.shard_id, entry.offset, entry.size
+            slices = tuple(_slices.extents_of(part) for part in entry.slices) if entry.slices else ()
+            records[key] = Record(key, value, entry.dtype, shape, shard, offset, size, entry.crc32c, slices)
             if shape and (min(shape) < 0 or len(shape) > _MOST_DIMENSIONS):
                 raise _Strange(0, f"gives {_words(key)} the impossible shape {list(shape)[:8]}")
-            if entry.offset < 0 or entry.size < 0 or not 0 <= entry.shard_id < max(header.num_shards, 1):
+            if offset < 0 or size < 0 or not 0 <= shard < shards:
                 raise _Strange(0, f"says that {_words(key)} lies at an impossible place")
         return Index(header_bytes, header.num_shards, header.endianness == BIG_ENDIAN, records)
     except DecodeError as error:

@@ -28,6 +28,8 @@ from ckpt_doctor.formats._table import BadVarint, decode_varint, encode_varint
 
 STRING = 7
 VARIANT = 21
+# Their bytes are of several lengths, and their checksums not those of their bytes.
+OF_NO_NUMBERS = (STRING, VARIANT)
 
 
 def read(source: Source, record: Record, shape: tuple[int, ...], *, big_endian: bool) -> Array:
@@ -46,12 +48,23 @@ def read(source: Source, record: Record, shape: tuple[int, ...], *, big_endian: 
     if record.dtype == STRING:
         return _shaped(_decode_strings(data, record, math.prod(shape), big_endian=big_endian), shape)
     _compare(_checksum.masked(data), record)
+    return decode(data, record, shape, big_endian=big_endian)
+
+
+def decode(data: bytes | memoryview, record: Record, shape: tuple[int, ...], *, big_endian: bool) -> Array:
+    """Return the value of one entry of numbers whose bytes were checked; see `read`.
+
+    Raises:
+        Damaged: It is of a type that has no array, or its size is not that of its shape.
+    """
     dtype = _dtypes.array_type(record.dtype)
     if dtype is None:
         name = _dtypes.name_of(record.dtype)
         raise Damaged("not-a-checkpoint", f"holds values of type {name}, which have no array")
     check_size(record, shape)
-    array = _shaped(np.frombuffer(data, dtype), shape)
+    array = np.frombuffer(data, dtype)
+    if len(shape) != 1:
+        array = _shaped(array, shape)
     return _dtypes.swapped(array) if big_endian != (sys.byteorder == "big") else array
 
 
@@ -71,7 +84,16 @@ def verify(source: Source, record: Record, shape: tuple[int, ...], *, big_endian
             check_size(record, shape)
             _compare(_checksum.masked_of(source.chunks(record.offset, record.size)), record)
     except OutOfBounds as error:
-        raise _short(record, error) from error
+        raise short(record, error) from error
+
+
+def verify_bytes(data: bytes, record: Record) -> None:
+    """Check the bytes of one entry of numbers; its size is checked by `check_size`, best before they are read.
+
+    Raises:
+        Damaged: They fail their checksum.
+    """
+    _compare(_checksum.masked(data), record)
 
 
 def encode(array: Array, *, big_endian: bool) -> tuple[bytes, int]:
@@ -112,10 +134,11 @@ def _bytes(source: Source, record: Record) -> memoryview:
     try:
         return source.read(record.offset, record.size)
     except OutOfBounds as error:
-        raise _short(record, error) from error
+        raise short(record, error) from error
 
 
-def _short(record: Record, error: OutOfBounds) -> Damaged:
+def short(record: Record, error: OutOfBounds) -> Damaged:
+    """Return the damage of an entry that ends after its data file."""
     return Damaged("truncated", f"needs bytes {record.offset} to {error.needed}, the file has {error.size}")
 
 

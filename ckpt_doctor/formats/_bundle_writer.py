@@ -183,7 +183,7 @@ def _stage_meta(bundle: Bundle, prefix: str, changes: Changes, outputs: Outputs)
 
 
 def _refuse_damage(bundle: Bundle) -> None:
-    damage = next(bundle.damages(), None)
+    damage = next(iter(bundle.damages()), None)
     if damage is not None:
         raise RepairRefused(f"{damage.where}: {damage.message}; a damaged checkpoint is not rewritten")
     try:

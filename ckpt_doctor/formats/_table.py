@@ -305,9 +305,14 @@ def _entries(block: bytes, offset: int) -> Iterator[tuple[bytes, bytes]]:
     room = len(block) * _MOST_KEY_EXPANSION + 65536
     try:
         while position < end:
-            shared, position = decode_varint(block, position)
-            unshared, position = decode_varint(block, position)
-            length, position = decode_varint(block, position)
+            # Three numbers of one byte each are the rule (DecodeEntry of block.cc looks for them first, too).
+            if position + 3 <= end and (block[position] | block[position + 1] | block[position + 2]) < 128:
+                shared, unshared, length = block[position : position + 3]
+                position += 3
+            else:
+                shared, position = decode_varint(block, position)
+                unshared, position = decode_varint(block, position)
+                length, position = decode_varint(block, position)
             after_key = position + unshared
             after = after_key + length
             if shared > len(key) or after > end:

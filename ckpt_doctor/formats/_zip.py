@@ -12,7 +12,6 @@ import copy
 import io
 import logging
 import struct
-import tempfile
 import threading
 import zipfile
 import zlib
@@ -255,6 +254,8 @@ class Member:
             if self._info.file_size <= _IN_MEMORY_BYTES:
                 self._unpacked = MemoryHandle(self.where, b"".join(self._archive.pieces(self._info)))
             else:
+                import tempfile  # Loads `random` and more, which few scans need.
+
                 file = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the handle
                 for piece in self._archive.pieces(self._info):
                     file.write(piece)

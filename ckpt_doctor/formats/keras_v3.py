@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
@@ -330,6 +329,8 @@ def _stage(outputs: Outputs, checkpoint: Checkpoint, target: Path, changes: Chan
         member = _weights_of(checkpoint.path)
         # A wrong byte must not get a right checksum.
         member.check()
+        import tempfile  # Loads `random` and more, which no scan needs.
+
         with tempfile.TemporaryFile(dir=target.parent) as weights:
             with stream(member.open()) as content:
                 shutil.copyfileobj(content, weights, 1 << 20)

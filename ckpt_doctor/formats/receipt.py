@@ -6,7 +6,6 @@ only if it holds the SHA-256 of the file that commits the checkpoint: the index 
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,6 +85,8 @@ def _is_receipt(document: Any) -> bool:
 
 
 def _sha256(path: str) -> str:
+    import hashlib  # Loads OpenSSL, which most scans do not need.
+
     source = open_source(path)
     digest = hashlib.sha256()
     for start in range(0, source.size, _CHUNK):

@@ -22,7 +22,7 @@ from typing import Final
 
 from ckpt_doctor.checkpoint import Checkpoint, Damage, FormatName, ModelDescriptions
 from ckpt_doctor.errors import RepairRefused, UnreadableCheckpoint
-from ckpt_doctor.formats import _bundle_writer, _foreign
+from ckpt_doctor.formats import _foreign
 from ckpt_doctor.formats._atomic import Outputs
 from ckpt_doctor.formats._damaged import Damaged
 from ckpt_doctor.formats._fingerprint import with_checkpoint_hash
@@ -156,6 +156,8 @@ class SavedModel(Format):
             )
         if "bundle" not in checkpoint.attributes:
             raise RepairRefused(f"{checkpoint.path}: has no variables that could be changed")
+        from ckpt_doctor.formats import _bundle_writer  # No scan needs it.
+
         folder = Path(checkpoint.path)
         bundle = bundle_of(checkpoint)
 
@@ -189,6 +191,8 @@ def _stage_folder(checkpoint: Checkpoint, target: Path, changes: Changes, output
         return
     prefix = folder / _VARIABLES / _VARIABLES
     prefix.parent.mkdir(exist_ok=True)
+    from ckpt_doctor.formats import _bundle_writer
+
     inner = Outputs()
     with inner.all_or_nothing():
         _bundle_writer.stage_copy(bundle_of(checkpoint), str(prefix), changes, inner)

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -170,6 +168,10 @@ class Staged:
         staged = dict(self._outputs.staged())
         places = staged | {path: path for path in self._unchanged if path not in staged}
         with self._outputs.all_or_nothing():
+            # They load `random` and OpenSSL, which no scan needs.
+            import secrets
+            import tempfile
+
             for folder in (tempfile.gettempdir(), root):
                 view = Path(folder, f".ckpt-doctor-{secrets.token_hex(6)}.tmp")
                 self._view = str(view)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import cast
 
 from ckpt_doctor.checkpoint import Checkpoint, Damage, FormatName, ModelDescriptions
-from ckpt_doctor.formats import _bundle_writer, _foreign
+from ckpt_doctor.formats import _foreign
 from ckpt_doctor.formats._bundle import Bundle
 from ckpt_doctor.formats._bundle_index import FORMAT, looks_like_index, prefix_of, shard_path
 from ckpt_doctor.formats._meta_graph import is_meta_graph, producer_of_meta_graph
@@ -127,6 +127,8 @@ class TensorBundle(Format):
 
         The backup is the old index (and `.meta`): the data are only added to.
         """
+        from ckpt_doctor.formats import _bundle_writer  # No scan needs it.
+
         bundle = bundle_of(checkpoint)
         if target is None:
             index, meta = Path(bundle.index_path), Path(f"{bundle.prefix}.meta")

@@ -16,6 +16,7 @@ from ckpt_doctor.checkpoint import Array
 from ckpt_doctor.finding import Certainty
 from ckpt_doctor.heuristics.counted_updates import UpdateCount, count_updates, debiased_roles
 from ckpt_doctor.heuristics.initial_values import at_initial_values
+from ckpt_doctor.heuristics.median import median
 
 # At 5 % a variance of 0.1 is stored as 0.145: the smallest share that is worth a word (ckpt-doctor's own choice).
 LARGEST_SHARE = 0.05
@@ -259,7 +260,7 @@ def _floor(inventory: Inventory) -> float | None:
     if len(layers) < 2:
         return None
     floor = min(float(variance.min()) for _, variance in layers)
-    highest = max(float(np.median(variance)) for _, variance in layers)
+    highest = max(median(variance) for _, variance in layers)
     return floor if _LEAST_FLOOR <= floor < 1 and highest <= _NEAR_THE_FLOOR * floor else None
 
 
@@ -284,4 +285,4 @@ def _fits(mean: Array | None, variance: Array, share: float) -> bool:
         return False
     batch_mean = mean / (1 - share)
     batch_variance = np.maximum(variance - share, 0) / (1 - share)
-    return bool(np.median(np.abs(batch_mean) / np.sqrt(batch_variance + _SMALL_VARIANCE)) < _LARGEST_DISTANCE)
+    return median(np.abs(batch_mean) / np.sqrt(batch_variance + _SMALL_VARIANCE)) < _LARGEST_DISTANCE

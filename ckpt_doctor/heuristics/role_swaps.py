@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ckpt_doctor.batchnorm import BatchNormLayer
+from ckpt_doctor.checkpoint import Array
+from ckpt_doctor.heuristics.initial_values import holds_only
 
 # Means of both signs are the rule; so many channels above zero in a row are chance once in 256 times.
 _FEWEST_CHANNELS = 8
@@ -57,12 +59,16 @@ def find_role_swaps(layers: Sequence[BatchNormLayer]) -> dict[str, RoleSwap]:
 
 
 def _suspect(layer: BatchNormLayer) -> RoleSwap | None:
+    if "moving_mean" not in layer.values or "moving_variance" not in layer.values:
+        return None
+    if not _is_odd(layer):
+        return None
     values = {role: value.astype(np.float64).reshape(-1) for role, value in layer.values.items()}
-    if not {"moving_mean", "moving_variance"} <= set(values) or any(not np.isfinite(v).all() for v in values.values()):
+    if any(np.count_nonzero(np.isfinite(value)) != value.size for value in values.values()):
         return None
     mean, variance = values["moving_mean"], values["moving_variance"]
     size = variance.size
-    if np.all(mean == 1) and np.all(variance == 0):
+    if holds_only(mean, 1) and holds_only(variance, 0):
         # Initial values, in each other's place.
         return RoleSwap(layer, "moving_mean", True, size)
     if _has_both_signs(variance):
@@ -76,10 +82,20 @@ def _suspect(layer: BatchNormLayer) -> RoleSwap | None:
     return None
 
 
+def _is_odd(layer: BatchNormLayer) -> bool:
+    """Return whether a vector looks as that of another role may: the first question, and for most layers the last."""
+    mean, variance, gamma = (layer.values.get(role) for role in ("moving_mean", "moving_variance", "gamma"))
+    return (
+        (variance is not None and _has_both_signs(variance))
+        or (gamma is not None and _has_both_signs(gamma))
+        or (mean is not None and variance is not None and holds_only(mean, 1) and holds_only(variance, 0))
+    )
+
+
 def _could_be_variance(vector: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> bool:
     return bool(np.all(vector > 0) and np.any(vector != vector[0]))
 
 
-def _has_both_signs(vector: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> bool:
-    share = float(np.mean(vector < 0))
+def _has_both_signs(vector: Array) -> bool:
+    share = np.count_nonzero(vector < 0) / vector.size if vector.size else 0.0
     return _SHARES[0] <= share <= _SHARES[1]

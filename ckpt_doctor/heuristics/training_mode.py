@@ -21,6 +21,7 @@ import numpy as np
 
 from ckpt_doctor.batchnorm import GradientTrace, TrainingMode
 from ckpt_doctor.checkpoint import Array
+from ckpt_doctor.heuristics.median import median
 
 _RanOn = Literal["batch", "stored"]
 
@@ -67,7 +68,7 @@ def by_bias(name: str, traces: Mapping[str, GradientTrace], epsilon: float | Non
         return None
     gamma = traces.get("gamma")
     scale = np.ones(beta.value.size) if gamma is None else gamma.value.reshape(-1)
-    if scale.size != beta.value.size or np.median(np.abs(scale)) < _SMALLEST_SCALE:
+    if scale.size != beta.value.size or median(np.abs(scale).astype(np.float64)) < _SMALLEST_SCALE:
         return None
     slots = _by_slots(name, bias, beta, scale, epsilon)
     values = _by_values(name, bias.value.reshape(-1), beta.value.reshape(-1), scale)
@@ -91,7 +92,7 @@ def _by_slots(
         what = "momentum"
     if sizes[0] is None or sizes[1] is None:
         return None
-    of_bias, of_beta = float(np.median(sizes[0])), float(np.median(sizes[1]))
+    of_bias, of_beta = (median(np.asarray(size, np.float64).reshape(-1)) for size in sizes)
     # What is exactly zero although rounding leaves something everywhere had no gradient for another reason.
     if not of_beta > 0 or (bias.first is not None and not bias.first.any()):
         return None

@@ -137,7 +137,10 @@ class _Sorter:
             del self.groups[scope]
 
     def group(self, scope: str) -> Group:
-        return self.groups.setdefault(scope, Group(scope))
+        found = self.groups.get(scope)
+        if found is None:
+            found = self.groups[scope] = Group(scope)
+        return found
 
     def sort(self) -> Grouped:
         """Return every variable in its place."""
@@ -290,8 +293,8 @@ class _Sorter:
             return True
         if group.statistics or not group.roles:
             alone = not set(_AFFINE) & set(group.roles)
-            counted = any(self._counts(name) for name in group.roles.values())
-            return not (alone and counted and not looks_like_batch_norm(scope))
+            counted = alone and any(self._counts(name) for name in group.roles.values())
+            return not (counted and not looks_like_batch_norm(scope))
         if any(key.partition("/")[0] in STATISTICS for key in group.companions):
             return True
         return not self._is_known(group) and looks_like_batch_norm(scope) and self._may_be(scope)
@@ -339,8 +342,9 @@ class _Sorter:
 def _say(variable: Variable) -> Named:
     """Return what the key says, or where it is a mere number in a list, what the name for people says."""
     said = read_name(variable.name)
-    last = bare_name(variable.name).rpartition("/")[2]
-    if variable.label and last.isdigit() and said.kind in ("other", "slot", "maybe"):
+    if not variable.label or said.kind not in ("other", "slot", "maybe"):
+        return said
+    if bare_name(variable.name).rpartition("/")[2].isdigit():
         label = read_name(variable.label)
         if label.kind == "batch-norm" and said.kind == "other":
             return label

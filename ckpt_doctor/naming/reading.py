@@ -6,9 +6,8 @@ Schemes overlap, so the order matters: what certainly is something else (an opti
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 ATTRIBUTES = "/.ATTRIBUTES/VARIABLE_VALUE"
 
@@ -23,9 +22,9 @@ _SLOTS = frozenset(
 _OPTIMIZER_SCOPES = re.compile(
     r"(^|/)(optimizer|optimizers|optimizer_weights|training/[A-Z]\w*|[a-z_]*optimizer\d*|Adam|SGD|RMSprop)(/|$)"
 )
+# Last components.
 _OPTIMIZER_SCALARS = re.compile(
-    r"(^|/)(beta1_power|beta2_power|beta_1|beta_2|iter|iterations?|_iterations|learning_rate|_learning_rate|decay)"
-    r"(_\d+)?$"
+    r"(beta1_power|beta2_power|beta_1|beta_2|iter|iterations?|_iterations|learning_rate|_learning_rate|decay)(_\d+)?$"
 )
 _COUNTERS = frozenset("global_step local_step save_counter is_training".split())
 _SHADOW = "ExponentialMovingAverage"
@@ -94,8 +93,7 @@ _OTHER_SCOPE = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class Named:
+class Named(NamedTuple):
     """What a name says.
 
     Attributes:
@@ -148,11 +146,17 @@ def read_name(name: str) -> Named:
     companion = _companion(scope, last)
     if companion is not None:
         return companion
-    if last in _COUNTERS or _OPTIMIZER_SCALARS.search(bare):
+    if last in _COUNTERS or _OPTIMIZER_SCALARS.match(last):
         return Named("counter", last=last)
-    if _OPTIMIZER_SCOPES.search(bare):
+    if _is_in_optimizer(scope) or _OPTIMIZER_SCOPES.search(f"{scope.rpartition('/')[2]}/{last}"):
         return Named("slot", last=last)
     return _role(scope, last)
+
+
+@lru_cache(maxsize=1 << 12)
+def _is_in_optimizer(scope: str) -> bool:
+    """Return whether a scope is an optimizer's; asked for each variable of it."""
+    return bool(_OPTIMIZER_SCOPES.search(scope))
 
 
 def _shadow(scope: str) -> Named:

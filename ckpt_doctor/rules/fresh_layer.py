@@ -27,20 +27,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
 from ckpt_doctor.batchnorm import BatchNormLayer
 from ckpt_doctor.finding import Finding
-from ckpt_doctor.heuristics.initial_values import at_initial_values
+from ckpt_doctor.heuristics.initial_values import at_initial_values, holds_only
 from ckpt_doctor.rules._examples import described, example, holding
 from ckpt_doctor.rules.interface import Rule, Subject
 
 
 def _is_fresh(layer: BatchNormLayer) -> bool:
+    if at_initial_values(layer) is None:
+        return False
     affine = [
-        np.all(layer.values[role] == start) for role, start in (("gamma", 1), ("beta", 0)) if role in layer.values
+        holds_only(layer.values[role], start) for role, start in (("gamma", 1), ("beta", 0)) if role in layer.values
     ]
-    return bool(affine) and all(affine) and at_initial_values(layer) is not None
+    return bool(affine) and all(affine)
 
 
 def _is_trained(layer: BatchNormLayer) -> bool:

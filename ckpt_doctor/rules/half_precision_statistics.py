@@ -44,7 +44,8 @@ def _defects(layer: BatchNormLayer) -> Iterator[tuple[str, str]]:
     """Yield the role of a half-precision statistic and what is wrong with its values."""
     for role in ("moving_mean", "moving_variance"):
         stored = layer.values.get(role)
-        if stored is None or stored.dtype.name not in _HALVES:
+        # NumPy puts the name of a type together whenever it is asked.
+        if stored is None or stored.dtype.itemsize != 2 or stored.dtype.name not in _HALVES:
             continue
         values = stored.astype(np.float64).reshape(-1)
         over = int(np.count_nonzero(np.isinf(values) | (np.abs(values) >= _LARGEST_FLOAT16)))

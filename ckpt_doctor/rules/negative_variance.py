@@ -49,6 +49,8 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
             continue
         values = variance.astype(np.float64).reshape(-1)
         certain = layer.epsilon if layer.epsilon is not None else _LARGEST_EPSILON
+        if certain >= 0 and values.min() > 0:  # False for a vector with a NaN.
+            continue
         # Zero exactly is a dead channel (BN205) as long as there may be an epsilon.
         proven = values + certain <= 0
         possible = (values < 0) & (values + _SMALLEST_EPSILON <= 0) if layer.epsilon is None else proven

@@ -37,7 +37,7 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
             values = layer.values.get(role)
             if values is None:
                 continue
-            bad = int(np.count_nonzero(~np.isfinite(values)))
+            bad = int(values.size - np.count_nonzero(np.isfinite(values)))
             if bad:
                 found.append(f"{bad} of {values.size} channels of {role}")
                 names.append(layer.variables[role])

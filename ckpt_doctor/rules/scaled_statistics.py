@@ -33,6 +33,7 @@ import numpy as np
 
 from ckpt_doctor.batchnorm import BatchNormLayer
 from ckpt_doctor.finding import Finding
+from ckpt_doctor.heuristics.median import median
 from ckpt_doctor.rules._examples import example, holding
 from ckpt_doctor.rules.interface import Rule, Subject
 
@@ -54,8 +55,7 @@ def _measured(layer: BatchNormLayer) -> tuple[float, float] | None:
     living = np.isfinite(mean) & np.isfinite(variance) & (variance > 0)
     if not living.any():
         return None
-    distance = np.median(np.abs(mean[living]) / np.sqrt(variance[living]))
-    return float(distance), float(np.median(variance[living]))
+    return median(np.abs(mean[living]) / np.sqrt(variance[living])), median(variance[living])
 
 
 def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
@@ -68,7 +68,7 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
             measured[layer.name] = found
     if len(measured) < _FEWEST_LAYERS:
         return
-    distance = float(np.median([distance for distance, _ in measured.values()]))
+    distance = median(np.array([distance for distance, _ in measured.values()]))
     for layer in subject.inventory.layers:
         if layer.name in measured:
             own, variance = measured[layer.name]

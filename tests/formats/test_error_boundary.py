@@ -28,6 +28,8 @@ KERAS = FORMATS / "keras"
 WHOLE, WEIGHTS, OLD = KERAS / "keras3_whole.h5", KERAS / "keras22_weights.h5", KERAS / "keras12_whole.h5"
 BARE, ARCHIVE, DEFLATED = KERAS / "keras3.weights.h5", KERAS / "keras3.keras", KERAS / "deflated.keras"
 SHARDED, BUNDLE, OBJECTS = KERAS / "keras3_sharded.weights.json", FORMATS / "tf1_bundle", FORMATS / "bundle_objects"
+# Not all of its values are small.
+LARGE_VALUES = FORMATS.parent / "tf1_training_only" / "full" / "model.ckpt-600"
 SLICED, V1, SAVED = FORMATS / "bundle_shards", FORMATS / "v1", FORMATS / "saved_model_tf2"
 
 # Module, attribute of it (dotted: of a class in it), sample.
@@ -69,7 +71,9 @@ PLACES = [
     ("_streams", "Window.readinto", ARCHIVE),
     ("_streams", "MemoryHandle.readinto", DEFLATED),
     ("_local_file", "LocalFile.read", BUNDLE),
-    ("_local_file", "LocalFile.chunks", BUNDLE),
+    ("_local_file", "LocalFile.chunks", LARGE_VALUES),
+    ("_bundle_small", "Window.read", BUNDLE),
+    ("_bundle_values", "decode", BUNDLE),
     ("_kept", "_held", WHOLE),
     ("_keras_store", "_name_of", BARE),
     ("_keras_store", "Store", ARCHIVE),

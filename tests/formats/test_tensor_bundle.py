@@ -17,6 +17,7 @@ from ckpt_doctor.formats.interface import Changes
 from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
 from tests.formats import raw_bundle
 from tests.formats.contract import Expected, FormatContract, altered, copy_into, snapshot
+from tests.independent import write_bundle
 
 SAMPLES = Path(__file__).parents[2] / "fixtures" / "formats"
 
@@ -376,3 +377,51 @@ class BundleContractOf(BundleContract):
 
     def __init__(self, sample: str) -> None:
         self.sample = sample
+
+
+def test_small_values_that_are_read_together_are_checked_one_by_one(tmp_path: Path) -> None:
+    values = {f"v{number:02}": np.full(64, number, np.float32) for number in range(20)}
+    write_bundle(tmp_path / "model", values)
+    data = tmp_path / "model.data-00000-of-00001"
+    changed = bytearray(data.read_bytes())
+    changed[7 * 256] ^= 1
+    changed[12 * 256 + 255] ^= 1
+    data.write_bytes(changed)
+    checkpoint = open_checkpoint(tmp_path / "model")
+    damages = list(format_of(checkpoint).verify(checkpoint))
+    assert [(damage.kind, damage.variables) for damage in damages] == [
+        ("checksum-mismatch", ("v07",)),
+        ("checksum-mismatch", ("v12",)),
+    ]
+    assert [damage.where for damage in damages] == [f"{data}, byte {7 * 256}", f"{data}, byte {12 * 256}"]
+    for variable in checkpoint.variables:
+        if variable.name in ("v07", "v12"):
+            with pytest.raises(UnreadableCheckpoint, match="checksum"):
+                variable.read()
+        else:
+            np.testing.assert_array_equal(variable.read(), values[variable.name])
+
+
+def test_a_file_that_is_cut_short_after_it_was_opened_is_judged_value_by_value(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "model", {f"v{number:02}": np.full(64, number, np.float32) for number in range(20)})
+    checkpoint = open_checkpoint(tmp_path / "model")
+    os.truncate(tmp_path / "model.data-00000-of-00001", 10 * 256)
+    damages = list(format_of(checkpoint).verify(checkpoint))
+    assert [damage.kind for damage in damages] == ["truncated"] * 10
+    assert [damage.variables for damage in damages] == [(f"v{number}",) for number in range(10, 20)]
+
+
+def test_what_was_verified_is_what_is_read(tmp_path: Path) -> None:
+    values = {"small": np.arange(10, dtype=np.float32), "large": np.arange(10_000, dtype=np.float32)}
+    write_bundle(tmp_path / "model", values)
+    checkpoint = open_checkpoint(tmp_path / "model")
+    assert not list(format_of(checkpoint).verify(checkpoint))
+    data = tmp_path / "model.data-00000-of-00001"
+    with data.open("r+b") as file:  # What stands in its place now was never verified.
+        file.write(bytes(len(data.read_bytes())))
+    small, large = (checkpoint.variable(name) for name in ("small", "large"))
+    assert small is not None
+    assert large is not None
+    np.testing.assert_array_equal(small.read(), values["small"])
+    with pytest.raises(UnreadableCheckpoint, match="checksum"):
+        large.read()
