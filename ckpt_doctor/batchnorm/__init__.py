@@ -7,6 +7,7 @@ object graph > names. Everything is accounted for: variables of layers + other v
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
+from dataclasses import replace
 from functools import cached_property
 
 from ckpt_doctor.batchnorm.layer import ROLES, STATISTICS, BatchNormLayer, GradientTrace, Inventory, TrainingMode
@@ -47,12 +48,12 @@ def take_inventory(checkpoint: Checkpoint, facts: ModelFacts | None) -> Inventor
             layers.append(layer)
         elif layer.absent:
             unmatched.append(layer)
-    twins = find_twins(checkpoint, claimed)
+    twins = find_twins(checkpoint, claimed, facts.copies if facts is not None else {})
     grouped = _by_name(checkpoint, claimed | set(twins), facts)
     layers, grouped = with_drifted(checkpoint, layers, unmatched, grouped)
     layers = with_relatives(layers, grouped, checkpoint)
     layers += [_named(checkpoint, group) for group in grouped.layers]
-    layers = with_twins(layers, twins)
+    layers = _with_own_names(with_twins(layers, twins))
     others = grouped.others | dict.fromkeys(twins, "twin")
     for layer in layers:
         for name in (*layer.variables.values(), *layer.companions.values()):
@@ -167,6 +168,25 @@ def _named(checkpoint: Checkpoint, group: Group) -> BatchNormLayer:
         initial=group.initial,
         by_company=group.by_company,
     )
+
+
+def _with_own_names(layers: list[BatchNormLayer]) -> list[BatchNormLayer]:
+    """Return the layers, each with a name of its own: findings and repairs know a layer by its name.
+
+    A description and the names in a file may call two layers `bn`; the later one is called by one of its variables.
+    """
+    taken: set[str] = set()
+    result = []
+    for layer in layers:
+        name, anchors = (
+            layer.name,
+            iter((*layer.variables.values(), *layer.absent.values(), *layer.companions.values())),
+        )
+        while name in taken and (anchor := next(anchors, None)) is not None:
+            name = anchor.partition("/.ATTRIBUTES/")[0]
+        taken.add(name)
+        result.append(layer if name == layer.name else replace(layer, name=name))
+    return result
 
 
 def _spoken(checkpoint: Checkpoint, group: Group) -> str:

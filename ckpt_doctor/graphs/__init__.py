@@ -90,6 +90,6 @@ def graph_of(descriptions: ModelDescriptions) -> MetaGraph | None:
         elif descriptions.saved_model is not None:
             from ckpt_doctor.graphs.saved_model import ServedGraph
 
-            known = ServedGraph.parse(descriptions.saved_model)
+            known = ServedGraph.parse(descriptions.saved_model, descriptions.object_graph)
         object.__setattr__(descriptions, "_graph", known)
     return known
