@@ -1,5 +1,6 @@
 """Exports of Keras 3, which hold every variable twice: each copy as TensorFlow serves it, before and after a repair."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -229,3 +230,54 @@ def test_statistics_are_not_estimated_behind_a_weight_of_two_versions(never_upda
     with pytest.raises(RepairRefused, match="TensorFlow Serving run different models"):
         fix(patched, data=[data], layers=["*"], output=str(tmp_path / "refused"))
     assert not (tmp_path / "refused").exists()
+
+
+def without(folder, target, names):
+    """Write a copy without some of the variables, as a script that copies a selection leaves it."""
+    import tensorflow as tf
+
+    shutil.copytree(folder, target)
+    reader = tf.train.load_checkpoint(f"{folder}/variables/variables")
+    kept = [name for name in reader.get_variable_to_shape_map() if name not in names]
+    prefix = f"{target}/variables/variables"
+    tf.raw_ops.SaveV2(
+        prefix=prefix, tensor_names=kept, shape_and_slices=[""] * len(kept), tensors=list(map(reader.get_tensor, kept))
+    )
+    return str(target)
+
+
+def statistics_of(folder):
+    """Return the keys of the statistics that objects read, and of those that a session reads."""
+    layers = layers_of(folder)
+    return {name for layer in layers for name in (layer.moving_mean, layer.moving_variance)}, {
+        name for layer in layers for name in layer.companions
+    }
+
+
+def test_both_copies_of_missing_statistics_are_added(never_updated, data, tmp_path):
+    folder, answer = never_updated
+    own, twins = statistics_of(folder)
+    broken = without(folder, tmp_path / "broken", own | twins)
+    (checkpoint,) = scan([broken]).checkpoints
+    assert {(finding.rule, *finding.variables) for finding in checkpoint.findings} == {
+        (rule, name)
+        for layer in layers_of(folder)
+        for rule, name in (("BN101", layer.moving_mean), ("BN102", layer.moving_variance))
+    }
+    assert fix(broken, data=[data], output=str(tmp_path / "repaired")).complete
+    np.testing.assert_allclose(by_objects(tmp_path / "repaired"), answer, atol=2e-5)
+    np.testing.assert_allclose(by_session(tmp_path / "repaired"), answer, atol=2e-5)
+
+
+@pytest.mark.parametrize("exported", [twins], indirect=True)
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_missing_copy_is_taken_from_the_other(exported, tmp_path, which):
+    folder, _ = exported
+    gone = statistics_of(folder)[which]
+    broken = without(folder, tmp_path / "broken", gone)
+    (checkpoint,) = scan([broken]).checkpoints
+    assert [finding.rule for finding in checkpoint.findings] == ["BN104", "BN104"]
+    assert {name for finding in checkpoint.findings for name in finding.variables} == gone
+    assert fix(broken, output=str(tmp_path / "repaired")).clean
+    for reads in (by_objects, by_session):
+        assert np.array_equal(reads(tmp_path / "repaired"), reads(folder))

@@ -71,8 +71,7 @@ def _read_graph(checkpoint: Checkpoint) -> Description:
     assert graph is not None
     if not isinstance(graph, ServedGraph):
         return Description(graph.facts, graph)
-    labels = {variable.name: variable.label for variable in checkpoint.variables if variable.label}
-    return Description(describe_saved_model(graph, descriptions.object_graph, labels), graph)
+    return Description(describe_saved_model(graph, descriptions.object_graph), graph)
 
 
 def graph_of(descriptions: ModelDescriptions) -> MetaGraph | None:

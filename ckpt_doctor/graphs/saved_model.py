@@ -9,22 +9,28 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from ckpt_doctor.errors import RepairRefused
 from ckpt_doctor.graphs.exported import bound_keys, copied_variables, copies
 from ckpt_doctor.graphs.facts import LayerFacts, ModelFacts
-from ckpt_doctor.graphs.graph import VARIABLE_OPS, split_tensor, tensor_name
+from ckpt_doctor.graphs.graph import VARIABLE_OPS, Graph, split_tensor, tensor_name
 from ckpt_doctor.graphs.layers import place_of
 from ckpt_doctor.graphs.meta_graph import MetaGraph
-from ckpt_doctor.graphs.object_graph import describe_objects
+from ckpt_doctor.graphs.object_graph import describe_objects, full_names
 from ckpt_doctor.graphs.replicas import averaged_variable
+from ckpt_doctor.graphs.saver import extend_saver
 from ckpt_doctor.graphs.specialise import resolve_tensor
 from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
 
 _SERVE = b"serve"
 _DEFAULT = "serving_default"
+# tensorflow/python/saved_model/constants.py: `INIT_OP_SIGNATURE_KEY`; `MAIN_OP_KEY`, `LEGACY_INIT_OP_KEY`.
+_INIT_OP = "__saved_model_init_op"
+_INIT_COLLECTIONS = ("saved_model_main_op", "legacy_init_op")
 # SaveV2's inputs are prefix, names, slices, then one tensor for each name.
 _FIRST_TENSOR = 3
 _CALLS = re.compile(r"^((Stateful)?PartitionedCall(_\d+)?/)+")
@@ -70,8 +76,7 @@ class ServedGraph(MetaGraph):
             google.protobuf.message.DecodeError: The bytes are no `SavedModel`.
         """
         graphs = pb.SavedModel.FromString(data).meta_graphs
-        chosen = next((graph for graph in graphs if _SERVE in graph.meta_info_def.tags), None)
-        return cls(chosen or (graphs[0] if graphs else pb.MetaGraphDef()), object_graph)
+        return cls(graphs[_chosen(graphs)] if graphs else pb.MetaGraphDef(), object_graph)
 
     @cached_property
     def signature(self) -> Signature:
@@ -135,14 +140,67 @@ class ServedGraph(MetaGraph):
         return copies(self.keys) if self.proto.object_graph_def.nodes else {}
 
 
-def describe_saved_model(served: ServedGraph, object_graph: bytes | None, labels: Mapping[str, str]) -> ModelFacts:
+def _chosen(graphs: Sequence[pb.MetaGraphDef]) -> int:
+    """Return the place of the meta graph that is looked at."""
+    return next((number for number, graph in enumerate(graphs) if _SERVE in graph.meta_info_def.tags), 0)
+
+
+def extend_saved_model(data: bytes, additions: Mapping[str, str]) -> bytes:
+    """Return a SavedModel whose restore op loads further variables.
+
+    All its meta graphs share the variables: those with a saver and the nodes are extended, that which serves must be.
+
+    Args:
+        data: The bytes of `saved_model.pb`.
+        additions: Name in the file to the name of the variable's node.
+
+    Raises:
+        RepairRefused: There is no saver to extend, or a variable is not in the graph.
+    """
+    result = pb.SavedModel.FromString(data)
+    serving = _chosen(result.meta_graphs)
+    for number, meta in enumerate(result.meta_graphs):
+        if number == serving:
+            _refuse_initialised(meta, additions)
+            meta.CopyFrom(extend_saver(meta, additions))
+            continue
+        with suppress(RepairRefused):
+            meta.CopyFrom(extend_saver(meta, additions))
+    return bytes(result.SerializeToString(deterministic=True))
+
+
+def _refuse_initialised(meta: pb.MetaGraphDef, additions: Mapping[str, str]) -> None:
+    """Refuse variables that a loader sets once more after it has restored them.
+
+    Source: tensorflow/python/saved_model/loader_impl.py, `SavedModelLoader.load`: restore, then the init op.
+    """
+    graph = Graph(meta.graph_def)
+    signature = meta.signature_def[_INIT_OP].outputs if _INIT_OP in meta.signature_def else {}
+    names = [info.name for info in signature.values()]
+    names += [
+        name
+        for key in _INIT_COLLECTIONS
+        if key in meta.collection_def
+        for name in meta.collection_def[key].node_list.value
+    ]
+    run = graph.ancestors(split_tensor(name)[0] for name in names)
+    for name, variable in additions.items():
+        for node in graph.assignments.get(variable, ()):
+            if node.name in run:
+                raise RepairRefused(
+                    f"{name}: the SavedModel sets it to its initial value whenever it is loaded (by {node.name}, which "
+                    "its init op runs), so a stored value would not count; save the model again with its statistics"
+                )
+
+
+def describe_saved_model(served: ServedGraph, object_graph: bytes | None) -> ModelFacts:
     """Return what a SavedModel says about batch norm.
 
     Args:
         served: Its graph.
         object_graph: The object graph that lies with its variables, or None.
-        labels: Key of a variable to its name for people.
     """
+    labels = full_names(object_graph) if object_graph is not None else {}
     objects = describe_objects(object_graph) if object_graph is not None else None
     if not served.serves:
         # Nothing says what of the graph is used; a graph of TensorFlow 1 may still be read as it is.
