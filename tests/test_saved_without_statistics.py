@@ -27,7 +27,7 @@ def saved(tmp_path):
 
     v1 = tf.compat.v1
 
-    def saved(*, resource=False, init=False, tags=(("serve",),)):
+    def saved(*, resource=False, init=False, train=False, tags=(("serve",),)):
         folder = str(tmp_path / "saved")
         with tf.Graph().as_default(), v1.Session() as session, v1.variable_scope("bn", use_resource=resource):
             x = v1.placeholder(tf.float32, [None, 3], name="x")
@@ -39,6 +39,8 @@ def saved(tmp_path):
             )
             h = tf.matmul(x, v1.get_variable("kernel", initializer=KERNEL))
             y = tf.nn.batch_normalization(h, mean, variance, beta, gamma, EPSILON)
+            if train:
+                v1.train.GradientDescentOptimizer(0.1).minimize(tf.reduce_sum(y))
             session.run(v1.global_variables_initializer())
             info = v1.saved_model.utils.build_tensor_info
             signatures = {
@@ -140,3 +142,10 @@ def test_a_fingerprint_of_the_graph_is_not_made_a_lie(saved, data, tmp_path):
     Path(folder, "fingerprint.pb").write_bytes(b"\x08\x01")
     with pytest.raises(RepairRefused, match="remove the file"):
         fix(folder, data=[data], output=str(tmp_path / "repaired"))
+
+
+def test_a_model_that_its_graph_trains_on_stored_statistics_gets_no_others(saved, data, tmp_path):
+    """The train op differentiates through the stored 0 and 1, so these are what the weights fit."""
+    with pytest.raises(RepairRefused, match="it was trained with its stored statistics"):
+        fix(saved(train=True), data=[data], output=str(tmp_path / "repaired"))
+    assert not (tmp_path / "repaired").exists()

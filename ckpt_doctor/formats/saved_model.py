@@ -256,6 +256,13 @@ def _check(checkpoint: Checkpoint, changes: Changes) -> None:
         _check_model(checkpoint, changes.saved_model)
     if changes.values and "bundle" not in checkpoint.attributes:
         raise RepairRefused(f"{checkpoint.path}: has no variables, and none can be added")
+    added = next((name for name in changes.values if checkpoint.variable(name) is None), None)
+    if added is not None and changes.saved_model is None and checkpoint.descriptions.object_graph is None:
+        raise RepairRefused(
+            f"{checkpoint.path}: {added} would be added, and the graph would not load it: only the restore op of a "
+            f"{_BINARY} with a saver is extended; save the model again with all of its variables, or bring a model in "
+            f"text form into {_BINARY} by google.protobuf.text_format first"
+        )
 
 
 def _check_model(checkpoint: Checkpoint, saved_model: bytes) -> None:
@@ -266,7 +273,7 @@ def _check_model(checkpoint: Checkpoint, saved_model: bytes) -> None:
             f"{fingerprint}: names the graph by hashes that only TensorFlow computes, and the graph must change to "
             "load the variables that are added; remove the file, which TensorFlow does not need, and start again"
         )
-    if checkpoint.descriptions.saved_model is None or not is_saved_model(saved_model):
+    if not any(Path(file).name == _BINARY for file in checkpoint.files) or not is_saved_model(saved_model):
         raise RepairRefused(f"{checkpoint.path}: its model is not a {_BINARY}, and only that form is rewritten")
 
 

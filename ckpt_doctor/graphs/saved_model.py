@@ -24,6 +24,7 @@ from ckpt_doctor.graphs.object_graph import describe_objects, full_names
 from ckpt_doctor.graphs.replicas import averaged_variable
 from ckpt_doctor.graphs.saver import extend_saver
 from ckpt_doctor.graphs.specialise import resolve_tensor
+from ckpt_doctor.graphs.updates import gradient_updates
 from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
 
 _SERVE = b"serve"
@@ -214,6 +215,7 @@ def describe_saved_model(served: ServedGraph, object_graph: bytes | None) -> Mod
         [layer.name for layer in facts.layers],
     )
     layers = [replace(layer, name=name) for layer, name in zip(facts.layers, names, strict=True)]
+    layers = _with_training(served, layers)
     known = {name for layer in layers for name in (layer.moving_mean, layer.moving_variance, layer.gamma, layer.beta)}
     if objects is not None:
         layers += [
@@ -223,6 +225,25 @@ def describe_saved_model(served: ServedGraph, object_graph: bytes | None) -> Mod
         ]
     slots = {} if objects is None else objects.slots
     return replace(facts, layers=tuple(layers), saved=None, slots=slots, copies=served.copies)
+
+
+def _with_training(served: ServedGraph, layers: list[LayerFacts]) -> list[LayerFacts]:
+    """Return the layers; of those whose statistics the saver omits, the graph says whether it trains them on these.
+
+    A model that was saved from its training graph, by a saver of its trainable variables, holds the train op.
+    """
+    saved = () if served.saver is None else served.saver.saved
+    lost = [layer for layer in layers if served.saver is not None and not _statistics(layer) <= set(saved)]
+    if not lost or not gradient_updates(served.graph):
+        return layers
+    told = [layer for layer in MetaGraph(served.proto).facts.layers if layer.trained is False]
+    stored = {name for layer in told for name in (*_statistics(layer), layer.gamma, layer.beta) if name}
+    frozen = {id(layer) for layer in lost if {*_statistics(layer), layer.gamma, layer.beta} & stored}
+    return [replace(layer, trained=False) if id(layer) in frozen else layer for layer in layers]
+
+
+def _statistics(layer: LayerFacts) -> set[str]:
+    return {name for name in (layer.moving_mean, layer.moving_variance) if name}
 
 
 def _label(layer: LayerFacts, labels: Mapping[str, str]) -> str:
