@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from ckpt_doctor import graphs, scan
-from ckpt_doctor.batchnorm import take_inventory
-from ckpt_doctor.batchnorm.relatives import find_twins
+from ckpt_doctor.batchnorm import BatchNormLayer, take_inventory
+from ckpt_doctor.batchnorm.relatives import find_twins, with_twins
 from ckpt_doctor.checkpoint import Checkpoint, Variable
 from ckpt_doctor.errors import CkptDoctorError
 from ckpt_doctor.formats import open_checkpoint
 from ckpt_doctor.formats.discovery import discover
+from ckpt_doctor.graphs.facts import LayerFacts, ModelFacts
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
@@ -98,3 +99,49 @@ def test_a_name_that_several_variables_share_pairs_no_twins():
     twins = find_twins(Checkpoint("x", "saved-model", variables, (), 0), set())
     pairs = {frozenset({name.split("/.")[0], first.split("/.")[0]}) for name, (first, _) in twins.items()}
     assert pairs == {frozenset({"variables/9", "_all_variables/9"})}
+
+
+def listed(name, value, label):
+    array = np.float32(value)
+    return Variable(f"{name}/.ATTRIBUTES/VARIABLE_VALUE", array.shape, "float32", 12, lambda: array, label)
+
+
+def test_without_a_graph_copies_that_share_a_name_are_paired_by_values_that_occur_once():
+    """Two layers are called `bn`, and nothing but what they hold tells which copy is whose."""
+    values = {"4": [1, 2, 3], "10": [4, 5, 6], "16": [0, 0, 0], "22": [0, 0, 0]}
+    firsts = [listed(f"variables/{number}", value, "bn/moving_mean") for number, value in values.items()]
+    seconds = [
+        listed(f"_all_variables/{number}", value, "bn/moving_mean")
+        for number, value in enumerate([*list(values.values())[1::-1], [0, 0, 0], [0, 0, 0]])
+    ]
+    twins = find_twins(Checkpoint("x", "saved-model", (*firsts, *seconds), (), 0), set())
+    pairs = {name.split("/.")[0]: (first.split("/.")[0], kind) for name, (first, kind) in twins.items()}
+    assert pairs == {"_all_variables/0": ("variables/10", "twin"), "_all_variables/1": ("variables/4", "twin")}
+
+
+def test_what_the_graph_pairs_is_believed_before_names_and_values():
+    copies = {"_all_variables/1": "variables/4", "_all_variables/2": "variables/4", "_all_variables/3": "variables/4"}
+    names = ["variables/4", *copies]
+    variables = [listed(name, [number, 0, 0], "net/kernel") for number, name in enumerate(names[:3])]
+    variables.append(listed(names[3], [0, 0], "net/kernel"))
+    end = "/.ATTRIBUTES/VARIABLE_VALUE"
+    graph = {f"{name}{end}": f"{first}{end}" for name, first in copies.items()}
+    twins = find_twins(Checkpoint("x", "saved-model", tuple(variables), (), 0), set(), graph)
+    # What has another shape is no copy.
+    assert set(twins) == {f"_all_variables/1{end}", f"_all_variables/2{end}"}
+    layer = BatchNormLayer("bn", {"moving_mean": f"variables/4{end}"})
+    assert set(with_twins([layer], twins)[0].companions) == {"moving_mean/twin", "moving_mean/twin_2"}
+
+
+def test_layers_that_a_file_calls_by_one_name_are_told_apart():
+    """An export keeps a second `bn`, which no signature runs."""
+    facts = ModelFacts("graph", (LayerFacts("bn", None, None, "m", "v"),), names=frozenset({"m", "v"}))
+    variables = [Variable(name, (2,), "float32", 8, lambda: np.ones(2, np.float32)) for name in ("m", "v")]
+    end = "/.ATTRIBUTES/VARIABLE_VALUE"
+    for number, role in enumerate(("gamma", "beta", "moving_mean", "moving_variance"), start=8):
+        variables.append(listed(f"variables/{number}", [1, 1], f"bn/{role}"))
+    layers = take_inventory(Checkpoint("x", "saved-model", tuple(variables), (), 0), facts).layers
+    assert [(layer.name, layer.variables["moving_mean"]) for layer in layers] == [
+        ("bn", "m"),
+        ("variables/8", f"variables/10{end}"),
+    ]

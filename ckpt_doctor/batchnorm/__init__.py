@@ -6,7 +6,8 @@ object graph > names. Everything is accounted for: variables of layers + other v
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 
 from ckpt_doctor.batchnorm.layer import ROLES, STATISTICS, BatchNormLayer, GradientTrace, Inventory, TrainingMode
@@ -38,8 +39,9 @@ def take_inventory(checkpoint: Checkpoint, facts: ModelFacts | None) -> Inventor
     unmatched: list[BatchNormLayer] = []
     claimed: set[str] = set()
     stored = _StoredScopes(checkpoint)
+    copies = _copies_of(facts)
     for described in facts.layers if facts is not None else ():
-        layer = _described(checkpoint, facts.evidence if facts is not None else "names", described)
+        layer = _described(checkpoint, facts.evidence if facts is not None else "names", described, copies)
         if claimed & set(layer.variables.values()):
             continue
         claimed |= {*layer.variables.values(), *layer.companions.values()}
@@ -47,12 +49,12 @@ def take_inventory(checkpoint: Checkpoint, facts: ModelFacts | None) -> Inventor
             layers.append(layer)
         elif layer.absent:
             unmatched.append(layer)
-    twins = find_twins(checkpoint, claimed)
+    twins = find_twins(checkpoint, claimed, facts.copies if facts is not None else {})
     grouped = _by_name(checkpoint, claimed | set(twins), facts)
     layers, grouped = with_drifted(checkpoint, layers, unmatched, grouped)
     layers = with_relatives(layers, grouped, checkpoint)
     layers += [_named(checkpoint, group) for group in grouped.layers]
-    layers = with_twins(layers, twins)
+    layers = _with_own_names(with_twins(layers, twins))
     others = grouped.others | dict.fromkeys(twins, "twin")
     for layer in layers:
         for name in (*layer.variables.values(), *layer.companions.values()):
@@ -68,13 +70,31 @@ def take_inventory(checkpoint: Checkpoint, facts: ModelFacts | None) -> Inventor
     )
 
 
-def _described(checkpoint: Checkpoint, evidence: Evidence, facts: LayerFacts) -> BatchNormLayer:
+def _copies_of(facts: ModelFacts | None) -> dict[str, list[str]]:
+    """Return every variable that a file holds several times, to the names of its copies."""
+    found: dict[str, list[str]] = {}
+    for copy, name in facts.copies.items() if facts is not None else ():
+        found.setdefault(name, []).append(copy)
+    return found
+
+
+def _described(
+    checkpoint: Checkpoint, evidence: Evidence, facts: LayerFacts, copies: Mapping[str, Sequence[str]]
+) -> BatchNormLayer:
     """Return the layer that the model describes, with what of it is in the file."""
     names = {role: name for role in ROLES if (name := getattr(facts, role)) is not None}
-    present = {role: name for role, name in names.items() if checkpoint.variable(name) is not None}
+    present: dict[str, str] = {}
+    lacking: dict[str, str] = {}
+    for role, name in names.items():
+        # Of a variable that is exported twice, either copy may be the one that is left.
+        held = [one for one in (name, *copies.get(name, ())) if checkpoint.variable(one) is not None]
+        if held:
+            present[role] = held[0]
+        if role in STATISTICS:
+            gone = [one for one in copies.get(name, ()) if one not in held] + [name] * (bool(held) and name not in held)
+            lacking |= {f"{role}/twin_missing_{number}": one for number, one in enumerate(gone, start=1)}
     absent = {role: name for role, name in names.items() if role in STATISTICS and role not in present}
     companions: dict[str, str] = {}
-    lacking: dict[str, str] = {}
     for companion in facts.companions:
         here = checkpoint.variable(companion.name) is not None
         (companions if here else lacking)[f"{companion.of}/{companion.role}"] = companion.name
@@ -167,6 +187,25 @@ def _named(checkpoint: Checkpoint, group: Group) -> BatchNormLayer:
         initial=group.initial,
         by_company=group.by_company,
     )
+
+
+def _with_own_names(layers: list[BatchNormLayer]) -> list[BatchNormLayer]:
+    """Return the layers, each with a name of its own: findings and repairs know a layer by its name.
+
+    A description and the names in a file may call two layers `bn`; the later one is called by one of its variables.
+    """
+    taken: set[str] = set()
+    result = []
+    for layer in layers:
+        name, anchors = (
+            layer.name,
+            iter((*layer.variables.values(), *layer.absent.values(), *layer.companions.values())),
+        )
+        while name in taken and (anchor := next(anchors, None)) is not None:
+            name = anchor.partition("/.ATTRIBUTES/")[0]
+        taken.add(name)
+        result.append(layer if name == layer.name else replace(layer, name=name))
+    return result
 
 
 def _spoken(checkpoint: Checkpoint, group: Group) -> str:

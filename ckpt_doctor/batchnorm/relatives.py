@@ -19,36 +19,102 @@ _REPLICA = re.compile(r"^(?P<label>.+)/replica_(?P<number>\d+)$")
 _LISTED = re.compile(r"^(?P<list>_?[a-z_]*variables)/\d+/\.ATTRIBUTES/VARIABLE_VALUE$")
 
 
-def find_twins(checkpoint: Checkpoint, claimed: set[str]) -> dict[str, tuple[str, str]]:
+def find_twins(
+    checkpoint: Checkpoint, claimed: set[str], copies: Mapping[str, str] | None = None
+) -> dict[str, tuple[str, str]]:
     """Return the variables that are further copies of others, each with the one that it copies, and what copy it is.
 
-    `export` of Keras 3 lists every variable in `variables` and in `_all_variables`; only the name for people tells.
-    That of tf_keras, of a model on several devices, lists the mean of their statistics in the one, and in the other
-    those of each device: `bn/moving_mean`, `bn/moving_mean/replica_1`. Such copies have a history of their own, as
-    towers have.
+    `export` of Keras 3 lists every variable in `variables` and in `_all_variables`. The graph tells which belong
+    together; where it cannot be read, the name for people does, or the value where several variables share a name.
+    The export of tf_keras, of a model on several devices, lists the mean of their statistics in the one, and in the
+    other those of each device: `bn/moving_mean`, `bn/moving_mean/replica_1`. Such copies have a history of their own,
+    as towers have.
+
+    Args:
+        checkpoint: The checkpoint.
+        claimed: Names of the variables that layers of the model's description consist of.
+        copies: What the graph tells: name of a copy to the name of what it is a copy of.
     """
-    by_label: dict[str, dict[str, str]] = {}
-    shared: set[str] = set()
+    by_label: dict[str, dict[str, list[Variable]]] = {}
     for variable in checkpoint.variables:
         listed = _LISTED.match(variable.name) if variable.label else None
         if listed is not None and variable.label:
-            names = by_label.setdefault(variable.label, {})
-            if names.setdefault(listed["list"], variable.name) != variable.name:
-                shared.add(variable.label)
-    # A name that several variables of one list share (those of a subclassed model in Keras 3) pairs none of them.
-    for label in shared:
-        del by_label[label]
+            by_label.setdefault(variable.label, {}).setdefault(listed["list"], []).append(variable)
+    known = dict(copies or {})
     found: dict[str, tuple[str, str]] = {}
-    for label, names in by_label.items():
-        replica = _REPLICA.match(label)
-        originals = by_label.get(replica["label"], names) if replica is not None else names
-        first = next((name for name in originals.values() if name in claimed), None) or originals[max(originals)]
-        replicated = by_label.get(f"{label}/replica_1", {})
-        for place, name in names.items():
+    paired: set[str] = set()
+    for name, first in known.items():
+        if name not in claimed and _shape(checkpoint, name) == _shape(checkpoint, first) is not None:
+            found[name] = (first, _kind(checkpoint.variable(name), by_label))
+            paired |= {name, first}
+    for label, lists in by_label.items():
+        free = {
+            place: rest for place, held in lists.items() if (rest := [one for one in held if one.name not in paired])
+        }
+        if all(len(held) == 1 for held in free.values()):
+            replica = _REPLICA.match(label)
+            originals = by_label.get(replica["label"], free) if replica is not None else free
+            pairs = _of_one_name(free, originals, claimed)
+        else:
+            pairs = _of_one_value(free)
+        for name, first in pairs.items():
             if name != first and name not in claimed and _shape(checkpoint, name) == _shape(checkpoint, first):
-                number = replica["number"] if replica is not None else "0"
-                found[name] = (first, f"tower_{number}" if replica is not None or place in replicated else "twin")
+                found[name] = (first, _kind(checkpoint.variable(name), by_label))
     return found
+
+
+def _kind(variable: Variable | None, by_label: Mapping[str, Mapping[str, Sequence[Variable]]]) -> str:
+    """Return what copy a variable is: an exported twin, or that of a device."""
+    label = "" if variable is None else variable.label or ""
+    replica = _REPLICA.match(label)
+    if replica is not None:
+        return f"tower_{replica['number']}"
+    listed = _LISTED.match("" if variable is None else variable.name)
+    beside = by_label.get(f"{label}/replica_1", {})
+    return "tower_0" if listed is not None and listed["list"] in beside else "twin"
+
+
+def _of_one_name(
+    lists: Mapping[str, Sequence[Variable]], originals: Mapping[str, Sequence[Variable]], claimed: set[str]
+) -> dict[str, str]:
+    """Return the copies among variables whose name no other of their list has, each with its original.
+
+    Args:
+        lists: List to the one variable of the name in it.
+        originals: The same of the variable that they are copies of.
+        claimed: Names of the variables that layers consist of; of several originals they are the first.
+    """
+    names = {place: held[0].name for place, held in originals.items() if len(held) == 1}
+    if not names:
+        return {}
+    first = next((name for name in names.values() if name in claimed), None) or names[max(names)]
+    return {held[0].name: first for held in lists.values()}
+
+
+def _of_one_value(lists: Mapping[str, Sequence[Variable]]) -> dict[str, str]:
+    """Return the copies among variables that share a name: those of which each list holds the value exactly once.
+
+    A name that several variables of one list share (those of a subclassed model in Keras 3, two layers of one name)
+    pairs none of them.
+    """
+    first_list, *others = sorted(lists, reverse=True)
+    pairs: dict[str, str] = {}
+    firsts = _unique_values(lists[first_list]) if others else {}
+    for place in others:
+        for value, name in _unique_values(lists[place]).items():
+            if value in firsts:
+                pairs[name] = firsts[value]
+    return pairs
+
+
+def _unique_values(variables: Sequence[Variable]) -> dict[tuple[tuple[int, ...], bytes], str]:
+    """Return value to name, of the variables of which no other has the value."""
+    names: dict[tuple[tuple[int, ...], bytes], list[str]] = {}
+    for variable in variables:
+        value = read(variable)
+        if value is not None and value.dtype != object:
+            names.setdefault((variable.shape, value.tobytes()), []).append(variable.name)
+    return {value: held[0] for value, held in names.items() if len(held) == 1}
 
 
 def _shape(checkpoint: Checkpoint, name: str) -> tuple[int, ...] | None:
@@ -68,7 +134,12 @@ def with_twins(layers: Sequence[BatchNormLayer], twins: Mapping[str, tuple[str, 
         companions, copies = dict(layer.companions), dict(layer.copies)
         for role, own in layer.variables.items():
             for name, kind in copies_of.get(own, ()):
-                (companions if role in STATISTICS else copies)[f"{role}/{kind}"] = name
+                held = companions if role in STATISTICS else copies
+                key, number = f"{role}/{kind}", 1
+                while key in held:
+                    number += 1
+                    key = f"{role}/{kind}_{number}"
+                held[key] = name
         result.append(replace(layer, companions=companions, copies=copies))
     return result
 

@@ -115,13 +115,20 @@ def _by_graph(
         unproven=request.unproven,
     )
     sited = {site.layer for site in program.cut.sites}
-    reason = (
-        "no signature of the SavedModel runs it"
-        if isinstance(meta, ServedGraph)
-        else "the graph beside the checkpoint does not show where it normalises"
-    )
-    left = {layer.name: reason for layer in inventory.layers if layer.name not in sited} | dict(program.left)
+    left = {layer.name: _why_not_run(layer, meta) for layer in inventory.layers if layer.name not in sited}
+    left |= dict(program.left)
     return Loaded(program, meta, left, meta.signature.outputs if isinstance(meta, ServedGraph) else {})
+
+
+def _why_not_run(layer: BatchNormLayer, meta: MetaGraph) -> str:
+    """Return why a graph that is run does not run a layer."""
+    if not isinstance(meta, ServedGraph):
+        return "the graph beside the checkpoint does not show where it normalises"
+    if layer.facts is not None and layer.facts.sites:
+        return (
+            f"only another signature of the SavedModel runs it than {meta.signature.name}, which is the one that is run"
+        )
+    return "no signature of the SavedModel runs it"
 
 
 def _by_keras(checkpoint: Checkpoint, inventory: Inventory, request: DataOptions) -> Loaded:

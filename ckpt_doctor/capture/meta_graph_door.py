@@ -10,7 +10,7 @@ import numpy as np
 
 from ckpt_doctor.batchnorm import BatchNormLayer
 from ckpt_doctor.capture.program import ModelInput, Program
-from ckpt_doctor.checkpoint import Array, Checkpoint, Variable, numpy_dtype
+from ckpt_doctor.checkpoint import Array, Checkpoint, Variable, numpy_dtype, same_values
 from ckpt_doctor.errors import BadRequest, RepairRefused
 from ckpt_doctor.graphs.cut import READ, CutGraph, cut
 from ckpt_doctor.graphs.dropout import random_nodes
@@ -73,6 +73,8 @@ def load(
     if behind:
         left |= behind
         opened = opened_without(left)
+    if isinstance(meta, ServedGraph) and not unproven:
+        _refuse_other_weights(checkpoint, meta, opened)
     opened_graph = Graph(opened.proto)
     random = random_nodes(opened_graph, [*(site.x for site in opened.sites), *resolved])
     if random and not unproven:
@@ -205,6 +207,27 @@ def _behind_absent(checkpoint: Checkpoint, meta: MetaGraph, opened: CutGraph) ->
         f"{f' and {len(names) - 3} more' if len(names) > 3 else ''})"
     )
     return {site.layer: reason for site in opened.sites if split_tensor(site.x)[0] in hidden}
+
+
+def _refuse_other_weights(checkpoint: Checkpoint, meta: ServedGraph, opened: CutGraph) -> None:
+    """Refuse an export that holds two versions of a weight: statistics would be right for one of its loaders only.
+
+    Raises:
+        RepairRefused: It does.
+    """
+    copies: dict[str, list[str]] = {}
+    for copy, name in meta.copies.items():
+        copies.setdefault(name, []).append(copy)
+    for node in opened.variables:
+        own = checkpoint.variable(meta.saved_names[node])
+        for copy in copies.get(meta.saved_names[node], ()) if own is not None else ():
+            other = checkpoint.variable(copy)
+            if own is not None and other is not None and not same_values(own.read(), other.read()):
+                raise RepairRefused(
+                    f"{own.name} and its exported copy {copy} differ, so tf.saved_model.load and TensorFlow Serving "
+                    "run different models; write the right one into both first, or measure what tf.saved_model.load "
+                    "runs with --unproven"
+                )
 
 
 def _fixed(opened: CutGraph, feeds: Mapping[str, tuple[str, str]]) -> dict[str, Array]:

@@ -35,7 +35,7 @@ def labels(serialised: bytes) -> dict[str, str]:
 
 
 def with_variables(serialised: bytes, places: dict[str, ObjectPlace | None]) -> bytes:
-    """Return the graph with new variables hung into it.
+    """Return the graph with new variables hung into it; those that hang in it already stay where they are.
 
     Args:
         serialised: The graph.
@@ -48,8 +48,16 @@ def with_variables(serialised: bytes, places: dict[str, ObjectPlace | None]) -> 
         graph = pb.TrackableObjectGraph.FromString(serialised)
     except DecodeError as error:
         raise RepairRefused("the object graph of the checkpoint cannot be parsed; variables cannot be added") from error
+    known = {held.checkpoint_key for node in graph.nodes for held in node.attributes}
     for key, place in places.items():
+        if key in known:
+            continue
         owner, attribute = _owner(graph, key, place)
+        held = _child(graph, owner, attribute)
+        if held is not None and not graph.nodes[held].attributes:
+            # The object is there, and only its value was not saved.
+            graph.nodes[held].attributes.add(name="VARIABLE_VALUE", checkpoint_key=key)
+            continue
         node = graph.nodes.add()
         node.attributes.add(
             name="VARIABLE_VALUE", checkpoint_key=key, full_name=place.full_name if place and place.full_name else ""
@@ -84,13 +92,17 @@ def _walk(graph: pb.TrackableObjectGraph, names: list[str]) -> int | None:
         return None
     number = 0
     for name in names:
-        following: int | None = next(
-            (child.node_id for child in graph.nodes[number].children if child.local_name == name), None
-        )
-        if following is None or not 0 <= following < len(graph.nodes):
+        following = _child(graph, number, name)
+        if following is None:
             return None
         number = following
     return number
+
+
+def _child(graph: pb.TrackableObjectGraph, number: int, name: str) -> int | None:
+    """Return the number of the node that a node holds under a name, or None."""
+    found = next((child.node_id for child in graph.nodes[number].children if child.local_name == name), None)
+    return found if found is not None and 0 <= found < len(graph.nodes) else None
 
 
 def _unescape(name: str) -> str:

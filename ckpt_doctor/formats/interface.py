@@ -39,6 +39,7 @@ class Changes:
         values: New value for each named variable. A name that the file lacks is added. The array's dtype and shape must
             be those of the stored variable, where there is one.
         meta_graph: A new serialised `MetaGraphDef` for the `.meta` beside a bundle; None keeps the old one.
+        saved_model: A new serialised `SavedModel` for a SavedModel's `saved_model.pb`; None keeps the old one.
         weight_names: Legacy Keras HDF5 only, for layer groups that get new variables: layer name, as in
             `Checkpoint.attributes["weight_names"]`, to the whole list in the order of Keras' `layer.weights`, the order
             in which Keras loads. A group that holds one batch-norm layer needs none.
@@ -48,6 +49,7 @@ class Changes:
 
     values: Mapping[str, Array] = field(default_factory=dict)
     meta_graph: bytes | None = None
+    saved_model: bytes | None = None
     weight_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     objects: Mapping[str, ObjectPlace] = field(default_factory=dict)
 

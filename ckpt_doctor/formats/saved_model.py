@@ -7,7 +7,8 @@
     variables/variables.index …    a tensor bundle; absent where there are no variables
     assets/, assets.extra/, …      whatever the model needs
 
-A rewrite copies the folder and changes the bundle in the copy; the model itself stays as it is.
+A rewrite copies the folder and changes the bundle in the copy; the model itself stays as it is, unless its restore op
+has to load variables that are added.
 """
 
 from __future__ import annotations
@@ -37,12 +38,13 @@ _log = logging.getLogger(__name__)
 
 FORMAT: Final = "saved-model"
 # The text form, and the form in chunks for models above 2 GB: their variables are read, their graphs are not.
-_MODEL_FILES = ("saved_model.pb", "saved_model.pbtxt", "saved_model.cpb")
+_BINARY = "saved_model.pb"
+_MODEL_FILES = (_BINARY, "saved_model.pbtxt", "saved_model.cpb")
 _FINGERPRINT = "fingerprint.pb"
 # What a SavedModel consists of, besides its variables: tensorflow/python/saved_model/constants.py, keras_metadata.pb of
 # tf_keras/src/saving/legacy/saved_model/constants.py, tfhub_module.pb of TensorFlow Hub's TF1 format. A folder that a
 # Saver wrote the variables into has a `checkpoint` file there (tf.contrib.saved_model).
-_OWN_FILES = ("saved_model.pb", "saved_model.pbtxt", _FINGERPRINT, "keras_metadata.pb", "tfhub_module.pb")
+_OWN_FILES = (_BINARY, "saved_model.pbtxt", _FINGERPRINT, "keras_metadata.pb", "tfhub_module.pb")
 _OWN_FOLDERS = ("assets", "assets.extra", "debug")
 _VARIABLES = "variables"
 _STATE_FILE = "checkpoint"
@@ -142,7 +144,8 @@ class SavedModel(Format):
     ) -> Staged:
         """See `Format.stage`; `target` is a new folder, and everything is copied into it.
 
-        In place only the bundle and the fingerprint change; the backup is the old index.
+        In place only the bundle and the fingerprint change, and the model where variables are added; the backup is the
+        old index (and the old model).
         """
         _check(checkpoint, changes)
         if target is not None:
@@ -166,13 +169,16 @@ class SavedModel(Format):
             fingerprint = None if index is None else _new_fingerprint(folder, index)
             if fingerprint is not None:
                 outputs.stage(folder / _FINGERPRINT).write_bytes(fingerprint)
+            if changes.saved_model is not None:
+                outputs.stage(folder / _BINARY).write_bytes(changes.saved_model)
 
         others = [entry for entry in folder.iterdir() if entry.name != _VARIABLES]
+        kept = [Path(bundle.index_path), *([folder / _BINARY] if changes.saved_model is not None else [])]
         return stage_in_place(
             self,
             checkpoint,
             fill,
-            backups=[Path(bundle.index_path)] if backup else (),
+            backups=kept if backup else (),
             unchanged=[*others, *(folder / _VARIABLES).iterdir()],
         )
 
@@ -189,6 +195,8 @@ def _stage_folder(checkpoint: Checkpoint, target: Path, changes: Changes, output
     _copy_tree(source, folder, {path.resolve() for path in own})
     if "bundle" not in checkpoint.attributes:
         return
+    if changes.saved_model is not None:
+        _replace(folder / _BINARY, changes.saved_model, like=source / _BINARY)
     prefix = folder / _VARIABLES / _VARIABLES
     prefix.parent.mkdir(exist_ok=True)
     from ckpt_doctor.formats import _bundle_writer
@@ -199,10 +207,14 @@ def _stage_folder(checkpoint: Checkpoint, target: Path, changes: Changes, output
         inner.commit()
     fingerprint = _new_fingerprint(source, prefix.with_suffix(".index").read_bytes())
     if fingerprint is not None:
-        # Written anew: the copy may be read-only, as the original.
-        (folder / _FINGERPRINT).unlink()
-        (folder / _FINGERPRINT).write_bytes(fingerprint)
-        shutil.copymode(source / _FINGERPRINT, folder / _FINGERPRINT)
+        _replace(folder / _FINGERPRINT, fingerprint, like=source / _FINGERPRINT)
+
+
+def _replace(path: Path, data: bytes, *, like: Path) -> None:
+    """Write a file of the copy again, which may be read-only, as the original is."""
+    path.unlink()
+    path.write_bytes(data)
+    shutil.copymode(like, path)
 
 
 def _new_fingerprint(folder: Path, index: bytes) -> bytes | None:
@@ -243,9 +255,30 @@ def _copy_tree(source: Path, target: Path, skip: set[Path]) -> None:
 
 def _check(checkpoint: Checkpoint, changes: Changes) -> None:
     if changes.meta_graph is not None:
-        raise RepairRefused(f"{checkpoint.path}: the graph of a SavedModel is not rewritten")
+        raise RepairRefused(f"{checkpoint.path}: a SavedModel has no .meta")
+    if changes.saved_model is not None:
+        _check_model(checkpoint, changes.saved_model)
     if changes.values and "bundle" not in checkpoint.attributes:
         raise RepairRefused(f"{checkpoint.path}: has no variables, and none can be added")
+    added = next((name for name in changes.values if checkpoint.variable(name) is None), None)
+    if added is not None and changes.saved_model is None and checkpoint.descriptions.object_graph is None:
+        raise RepairRefused(
+            f"{checkpoint.path}: {added} would be added, and the graph would not load it: only the restore op of a "
+            f"{_BINARY} with a saver is extended; save the model again with all of its variables, or bring a model in "
+            f"text form into {_BINARY} by google.protobuf.text_format first"
+        )
+
+
+def _check_model(checkpoint: Checkpoint, saved_model: bytes) -> None:
+    """Refuse a new model that cannot take the place of the old one."""
+    fingerprint = next((file for file in checkpoint.files if Path(file).name == _FINGERPRINT), None)
+    if fingerprint is not None:
+        raise RepairRefused(
+            f"{fingerprint}: names the graph by hashes that only TensorFlow computes, and the graph must change to "
+            "load the variables that are added; remove the file, which TensorFlow does not need, and start again"
+        )
+    if not any(Path(file).name == _BINARY for file in checkpoint.files) or not is_saved_model(saved_model):
+        raise RepairRefused(f"{checkpoint.path}: its model is not a {_BINARY}, and only that form is rewritten")
 
 
 def _read_model(path: str) -> tuple[bytes | None, list[Damage]]:

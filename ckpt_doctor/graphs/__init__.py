@@ -71,8 +71,7 @@ def _read_graph(checkpoint: Checkpoint) -> Description:
     assert graph is not None
     if not isinstance(graph, ServedGraph):
         return Description(graph.facts, graph)
-    labels = {variable.name: variable.label for variable in checkpoint.variables if variable.label}
-    return Description(describe_saved_model(graph, descriptions.object_graph, labels), graph)
+    return Description(describe_saved_model(graph, descriptions.object_graph), graph)
 
 
 def graph_of(descriptions: ModelDescriptions) -> MetaGraph | None:
@@ -90,6 +89,6 @@ def graph_of(descriptions: ModelDescriptions) -> MetaGraph | None:
         elif descriptions.saved_model is not None:
             from ckpt_doctor.graphs.saved_model import ServedGraph
 
-            known = ServedGraph.parse(descriptions.saved_model)
+            known = ServedGraph.parse(descriptions.saved_model, descriptions.object_graph)
         object.__setattr__(descriptions, "_graph", known)
     return known

@@ -168,6 +168,7 @@ class ModelFacts:
             describes the very file that it lies in.
         slots: Name of a variable to the optimizer's slots of it, where the optimizer numbers its variables and only
             the model says which is whose.
+        copies: Name of every variable that the file holds a second time, to the name of that which it is a copy of.
     """
 
     evidence: Evidence
@@ -179,3 +180,4 @@ class ModelFacts:
     problems: tuple[str, ...] = field(default_factory=tuple)
     names: frozenset[str] | None = None
     slots: Mapping[str, OptimizerSlots] = field(default_factory=dict)
+    copies: Mapping[str, str] = field(default_factory=dict)

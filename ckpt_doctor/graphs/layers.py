@@ -169,6 +169,11 @@ def scope_of(name: str) -> str:
     return name.rpartition("/")[0]
 
 
+def place_of(tensor: str) -> str:
+    """Return the scope in which a layer makes a tensor, without the scopes that its own code opens."""
+    return _INNER_SCOPES.sub("", f"/{scope_of(tensor)}").lstrip("/")
+
+
 def bases_of(statistic: str) -> Iterator[str]:
     """Yield the scopes in which companions of a statistic stand: its own name, also where the scope is doubled.
 
@@ -229,7 +234,7 @@ def names_of(layers: list[Gathered]) -> list[str]:
         scope = scope_of(anchor) if anchor else scope_of(scope_of(item.node)) or scope_of(item.node) or item.node
         if anchor and _ANONYMOUS.search(anchor):
             # Variables without names say nothing of their layer; where it computes may.
-            scope = _INNER_SCOPES.sub("", f"/{scope_of(item.node)}").lstrip("/")
+            scope = place_of(item.node)
         marker = scope.find("/moments/")
         if marker >= 0 or scope.endswith("/moments"):
             scope = scope[: marker if marker >= 0 else -len("/moments")]

@@ -71,6 +71,15 @@ def describe_objects(data: bytes) -> ModelFacts:
     )
 
 
+def full_names(data: bytes) -> dict[str, str]:
+    """Return the name for people of every key of a serialised `TrackableObjectGraph`, as far as it can be read."""
+    try:
+        graph = pb.TrackableObjectGraph.FromString(data)
+    except DecodeError:
+        return {}
+    return {held.checkpoint_key: held.full_name for node in graph.nodes for held in node.attributes if held.full_name}
+
+
 def _named(layers: list[tuple[LayerFacts, str]]) -> list[LayerFacts]:
     """Return the layers, by their names for people where the path of a key is none."""
     spoken = Counter(full_name for _, full_name in layers)

@@ -407,7 +407,7 @@ class SlotVariableReference(_message.Message):
     def __init__(self, original_variable_node_id: _Optional[int] = ..., slot_name: _Optional[str] = ..., slot_variable_node_id: _Optional[int] = ...) -> None: ...
 
 class SavedObjectGraph(_message.Message):
-    __slots__ = ("nodes",)
+    __slots__ = ("nodes", "concrete_functions")
     class SavedVariable(_message.Message):
         __slots__ = ("dtype", "shape", "trainable", "synchronization", "aggregation", "name")
         DTYPE_FIELD_NUMBER: _ClassVar[int]
@@ -443,9 +443,23 @@ class SavedObjectGraph(_message.Message):
         user_object: SavedObjectGraph.SavedUserObject
         variable: SavedObjectGraph.SavedVariable
         def __init__(self, children: _Optional[_Iterable[_Union[ObjectReference, _Mapping]]] = ..., slot_variables: _Optional[_Iterable[_Union[SlotVariableReference, _Mapping]]] = ..., user_object: _Optional[_Union[SavedObjectGraph.SavedUserObject, _Mapping]] = ..., variable: _Optional[_Union[SavedObjectGraph.SavedVariable, _Mapping]] = ...) -> None: ...
+    class SavedConcreteFunction(_message.Message):
+        __slots__ = ("bound_inputs",)
+        BOUND_INPUTS_FIELD_NUMBER: _ClassVar[int]
+        bound_inputs: _containers.RepeatedScalarFieldContainer[int]
+        def __init__(self, bound_inputs: _Optional[_Iterable[int]] = ...) -> None: ...
+    class ConcreteFunctionsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: SavedObjectGraph.SavedConcreteFunction
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[SavedObjectGraph.SavedConcreteFunction, _Mapping]] = ...) -> None: ...
     NODES_FIELD_NUMBER: _ClassVar[int]
+    CONCRETE_FUNCTIONS_FIELD_NUMBER: _ClassVar[int]
     nodes: _containers.RepeatedCompositeFieldContainer[SavedObjectGraph.SavedObject]
-    def __init__(self, nodes: _Optional[_Iterable[_Union[SavedObjectGraph.SavedObject, _Mapping]]] = ...) -> None: ...
+    concrete_functions: _containers.MessageMap[str, SavedObjectGraph.SavedConcreteFunction]
+    def __init__(self, nodes: _Optional[_Iterable[_Union[SavedObjectGraph.SavedObject, _Mapping]]] = ..., concrete_functions: _Optional[_Mapping[str, SavedObjectGraph.SavedConcreteFunction]] = ...) -> None: ...
 
 class TrackableObjectGraph(_message.Message):
     __slots__ = ("nodes",)

@@ -46,7 +46,7 @@ def companion_values(
         statistics: The new `moving_mean` and `moving_variance`, float64 of shape `(channels,)`.
         stored_steps: Name of a step counter to its stored value.
     """
-    named = dict(layer.companions)
+    named = dict(layer.companions) | dict(layer.absent_companions)
     if layer.facts is not None:
         named |= {f"{companion.of}/{companion.role}": companion.name for companion in layer.facts.companions}
     epsilon = layer.epsilon or 0.0

@@ -12,6 +12,7 @@ from ckpt_doctor.checkpoint import Array, Checkpoint, numpy_dtype
 from ckpt_doctor.errors import RepairRefused
 from ckpt_doctor.formats.interface import Changes
 from ckpt_doctor.graphs.meta_graph import MetaGraph
+from ckpt_doctor.graphs.saved_model import extend_saved_model
 from ckpt_doctor.graphs.saver import extend_saver
 from ckpt_doctor.repair.companions import COPIES, companion_values
 
@@ -52,10 +53,13 @@ def changes_of(source: Checkpoint, meta: MetaGraph | None, plans: Sequence[Layer
         for name, value in _named_values(source, plan):
             values[name] = _cast(source, meta, nodes, plan.layer, name, value)
     added = {name: nodes[name] for name in values if source.variable(name) is None and name in nodes}
-    new_meta = None
+    new_meta = new_model = None
     if meta is not None and added and meta.saver is not None:
-        new_meta = extend_saver(meta.proto, added).SerializeToString()
-    return Changes(values=values, meta_graph=new_meta)
+        if source.descriptions.meta_graph is not None:
+            new_meta = extend_saver(meta.proto, added).SerializeToString()
+        elif source.descriptions.saved_model is not None:
+            new_model = extend_saved_model(source.descriptions.saved_model, added)
+    return Changes(values=values, meta_graph=new_meta, saved_model=new_model)
 
 
 def _named_values(source: Checkpoint, plan: LayerPlan) -> list[tuple[str, Array]]:

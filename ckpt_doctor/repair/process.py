@@ -188,15 +188,13 @@ def _analysed_after(analysis: Analysis, written: Checkpoint, changes: Changes, *
 def _described_before(analysis: Analysis, written: Checkpoint, changes: Changes) -> Description | None:
     """Return what the description of a written checkpoint says, where that is known from before; else None.
 
-    A `.meta` to whose saver new variables were added describes the same model; that it is the one which was made is
+    A graph to whose saver new variables were added describes the same model; that it is the one which was made is
     compared byte for byte when it is written.
     """
     old, new = analysis.checkpoint.descriptions, written.descriptions
-    same = all(
-        getattr(new, each) == getattr(old, each)
-        for each in ("saved_model", "object_graph", "keras_config", "keras_training")
-    )
-    return analysis.description if same and new.meta_graph in (old.meta_graph, changes.meta_graph) else None
+    same = all(getattr(new, each) == getattr(old, each) for each in ("object_graph", "keras_config", "keras_training"))
+    same = same and new.meta_graph in (old.meta_graph, changes.meta_graph)
+    return analysis.description if same and new.saved_model in (old.saved_model, changes.saved_model) else None
 
 
 def _described_alike(written: Checkpoint, source: Checkpoint) -> Checkpoint:

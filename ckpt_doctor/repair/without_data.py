@@ -9,6 +9,7 @@ import numpy as np
 from ckpt_doctor.batchnorm import BatchNormLayer
 from ckpt_doctor.checkpoint import Array
 from ckpt_doctor.errors import RepairRefused
+from ckpt_doctor.heuristics.exported_copies import finite_statistics
 from ckpt_doctor.heuristics.initial_value_share import InitialValueShare
 from ckpt_doctor.heuristics.initial_values import at_initial_values, copy_at_initial_values
 from ckpt_doctor.heuristics.role_swaps import RoleSwap
@@ -23,7 +24,7 @@ def copied_statistics(
     """Return the roles of a layer with the values that they should have, and where these come from.
 
     Args:
-        layer: A layer with a finding whose repair is `copy` (BN103 to BN106, BN201, BN206).
+        layer: A layer with a finding whose repair is `copy` (BN103 to BN106, BN201, BN203 of an export, BN206).
         swap: Which of its roles are swapped, if any.
         source: The layer that its weights follow, if it is that of a teacher or target network.
 
@@ -35,6 +36,9 @@ def copied_statistics(
     """
     if swap is not None:
         return _swapped_back(layer, swap), "roles put back in their places"
+    finite = finite_statistics(layer)
+    if finite is not None:
+        return finite, "from the exported copy that is finite"
     if source is not None:
         return {role: np.asarray(source.values[role], np.float64) for role in _STATISTICS}, f"from {source.name}"
     values: dict[str, Array] = {}

@@ -225,6 +225,7 @@ def staged(
         entries = stage.only_added and not full_verify
         before, after = (_by_entry(form.entries(one)) if entries else _digest for one in (source, checkpoint))
         wrong = _differences(source, checkpoint, changes, before, after)
+        wrong += _other_graphs(checkpoint, changes)
         wrong += [damage.where for damage in checkpoint.damages if not source.damages]
         if full_verify and not wrong:
             wrong += [damage.where for damage in form.verify(checkpoint)]
@@ -274,6 +275,16 @@ def _differences(source: Checkpoint, written: Checkpoint, changes: Changes, befo
         if not is_right:
             wrong.append(variable.name)
     return [*wrong, *planned, *marks]
+
+
+def _other_graphs(written: Checkpoint, changes: Changes) -> list[str]:
+    """Return what holds another graph than the new one that was planned."""
+    found = written.descriptions
+    planned = (
+        (changes.meta_graph, found.meta_graph, "its .meta"),
+        (changes.saved_model, found.saved_model, "its model"),
+    )
+    return [name for plan, graph, name in planned if plan is not None and graph != plan]
 
 
 def _by_entry(entries: Mapping[str, bytes]) -> _Mark:

@@ -2,7 +2,8 @@
 
 Some files hold a statistic more than once: a SavedModel of Keras 3 lists every variable twice (`variables/4` and
 `_all_variables/17`), training on several devices may keep one copy a tower (`tower_0/bn`, `tower_1/bn`), and weight
-averaging keeps a shadow beside the variable. Which copy a loader takes decides what the model answers.
+averaging keeps a shadow beside the variable. Which copy a loader takes decides what the model answers: of an export,
+`tf.saved_model.load` reads the first, a session and TensorFlow Serving read the second.
 
 Exported twins must be equal bit for bit. A tower or shadow has its own history and may be a little off; it is reported
 where it is still at its initial values beside a trained copy, or so far off that it belongs to another distribution.
@@ -13,10 +14,9 @@ scope, `get_collection(UPDATE_OPS, scope)`), so that the others never left 0/1.
     updates = tf.get_collection(tf.GraphKeys.UPDATE_OPS)     # of every tower
     updates = tf.get_collection(tf.GraphKeys.UPDATE_OPS, "tower_0/")   # of the one that is saved and served
 
-False positives: exported twins are paired by the name that TensorFlow shows (`net/kernel`). Several variables of a
-subclassed model can share one name, and a healthy export then looks as if copies differed; twins that differ are
-therefore `likely` and not `proven`. A tower that has seen other data, and a shadow early in training, differ without a
-defect.
+False positives: exported twins are paired by the graph. Where it cannot be read (`saved_model.pbtxt`), they are paired
+by the name that TensorFlow shows (`bn/moving_mean`), if no other variable has it. A tower that has seen other data, and
+a shadow early in training, differ without a defect.
 
 Repair: `ckpt-doctor fix --method copy --unproven` writes the trained copy over the others.
 
@@ -90,8 +90,10 @@ def _pairs(layer: BatchNormLayer, kind: str) -> Iterator[tuple[str, Array, Array
 
 def _twins(layer: BatchNormLayer, kind: str) -> str | None:
     for role, value, copy in _pairs(layer, kind):
+        if not (np.isfinite(value).all() and np.isfinite(copy).all()):
+            continue  # BN203 says so of both.
         if not same_values(value.reshape(-1), copy.reshape(-1)):
-            apart = float(np.nanmax(np.abs(value.astype(np.float64) - copy.astype(np.float64))))
+            apart = float(np.max(np.abs(value.astype(np.float64) - copy.astype(np.float64))))
             return (
                 f"{layer.variables[role]} and its exported twin {layer.companions[f'{role}/{kind}']} differ by up to "
                 f"{apart:.3g}; a loader takes one of them; "

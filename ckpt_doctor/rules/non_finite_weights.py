@@ -21,8 +21,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ckpt_doctor.batchnorm import BatchNormLayer, Inventory
+from ckpt_doctor.batchnorm import STATISTICS, BatchNormLayer, Inventory
 from ckpt_doctor.finding import Finding
+from ckpt_doctor.heuristics.exported_copies import twins_of
 from ckpt_doctor.rules.interface import Rule, Subject
 
 _NAMED = 3
@@ -30,7 +31,9 @@ _NAMED = 3
 
 def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
     layers = subject.inventory.layers
-    statistics = {layer.variables.get(role) for layer in layers for role in ("moving_mean", "moving_variance")}
+    # A statistic and its exported twins are one, and BN203's.
+    statistics = {layer.variables.get(role) for layer in layers for role in STATISTICS}
+    statistics |= {name for layer in layers for role in STATISTICS for name in twins_of(layer, role).values()}
     counts = {name: count for name, count in subject.non_finite.items() if name not in statistics}
     if not counts:
         return
@@ -46,7 +49,9 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
 
 
 def _subject(*names: str) -> Subject:
-    layer = BatchNormLayer("bn", {"gamma": "bn/gamma", "moving_mean": "bn/moving_mean"})
+    layer = BatchNormLayer(
+        "bn", {"gamma": "bn/gamma", "moving_mean": "bn/moving_mean"}, companions={"moving_mean/twin": "exported/4"}
+    )
     return Subject(Inventory((layer,)), non_finite=dict.fromkeys(names, 2))
 
 
@@ -56,6 +61,10 @@ def _all_finite() -> Subject:
 
 def _a_statistic() -> Subject:
     return _subject("bn/moving_mean")
+
+
+def _a_statistic_and_its_twin() -> Subject:
+    return _subject("bn/moving_mean", "exported/4")
 
 
 def _a_weight() -> Subject:
@@ -76,6 +85,6 @@ RULE = Rule(
     severity="error",
     repair="none",
     check=_check,
-    healthy=(_all_finite, _a_statistic),
+    healthy=(_all_finite, _a_statistic, _a_statistic_and_its_twin),
     sick=(_a_weight, _gamma_of_a_layer, _many),
 )

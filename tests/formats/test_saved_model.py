@@ -139,3 +139,30 @@ def test_damages(tmp_path: Path) -> None:
     assert (caught.value.format, caught.value.path) == ("saved-model", str(tmp_path / "m"))
     index.unlink()
     assert [damage.kind for damage in open_checkpoint(tmp_path / "m").damages] == ["unfinished-save"]
+
+
+@pytest.mark.parametrize("text", [False, True])
+def test_a_variable_that_the_graph_would_not_load_is_not_added(tmp_path: Path, text: bool) -> None:
+    folder = tmp_path / "sample"
+    shutil.copytree(SAMPLES / "saved_model_tf1" / "sample", folder)
+    if text:
+        (folder / "saved_model.pb").unlink()
+        (folder / "saved_model.pbtxt").write_text("saved_model_schema_version: 1\n", encoding="utf-8")
+    checkpoint = open_checkpoint(folder)
+    with pytest.raises(RepairRefused, match="the graph would not load it"):
+        format_of(checkpoint).rewrite(checkpoint, tmp_path / "out", Changes({"new": np.zeros(3, np.float32)}))
+    model = (SAMPLES / "saved_model_tf1" / "sample" / "saved_model.pb").read_bytes()
+    changes = Changes({"new": np.zeros(3, np.float32)}, saved_model=model)
+    if text:
+        with pytest.raises(RepairRefused, match=r"its model is not a saved_model\.pb"):
+            format_of(checkpoint).rewrite(checkpoint, tmp_path / "out", changes)
+    else:
+        format_of(checkpoint).rewrite(checkpoint, tmp_path / "out", changes)
+        assert (tmp_path / "out" / "saved_model.pb").read_bytes() == model
+    assert (tmp_path / "out").exists() != text
+
+
+def test_no_meta_lies_with_a_saved_model(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(SAMPLES / "saved_model_tf1" / "sample")
+    with pytest.raises(RepairRefused, match=r"has no \.meta"):
+        format_of(checkpoint).rewrite(checkpoint, tmp_path / "out", Changes(meta_graph=b""))

@@ -21,7 +21,7 @@ EXPECTED = {
     # Which variables are copies of each other is told by names.
     "BN105": ["likely", "likely", "likely", "likely"],
     "BN106": ["likely"],
-    "BN203": ["proven", "proven"],
+    "BN203": ["proven", "proven", "proven"],
     "BN204": ["proven", "proven", "proven", "unproven"],
     "BN205": ["proven", "proven", "proven"],
     "BN206": ["likely", "likely", "likely"],
