@@ -14,7 +14,7 @@ import numpy as np
 from ckpt_doctor.batchnorm import STATISTICS, BatchNormLayer, Inventory
 from ckpt_doctor.checkpoint import Array
 from ckpt_doctor.finding import Certainty
-from ckpt_doctor.heuristics.counted_updates import UpdateCount, count_updates, debiased_roles
+from ckpt_doctor.heuristics.counted_updates import UpdateCount, count_updates, debiased_roles, is_averaged_otherwise
 from ckpt_doctor.heuristics.initial_values import at_initial_values
 
 # At 5 % a variance of 0.1 is stored as 0.145: the smallest share that is worth a word (ckpt-doctor's own choice).
@@ -212,6 +212,7 @@ def _may_be_cold(layer: BatchNormLayer) -> bool:
         or not np.all(np.isfinite(variance))
         or layer.initial is None
         or "moving_variance" in debiased_roles(layer)
+        or is_averaged_otherwise(layer)
         or at_initial_values(layer) is not None
         or _never_moved(variance)
         or (layer.facts is not None and layer.facts.trained is False)
@@ -228,7 +229,8 @@ def _averaged(inventory: Inventory) -> Iterator[tuple[BatchNormLayer, Array]]:
         variance = layer.values.get("moving_variance")
         if variance is None or not variance.size or not np.isfinite(variance).all():
             continue
-        if layer.initial == "0/1" and not _never_moved(variance) and "moving_variance" not in debiased_roles(layer):
+        corrected = "moving_variance" in debiased_roles(layer) or is_averaged_otherwise(layer)
+        if layer.initial == "0/1" and not _never_moved(variance) and not corrected:
             yield layer, variance
 
 
@@ -237,10 +239,7 @@ def _fingerprint(inventory: Inventory) -> float | None:
     smallest: list[tuple[float, int, int]] = []
     # Layers that are copies of each other agree in everything.
     seen: set[bytes] = set()
-    for layer in inventory.layers:
-        variance = layer.values.get("moving_variance")
-        if layer.initial != "0/1" or variance is None or not variance.size or at_initial_values(layer) is not None:
-            continue
+    for _, variance in _averaged(inventory):
         content = variance.tobytes()
         if content not in seen:
             seen.add(content)
