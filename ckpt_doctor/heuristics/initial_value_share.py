@@ -16,6 +16,7 @@ from ckpt_doctor.checkpoint import Array
 from ckpt_doctor.finding import Certainty
 from ckpt_doctor.heuristics.counted_updates import UpdateCount, count_updates, debiased_roles, is_averaged_otherwise
 from ckpt_doctor.heuristics.initial_values import at_initial_values
+from ckpt_doctor.heuristics.stored_in_training import ran_on
 
 # At 5 % a variance of 0.1 is stored as 0.145: the smallest share that is worth a word (ckpt-doctor's own choice).
 LARGEST_SHARE = 0.05
@@ -181,7 +182,7 @@ class _Counter:
             facts = layer.facts
             if count is None or layer.momentum is None or not 0 < layer.momentum < 1:
                 continue
-            if facts is not None and (facts.trained is False or not facts.has_update_ops):
+            if ran_on(layer) == "stored" or (facts is not None and not facts.has_update_ops):
                 continue
             share, least = layer.momentum**count.updates, float(variance.min())
             if share < _SMALLEST_SHARE:
@@ -215,7 +216,7 @@ def _may_be_cold(layer: BatchNormLayer) -> bool:
         or is_averaged_otherwise(layer)
         or at_initial_values(layer) is not None
         or _never_moved(variance)
-        or (layer.facts is not None and layer.facts.trained is False)
+        or ran_on(layer) == "stored"
     )
 
 
