@@ -146,6 +146,6 @@ def _uncounted(analysis: Analysis, subject: Subject) -> tuple[NotJudged, ...]:
         return ()
     reason = (
         f"whether the averages of {len(layers)} layers (first: {layers[0].name}) are cold (BN202) is not known: the "
-        "file has no counter of training steps, or not the decay, and no variance below 0.05 rules it out"
+        "file does not tell how many updates they have seen, or at which decay, and no variance below 0.05 rules it out"
     )
     return (NotJudged(analysis.checkpoint.path, reason),)

@@ -1,4 +1,4 @@
-"""How many updates the averages of a layer have seen, by the counters of its file, and which of them need no warmth."""
+"""How many updates the averages of a layer have seen, by the counters of its file, and which need no such count."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import numpy as np
 
 from ckpt_doctor.batchnorm import STATISTICS, BatchNormLayer
 
+# Batch renormalisation averages the standard deviation and squares it: what is left of the start is another number
+# (tensorflow/python/keras/layers/normalization.py of 1.15, keras/src/layers/normalization/batch_normalization.py).
+_RENORM = ("moving_stddev", "renorm_mean", "renorm_stddev")
 # Companions of averages that are divided by what they have seen: TensorFlow's zero-debiasing, Sonnet 2, compare_gan.
 _DEBIASED = ("local_step", "biased", "counter", "hidden", "accu_counter")
 
@@ -24,6 +27,13 @@ class UpdateCount:
 
     updates: int
     own: bool
+
+
+def is_averaged_otherwise(layer: BatchNormLayer) -> bool:
+    """Return whether the variance of a layer is not the average of variances, as under batch renormalisation."""
+    named = {*layer.companions, *layer.absent_companions}
+    clipped = layer.facts is not None and layer.facts.renorm_clipped is not None
+    return clipped or any(f"layer/{role}" in named for role in _RENORM)
 
 
 def debiased_roles(layer: BatchNormLayer) -> frozenset[str]:

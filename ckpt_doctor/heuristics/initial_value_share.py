@@ -14,9 +14,10 @@ import numpy as np
 from ckpt_doctor.batchnorm import STATISTICS, BatchNormLayer, Inventory
 from ckpt_doctor.checkpoint import Array
 from ckpt_doctor.finding import Certainty
-from ckpt_doctor.heuristics.counted_updates import UpdateCount, count_updates, debiased_roles
+from ckpt_doctor.heuristics.counted_updates import UpdateCount, count_updates, debiased_roles, is_averaged_otherwise
 from ckpt_doctor.heuristics.initial_values import at_initial_values
 from ckpt_doctor.heuristics.median import median
+from ckpt_doctor.heuristics.stored_in_training import ran_on
 
 # At 5 % a variance of 0.1 is stored as 0.145: the smallest share that is worth a word (ckpt-doctor's own choice).
 LARGEST_SHARE = 0.05
@@ -182,7 +183,7 @@ class _Counter:
             facts = layer.facts
             if count is None or layer.momentum is None or not 0 < layer.momentum < 1:
                 continue
-            if facts is not None and (facts.trained is False or not facts.has_update_ops):
+            if ran_on(layer) == "stored" or (facts is not None and not facts.has_update_ops):
                 continue
             share, least = layer.momentum**count.updates, float(variance.min())
             if share < _SMALLEST_SHARE:
@@ -213,9 +214,10 @@ def _may_be_cold(layer: BatchNormLayer) -> bool:
         or not np.all(np.isfinite(variance))
         or layer.initial is None
         or "moving_variance" in debiased_roles(layer)
+        or is_averaged_otherwise(layer)
         or at_initial_values(layer) is not None
         or _never_moved(variance)
-        or (layer.facts is not None and layer.facts.trained is False)
+        or ran_on(layer) == "stored"
     )
 
 
@@ -229,7 +231,8 @@ def _averaged(inventory: Inventory) -> Iterator[tuple[BatchNormLayer, Array]]:
         variance = layer.values.get("moving_variance")
         if variance is None or not variance.size or not np.isfinite(variance).all():
             continue
-        if layer.initial == "0/1" and not _never_moved(variance) and "moving_variance" not in debiased_roles(layer):
+        corrected = "moving_variance" in debiased_roles(layer) or is_averaged_otherwise(layer)
+        if layer.initial == "0/1" and not _never_moved(variance) and not corrected:
             yield layer, variance
 
 
@@ -238,10 +241,7 @@ def _fingerprint(inventory: Inventory) -> float | None:
     smallest: list[tuple[float, int, int]] = []
     # Layers that are copies of each other agree in everything.
     seen: set[bytes] = set()
-    for layer in inventory.layers:
-        variance = layer.values.get("moving_variance")
-        if layer.initial != "0/1" or variance is None or not variance.size or at_initial_values(layer) is not None:
-            continue
+    for _, variance in _averaged(inventory):
         content = variance.tobytes()
         if content not in seen:
             seen.add(content)

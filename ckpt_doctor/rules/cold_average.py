@@ -10,7 +10,8 @@ if every variance is at least what must be left of the 1: one layer below that c
 were loaded before the counter began, or are updated more often. Where a file has neither counter nor decay, channels
 that never vary give it away: their variance is exactly d^N, the same number in several layers; or all variances of the
 file lie close above one number between 0.5 and 1. Averages that correct for their start (zero debiasing) are never
-cold; slim's `zero_debias_moving_mean` corrects the mean only, and its variance is as cold as ever. A file without a
+cold; slim's `zero_debias_moving_mean` corrects the mean only, and its variance is as cold as ever. Batch
+renormalisation averages deviations, of which another part is left: it is not judged. A file without a
 counter (weights, many SavedModels) is not judged unless its variances tell: one below 0.05 shows that nothing is left.
 `--strict` says so.
 

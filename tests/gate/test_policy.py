@@ -286,6 +286,18 @@ def test_the_folder_may_have_any_name(tmp_path, monkeypatch, run, text):
     assert sorted(path.name for path in folder.iterdir()) == ["k.json", "m"]
 
 
+def test_strict_says_where_no_counter_tells_whether_averages_are_cold(run):
+    """An export keeps no counter of steps; what it says nothing of is no finding, and is named to who asks for all."""
+    exported = FIXTURES / "zoo" / "tf2" / "keras_export"
+    assert run("scan", str(exported))[0] == 0
+    code, out, _ = run("scan", str(exported), "--strict", "--format", "json")
+    assert code == 1
+    (place,) = json.loads(out)["checkpoints"][0]["not_judged"]
+    assert place["where"] == str(exported)
+    assert "are cold (BN202) is not known: the file does not tell how many updates" in place["reason"]
+    assert run("scan", str(exported), "--strict", "--ignore", "BN202")[0] == 0
+
+
 def test_strict_fails_where_batch_norm_could_not_be_judged(tmp_path, monkeypatch, run):
     monkeypatch.chdir(tmp_path)
     shutil.copy(FIXTURES / "formats" / "keras" / "keras3.weights.h5", tmp_path)

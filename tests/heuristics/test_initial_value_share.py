@@ -92,6 +92,15 @@ def test_a_variance_stays_cold_beside_a_mean_that_corrects_for_its_start():
     assert share_of(zero_debiased_mean(moving_variance=[0.9, 1.1, 1.3])) is None
 
 
+def test_batch_renormalisation_averages_the_deviation_and_squares_it():
+    """Of its variance (s + (1 - s) deviation)^2 another part is left than s; it is not judged by that."""
+    assert share_of(averaged(companions=["layer/moving_stddev"])) is None
+    assert share_of(averaged(facts=replace(described(), renorm_clipped=False))) is None
+    # Nor does it contradict the counter for others.
+    renorm = averaged("sibling", moving_variance=[1.7, 0.14, 4.0], companions=["layer/renorm_stddev"])
+    assert share_of(averaged(), renorm) is not None
+
+
 def test_a_companion_that_the_file_lacks_corrects_too():
     absent = {"moving_variance/local_step": "bn/moving_variance/local_step"}
     assert share_of(replace(averaged(), absent_companions=absent)) is None
