@@ -225,7 +225,8 @@ def test_statistics_are_not_estimated_behind_a_weight_of_two_versions(never_upda
     folder, _ = never_updated
     checkpoint = open_checkpoint(folder)
     copies = describe(checkpoint).copies
-    kernel = next(key for key in copies if len(checkpoint.variable(key).shape) == 2)
+    # That of a layer in front of a batch norm.
+    kernel = next(key for key in copies if checkpoint.variable(key).shape == (WIDTH, WIDTH))
     patched = changed(folder, tmp_path / "patched", **{kernel: checkpoint.variable(kernel).read() + 1})
     with pytest.raises(RepairRefused, match="TensorFlow Serving run different models"):
         fix(patched, data=[data], layers=["*"], output=str(tmp_path / "refused"))
