@@ -201,7 +201,7 @@ class MetaGraph:
         layers[shown:] = [
             replace(layer, sites=(), updates_run=None, updates=None, counted=False) for layer in layers[shown:]
         ]
-        if gradients and not self.serves:
+        if gradients:
             layers = self._untrained(items, layers)
         return ModelFacts(
             evidence="graph",
