@@ -144,13 +144,15 @@ def _written(
         dry_run=request.dry_run,
     ) as ready:
         after = _analysed_after(analysis, ready.checkpoint, changes, named=named, whole=whole)
-        proof = prove(result.layers, after, work.observe(after.inventory))
+        seen = work.observe(after.inventory)
+        proof = prove(result.layers, after, seen)
+        objections = work.objections(after.inventory, seen)
         result = replace(
             result,
             layers=proof.layers,
             unchanged_variables=ready.unchanged,
             complete=not work.left and not proof.remaining,
-            notes=(*work.notes, *proof.remaining, *proof.notes),
+            notes=(*objections.told, *work.notes, *proof.remaining, *proof.notes),
             clean=proof.clean,
             needs_receipt=proof.needs_receipt,
         )

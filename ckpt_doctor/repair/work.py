@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 
 from ckpt_doctor.batchnorm import Inventory
 from ckpt_doctor.capture.engine import Engine
 from ckpt_doctor.capture.estimation import (
+    Loaded,
     load_model,
-    observe,
     read_data,
     stored_statistics,
 )
@@ -21,6 +21,8 @@ from ckpt_doctor.heuristics.stored_in_training import followed
 from ckpt_doctor.observation import Observation
 from ckpt_doctor.options import RepairOptions
 from ckpt_doctor.progress import Listener, Progress
+from ckpt_doctor.repair.contradiction import Objections
+from ckpt_doctor.repair.guard import Trial, objections
 from ckpt_doctor.repair.planning import LayerPlan
 from ckpt_doctor.repair.proof import doubts
 from ckpt_doctor.repair.targets import Targets
@@ -62,6 +64,8 @@ class Work:
         self.samples = self.batches = 0
         self.engine: Engine | None = None
         self.feed: Samples | None = None
+        self.outputs: Mapping[str, str] = {}
+        self.measured: Mapping[str, Observation] = {}
 
     def without_data(self) -> Iterator[LayerPlan]:
         """Yield the plans of the layers that need no data; what cannot be done is left."""
@@ -103,13 +107,11 @@ class Work:
         measurable = [name for name in self.targets.estimated if name not in loaded.left]
         if not measurable:
             return
-        self.feed = read_data(loaded, self.request, self.kept)
-        self.samples, self.batches = len(self.feed), self.feed.batch_count
-        self.notes += [*loaded.program.notes, *self.feed.notes]
-        self.engine = self.kept.enter_context(
-            Engine(loaded.program, stored_statistics(self.inventory.layers), cache_memory=self.request.cache_memory)
-        )
-        measured, unsettled = self.engine.measure(self.feed, measurable, whole=whole, progress=self.progress)
+        engine, feed = self._open(loaded)
+        self.samples, self.batches = len(feed), feed.batch_count
+        self.notes += [*loaded.program.notes, *feed.notes]
+        measured, unsettled = engine.measure(feed, measurable, whole=whole, progress=self.progress)
+        self.measured = measured
         self.left += unsettled.items()
         self.notes += doubts(self.inventory, measured)
         for name, seen in measured.items():
@@ -122,19 +124,51 @@ class Work:
                 error,
             )
 
+    def _open(self, loaded: Loaded) -> tuple[Engine, Samples]:
+        """Read the data and start the model with the statistics of the source."""
+        self.feed = read_data(loaded, self.request, self.kept)
+        self.engine = self.kept.enter_context(
+            Engine(loaded.program, stored_statistics(self.inventory.layers), cache_memory=self.request.cache_memory)
+        )
+        self.outputs = loaded.outputs
+        return self.engine, self.feed
+
     def observe(self, after: Inventory) -> dict[str, Observation]:
         """Return what goes into every layer of the repaired checkpoint; empty without data or a model to run."""
         if not self.request.data:
             return {}
-        if self.engine is None or self.feed is None:
-            # Everything came from the file; what the data say of it is what `scan --data` would ask.
-            try:
-                return observe(self.source, after, self.request, self.progress)[0]
-            except RepairRefused as refusal:
-                self.notes.append(f"not compared with the data: {refusal}")
-                return {}
-        self.engine.stored = stored_statistics(after.layers)
-        return self.engine.observe(self.feed, progress=self.progress)
+        if self.engine is not None and self.feed is not None:
+            self.engine.stored = stored_statistics(after.layers)
+            return self.engine.observe(self.feed, progress=self.progress)
+        # Everything came from the file; what the data say of it is what `scan --data` would ask.
+        try:
+            engine, feed = self._open(load_model(self.source, after, self.request))
+            engine.stored = stored_statistics(after.layers)
+            return engine.observe(feed, progress=self.progress)
+        except RepairRefused as refusal:
+            self.notes.append(f"not compared with the data: {refusal}")
+            return {}
+
+    def objections(self, after: Inventory, seen: Mapping[str, Observation]) -> Objections:
+        """Return what speaks against the repair, by the file's own word about the data and by what the model answers.
+
+        Args:
+            after: The repaired checkpoint.
+            seen: What goes into its layers at inference; empty where no data were used.
+
+        Raises:
+            RepairRefused: It is strong, and neither `--unproven` nor a `--metric` takes it.
+        """
+        if self.engine is None or self.feed is None or not seen:
+            return Objections()
+        trial = Trial(self.engine, self.feed, self.outputs, self.measured, seen)
+        found = objections(self.verdict, self.targets, after, trial)
+        if found.refusing and not self.request.unproven and self.request.metric is None:
+            raise RepairRefused(
+                f"{'; '.join(found.refusing)}; so nothing was written. Give data that are prepared as in training "
+                "(scale, order of the channels, domain), a --metric to judge by, or --unproven to write all the same"
+            )
+        return found
 
     def compare(self, judge: MetricFunction, plans: Sequence[LayerPlan]) -> Metric:
         """Return the user's measure before and after, and refuse a repair that makes it worse."""
