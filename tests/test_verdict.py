@@ -204,3 +204,35 @@ def test_a_description_is_read_once_whoever_asks(calls):
     checkpoint = open_checkpoint(BROKEN_TF1)
     assert analyse(checkpoint).graph is graphs.graph_of(checkpoint.descriptions)
     assert calls["graph"] == 1
+
+
+@pytest.mark.tensorflow
+def test_a_graph_as_text_is_not_judged(here, random):
+    """Not read without a word: the binary twin of this folder is BN303."""
+    import tensorflow as tf
+
+    v1 = tf.compat.v1
+    for as_text in (False, True):
+        folder = f"text_{as_text}"
+        with tf.Graph().as_default(), v1.Session() as session:
+            x = v1.placeholder(tf.float32, [None, CHANNELS], "x")
+            held = [
+                v1.get_variable(name, initializer=tf.constant(value))
+                for name, value in sorted(layer("bn", random).items())
+            ]
+            beta, gamma, mean, variance = held
+            moments = v1.nn.moments(x, [0])
+            y = v1.nn.batch_normalization(x, *moments, beta, gamma, 1e-3)
+            for statistic, moment in zip((mean, variance), moments, strict=True):
+                v1.add_to_collection("update_ops", v1.assign_sub(statistic, (statistic - moment) * 0.1))
+            session.run(v1.global_variables_initializer())
+            builder = v1.saved_model.Builder(folder)
+            signature = v1.saved_model.predict_signature_def({"x": x}, {"y": y})
+            builder.add_meta_graph_and_variables(session, ["serve"], {"serving_default": signature})
+            builder.save(as_text=as_text)
+    assert {rule for rule, _, _ in findings("text_False")} == {"BN303"}
+    [checkpoint] = ckpt_doctor.scan("text_True").checkpoints
+    [place] = checkpoint.not_judged
+    assert place.name.endswith("saved_model.pbtxt")
+    assert "was not read" in place.reason
+    assert main(["scan", "text_True", "--strict"]) == 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ckpt_doctor.checkpoint import Checkpoint, ModelDescriptions
@@ -10,6 +10,10 @@ from ckpt_doctor.graphs.facts import ModelFacts
 
 if TYPE_CHECKING:
     from ckpt_doctor.graphs.meta_graph import MetaGraph
+
+
+# A SavedModel's graph as text, and in chunks (tensorflow/tools/proto_splitter).
+_UNREAD = (".pbtxt", ".cpb")
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +45,19 @@ def read_description(checkpoint: Checkpoint) -> Description | None:
 
 
 def _read_description(checkpoint: Checkpoint) -> Description | None:
+    found = _strongest(checkpoint)
+    unread = next((file for file in checkpoint.files if file.endswith(_UNREAD)), None)
+    if unread is None or (found is not None and found.graph is not None):
+        return found
+    facts = ModelFacts("names") if found is None else found.facts
+    reason = (
+        "its graph is not in the binary form of saved_model.pb and was not read: whether training ran the updates, and "
+        "in which mode it serves, is not known; save it again without as_text=True"
+    )
+    return Description(replace(facts, not_judged=(*facts.not_judged, (unread, reason))))
+
+
+def _strongest(checkpoint: Checkpoint) -> Description | None:
     descriptions = checkpoint.descriptions
     if descriptions.meta_graph is not None or descriptions.saved_model is not None:
         return _read_graph(checkpoint)
