@@ -233,6 +233,6 @@ def test_a_graph_as_text_is_not_judged(here, random):
     assert {rule for rule, _, _ in findings("text_False")} == {"BN303"}
     [checkpoint] = ckpt_doctor.scan("text_True").checkpoints
     [place] = checkpoint.not_judged
-    assert place.name.endswith("saved_model.pbtxt")
+    assert place.where.endswith("saved_model.pbtxt")
     assert "was not read" in place.reason
     assert main(["scan", "text_True", "--strict"]) == 1
