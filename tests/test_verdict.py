@@ -236,3 +236,34 @@ def test_a_graph_as_text_is_not_judged(here, random):
     assert place.where.endswith("saved_model.pbtxt")
     assert "was not read" in place.reason
     assert main(["scan", "text_True", "--strict"]) == 1
+
+
+# Names of people's own.
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        "net/b0_gamma net/b0_beta net/b0_mean net/b0_var",
+        "net/bn0/gamma net/bn0/beta net/bn0/average_mean net/bn0/average_variance",
+        "net/bn0/gamma net/bn0/beta net/bn0/mean net/bn0/var",
+    ],
+)
+def test_statistics_of_any_name_beside_gamma_and_beta(here, random, names):
+    written = dict(zip(names.split(), layer("bn", random).values(), strict=True))
+    write_bundle(here / "healthy", written)
+    [checkpoint] = ckpt_doctor.scan("healthy").checkpoints
+    assert [one.moving_mean for one in checkpoint.batch_norm_layers] == [names.split()[2]]
+    assert not findings("healthy")
+    start = {names.split()[2]: np.zeros(CHANNELS, np.float32), names.split()[3]: np.ones(CHANNELS, np.float32)}
+    write_bundle(here / "never", written | start)
+    assert findings("never") == {("BN201", "warning", "unproven")}
+
+
+def test_a_mean_and_a_variance_of_something_else(here, random):
+    """No gamma, no beta, and no word for batch norm."""
+    write_bundle(
+        here / "model", {f"obs_{role}": random.uniform(1, 2, 5).astype(np.float32) for role in ("mean", "var")}
+    )
+    [checkpoint] = ckpt_doctor.scan("model").checkpoints
+    assert (checkpoint.batch_norm_layers, checkpoint.not_judged) == ((), ())
