@@ -21,6 +21,9 @@ KEY = "/.ATTRIBUTES/VARIABLE_VALUE"
         ("bn1/mean/EMA", "bn1", "moving_mean"),
         ("bn1/moving_variance/average", "bn1", "moving_variance"),
         ("bn2a_branch2a/bn2a_branch2a_running_std:0", "bn2a_branch2a", "moving_variance"),
+        # A name that the session held already.
+        ("bn1/bn1_gamma_1:0", "bn1", "gamma"),
+        ("net/bn1_running_mean_2", "net/bn1_2", "moving_mean"),
         ("batchnormalization_1_gamma", "batchnormalization_1", "gamma"),
         ("c1/pop_mean_3", "c1/3", "moving_mean"),
         ("bn/bn/moments/Squeeze/ExponentialMovingAverage", "bn", "moving_mean"),

@@ -69,7 +69,8 @@ _WEAK_ROLES = {
 }
 _WEAK_SUFFIX = re.compile(r"^(?P<layer>.+?)_(?P<role>mean|variance|var)$")
 # Keras 1, and people who number by hand, write the role behind the layer's name: `bn2a_running_std`, `bn1_pop_mean`.
-_SUFFIXED = re.compile(rf"^(?P<layer>.+?)_(?P<role>{'|'.join(sorted(_ROLES, key=len, reverse=True))})$")
+# TensorFlow adds a number behind it all where a session holds the name already: `bn1_gamma_1`.
+_SUFFIXED = re.compile(rf"^(?P<layer>.+?)_(?P<role>{'|'.join(sorted(_ROLES, key=len, reverse=True))})(?P<again>_\d+)?$")
 _NUMBERED = re.compile(r"^(?P<role>.+?)_?(?P<number>\d+)$")
 # An average of a batch's moments is the statistic itself. `tf.nn.moments` has had several names for its results
 # (tensorflow/python/ops/nn_impl.py of 0.6 to 1.x).
@@ -209,7 +210,8 @@ def _role(scope: str, last: str) -> Named:
     if suffixed is not None:
         own = scope.rpartition("/")[2] == suffixed["layer"]
         prefix = scope.rpartition("/")[0] if own else scope
-        layer = f"{prefix}/{suffixed['layer']}".lstrip("/")
+        again = "" if own else suffixed["again"] or ""
+        layer = f"{prefix}/{suffixed['layer']}{again}".lstrip("/")
         return Named(
             "batch-norm", layer, _ROLES[suffixed["role"]], initial=_start(suffixed["role"]), last=suffixed["role"]
         )
@@ -256,7 +258,7 @@ def with_role(name: str, role: str) -> str:
     scope, slash, last = key.rpartition("/")
     suffixed = _SUFFIXED.match(last)
     if suffixed is not None and last not in _ROLES:
-        role = f"{suffixed['layer']}_{role}"
+        role = f"{suffixed['layer']}_{role}{suffixed['again'] or ''}"
     return f"{scope}{slash}{role}{suffix}{colon}{number}"
 
 
