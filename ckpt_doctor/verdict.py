@@ -70,7 +70,7 @@ def judge(analysis: Analysis, policy: Policy) -> Verdict:
         observed=policy.observed,
         tolerance=policy.tolerance,
     )
-    if policy.repaired is None and _judges_history(subject):
+    if policy.repaired is None and _judges_history(subject, strict=policy.strict):
         subject = replace(subject, repaired=repaired_layers(analysis.checkpoint))
     not_judged = _not_judged(analysis, policy.unobserved)
     if policy.strict and _COLD in policy.selection.codes:
@@ -115,13 +115,14 @@ def _with_cause(reported: Sequence[Finding]) -> list[Finding]:
     return result
 
 
-def _judges_history(subject: Subject) -> bool:
+def _judges_history(subject: Subject, *, strict: bool) -> bool:
     """Return whether a rule may judge what was done to the statistics before: what a receipt would answer."""
     return any(
         layer.slots
         or layer.copies
         or (layer.facts is not None and layer.facts.gradient_trains)
         or subject.shares.of(layer) is not None
+        or (strict and subject.shares.is_open(layer))
         for layer in subject.inventory.layers
     )
 

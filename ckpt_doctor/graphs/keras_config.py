@@ -120,7 +120,7 @@ def _legacy_names(file: KerasFile, found: Found, roles: list[str]) -> dict[str, 
     likeness: tuple[str, str] | None = None
     closest = -1
     # A weight without scope and layer in its name is the layer's own whose group it is in.
-    owners = dict.fromkeys((found.path[-1], *found.path[-2:-1], ""))
+    owners = dict.fromkeys((file.scope_of(found), *found.path[-2:-1], ""))
     listed = [entry for owner in owners for entry in file.owners.get((found.path[0], owner), ())]
     for _, ending in sorted(listed, key=lambda entry: entry[0]):
         role = _KERAS_1.get(ending["role"], ending["role"])

@@ -22,6 +22,8 @@ _ENDINGS = re.compile(
 )
 # Where TensorFlow 2.12 kept the layers of a model.
 _LAYERS = ("layers", "_layer_checkpoint_dependencies")
+# What TensorFlow adds to a name that the session holds already.
+_NUMBERED = re.compile(r"_\d+$")
 # Where Keras 3 keeps the counter of an optimizer, and of one inside it.
 _COUNTER = re.compile(r"optimizer/(inner_optimizer/)*vars/0$")
 
@@ -64,6 +66,31 @@ class KerasFile:
                     found.setdefault((group, owner), []).append((number, ending))
         return found
 
+    def scope_of(self, found: Found) -> str:
+        """Return the scope in the names of a layer's weights: its name, or that with a number.
+
+        A model that is built or loaded a second time in a session of TensorFlow 1 is saved as `bn/bn_1/gamma:0`.
+        """
+        group, name = found.path[0], found.path[-1]
+        if (group, name) in self._owned or (group, "") in self._owned:
+            return name
+        again = [scope for scope in self._numbered_scopes.get((group, name), ()) if scope not in self._names]
+        return again[0] if len(again) == 1 else name
+
+    @cached_property
+    def _numbered_scopes(self) -> dict[tuple[str, str], list[str]]:
+        """The last scopes in the names of weights that end in a number, by layer group and by what stands before it."""
+        found: dict[tuple[str, str], list[str]] = {}
+        for group, scope in self._owned:
+            if _NUMBERED.search(scope):
+                found.setdefault((group, _NUMBERED.sub("", scope)), []).append(scope)
+        return found
+
+    @cached_property
+    def _names(self) -> set[str]:
+        """The names of all layers."""
+        return {path[-1] for path in self._by_path}
+
     def front(self, found: Found) -> LinearInFront | None:
         """Return the linear layer in front of a batch norm, where both are trained."""
         front = self._fronts.get(found.path)
@@ -88,7 +115,8 @@ class KerasFile:
     def _legacy_weights(self, here: Found) -> tuple[str | None, str | None]:
         """Return kernel and bias of a legacy file; None for one of which it lists none or several."""
         names: dict[str, list[str]] = {"kernel": [], "bias": []}
-        weights = [weight for owner in (here.path[-1], "") for weight in self._owned.get((here.path[0], owner), ())]
+        owners = dict.fromkeys((self.scope_of(here), ""))
+        weights = [weight for owner in owners for weight in self._owned.get((here.path[0], owner), ())]
         pointwise = any(_last(weight) == "pointwise_kernel" for weight in weights)
         for weight in weights:
             last = _last(weight)

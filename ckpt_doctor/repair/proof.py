@@ -64,7 +64,10 @@ def prove(repaired: Sequence[RepairedLayer], after: Analysis, seen: Mapping[str,
     # Rules that judge history cannot see in the values that these are new.
     renewed = frozenset(entry.name for entry in repaired if entry.method != "copy")
     findings = _told(judge(after, Policy(observed=seen, repaired=renewed)))
-    alone = _told(judge(after, Policy(observed=seen, repaired=frozenset()))) if renewed else findings
+    unaware = judge(after, Policy(observed=seen, repaired=frozenset()))
+    alone = _told(unaware) if renewed else findings
+    # Under --strict, a scan says that nothing tells whether averages are cold; of these it is known.
+    uncounted = any(layer.name in renewed and unaware.subject.shares.is_open(layer) for layer in after.inventory.layers)
     only_history = {finding.rule for finding in alone} - {finding.rule for finding in findings}
     entries, remaining = _compared(repaired, after.inventory, seen)
     changed = {entry.name for entry in repaired}
@@ -83,7 +86,9 @@ def prove(repaired: Sequence[RepairedLayer], after: Analysis, seen: Mapping[str,
             f"nothing in the file shows that its statistics are new, so scan reports {', '.join(sorted(only_history))} "
             "unless the receipt of this repair is beside it"
         )
-    return Proof(entries, tuple(remaining), tuple(notes), not findings and not remaining, bool(only_history))
+    return Proof(
+        entries, tuple(remaining), tuple(notes), not findings and not remaining, bool(only_history) or uncounted
+    )
 
 
 def confirm(repaired: Sequence[RepairedLayer], proven: Analysis, written: Analysis) -> None:

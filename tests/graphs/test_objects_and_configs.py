@@ -141,3 +141,40 @@ def test_since_keras_2_4_a_frozen_layer_trains_in_inference_mode(version, mode):
     assert (layer.mode, layer.trained) == (mode, False)
     (layer,) = describe(trained_file(version)).layers
     assert (layer.mode, layer.trained) == ("switch", None)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("number", ["", "_1", "_12"])
+def test_a_model_that_was_built_a_second_time_in_a_session(number, nested):
+    """Keras 2.2.4 and tf.keras of TensorFlow 1.15 write `bn/bn_1/gamma:0` for the layer `bn`."""
+    roles = ("gamma", "beta", "moving_mean", "moving_variance")
+    bn = {"class_name": "BatchNormalization", "config": {"name": "bn", "epsilon": 1e-3, "momentum": 0.9}}
+    # A layer that is really called so must not be taken for it.
+    other = {"class_name": "BatchNormalization", "config": {"name": "bn_2", "epsilon": 1e-3, "momentum": 0.9}}
+    config = {"class_name": "Sequential", "config": {"name": "m", "layers": [bn, other]}}
+    if nested:
+        config = {"class_name": "Functional", "config": {"name": "outer", "layers": [config]}}
+    names = {name: [f"{name}{number}/{role}:0" for role in roles] for name in ("bn", "bn_2")}
+    if nested:
+        names = {"m": [weight for listed in names.values() for weight in listed]}
+    variables = tuple(
+        Variable(f"{group}/{weight}", (3,), "float32", 12, lambda: np.ones(3, np.float32))
+        for group, listed in names.items()
+        for weight in listed
+    )
+    checkpoint = Checkpoint(
+        "x.h5",
+        "keras-weights-hdf5",
+        variables,
+        (),
+        0,
+        descriptions=ModelDescriptions(keras_config=json.dumps(config)),
+        attributes={"weight_names": names, "root": "", "keras_version": "2.2.4"},
+    )
+    found = {layer.name: layer for layer in take_inventory(checkpoint, describe(checkpoint)).layers}
+    assert set(found) == {"bn", "bn_2"}
+    for name, layer in found.items():
+        group = "m" if nested else name
+        assert layer.variables == {role: f"{group}/{name}{number}/{role}:0" for role in roles}
+        assert not layer.absent
+        assert layer.evidence == "config"
