@@ -35,7 +35,7 @@ def with_training_modes(checkpoint: Checkpoint, inventory: Inventory) -> Invento
         if layer.facts is not None
         and layer.facts.front is not None
         and layer.facts.front.bias is not None
-        and (mode := by_bias(layer.name, traces(checkpoint, slots, layer, ("bias", "beta", "gamma")), layer.epsilon))
+        and (mode := by_bias(layer.name, traces(checkpoint, slots, layer, _roles(layer)), layer.epsilon))
     }
     for group in _alike(asked):
         silent = [layer for layer in group if layer.name not in told]
@@ -54,6 +54,10 @@ def with_training_modes(checkpoint: Checkpoint, inventory: Inventory) -> Invento
             replace(layer, trained=told[layer.name]) if layer.name in told else layer for layer in inventory.layers
         ),
     )
+
+
+def _roles(layer: BatchNormLayer) -> tuple[str, ...]:
+    return ("bias", "beta", "gamma" if "gamma" in layer.variables else "kernel")
 
 
 def _is_asked(layer: BatchNormLayer) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ckpt_doctor.analysis import Analysis
+from ckpt_doctor.batchnorm import BatchNormLayer
 from ckpt_doctor.finding import SEVERITIES, Finding
 from ckpt_doctor.formats.receipt import repaired_layers
 from ckpt_doctor.observation import Observation
@@ -70,7 +71,7 @@ def judge(analysis: Analysis, policy: Policy) -> Verdict:
         observed=policy.observed,
         tolerance=policy.tolerance,
     )
-    if policy.repaired is None and _judges_history(subject, strict=policy.strict):
+    if policy.repaired is None and (_judges_history(subject) or (policy.strict and uncounted(analysis, subject))):
         subject = replace(subject, repaired=repaired_layers(analysis.checkpoint))
     not_judged = _not_judged(analysis, policy.unobserved)
     if policy.strict and _COLD in policy.selection.codes:
@@ -115,14 +116,13 @@ def _with_cause(reported: Sequence[Finding]) -> list[Finding]:
     return result
 
 
-def _judges_history(subject: Subject, *, strict: bool) -> bool:
+def _judges_history(subject: Subject) -> bool:
     """Return whether a rule may judge what was done to the statistics before: what a receipt would answer."""
     return any(
         layer.slots
         or layer.copies
         or (layer.facts is not None and layer.facts.gradient_trains)
         or subject.shares.of(layer) is not None
-        or (strict and subject.shares.is_open(layer))
         for layer in subject.inventory.layers
     )
 
@@ -136,13 +136,25 @@ def _not_judged(analysis: Analysis, unobserved: Mapping[str, str]) -> tuple[NotJ
     return (*found, *(NotJudged(*pair) for pair in unobserved.items()))
 
 
-def _uncounted(analysis: Analysis, subject: Subject) -> tuple[NotJudged, ...]:
-    """Return that nothing tells whether averages are cold, where that is so."""
-    layers = [
+def uncounted(analysis: Analysis, subject: Subject) -> list[BatchNormLayer]:
+    """Return the layers of which nothing tells whether their averages are cold, in formats that keep no step counter.
+
+    SavedModels, weights of Keras, and checkpoints of objects hold what a model is served with.
+    """
+    checkpoint = analysis.checkpoint
+    layout = checkpoint.layout
+    if not (layout.folder or layout.weights_only or checkpoint.descriptions.object_graph is not None):
+        return []
+    return [
         layer
         for layer in subject.inventory.layers
         if layer.name not in subject.repaired and subject.shares.is_open(layer)
     ]
+
+
+def _uncounted(analysis: Analysis, subject: Subject) -> tuple[NotJudged, ...]:
+    """Return that nothing tells whether averages are cold, where that is so."""
+    layers = uncounted(analysis, subject)
     if not layers:
         return ()
     reason = (

@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "training_modes": {"batchnorm", "checkpoint", "heuristics"},
     "analysis": {"batchnorm", "checkpoint", "errors", "formats", "graphs", "training_modes"},
     "rules": {"observation", "batchnorm", "checkpoint", "finding", "graphs", "heuristics"},
-    "verdict": {"analysis", "finding", "formats", "observation", "result", "rules", "selection"},
+    "verdict": {"analysis", "batchnorm", "finding", "formats", "observation", "result", "rules", "selection"},
     "selection": {"errors", "finding", "rules"},
     "audit": {
         "baseline",

@@ -219,9 +219,10 @@ class _Trace:
         repaired model computes.
         """
         owners = {}
+        cut = {site.layer for site in self.sites}
         for layer in batch_norms(self.model):
             name = self.names.get(id(layer))
-            for variable in (layer.moving_mean, layer.moving_variance) if name is not None else ():
+            for variable in (layer.moving_mean, layer.moving_variance) if name in cut else ():
                 owners[id(_wrapped_variable(variable).handle)] = name
         read = {internal.op.name: owners[id(one)] for one, internal in concrete.graph.captures if id(one) in owners}
         if not read:

@@ -5,6 +5,7 @@ See `graphs.linear_in_front` for what such a layer tells, and when it tells noth
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -57,6 +58,7 @@ class _Node:
         calls: For each of its calls, the layers that it reads.
         readers: The layers that read its outputs, one entry a call.
         arguments: What else it is called with, one mapping a call.
+        rank: Number of dimensions of its input, the batch among them; 0 where the config does not say.
     """
 
     class_name: str
@@ -65,6 +67,7 @@ class _Node:
     calls: list[list[str]] = field(default_factory=list)
     readers: list[str] = field(default_factory=list)
     arguments: list[Mapping[str, Any]] = field(default_factory=list)
+    rank: int = 0
 
 
 def fronts(config: Mapping[str, Any], is_batch_norm: Any) -> dict[Path, KerasFront]:
@@ -105,6 +108,7 @@ def _front(batch_norm: _Node, nodes: Mapping[str, _Node], outputs: frozenset[str
         return reader is not None and is_batch_norm(reader.class_name, reader.config)
 
     allowed: set[str] = set()
+    between: list[str] = []
     current = batch_norm
     for _ in range(_LONGEST):
         sources = current.calls[0]
@@ -126,12 +130,36 @@ def _front(batch_norm: _Node, nodes: Mapping[str, _Node], outputs: frozenset[str
         if here is None:
             return None
         if here.class_name in _LINEAR:
-            return _described(here) if here.config.get("activation") in (None, "linear") else None
+            plain = here.config.get("activation") in (None, "linear") and _is_on_channels(batch_norm, here, between)
+            return _described(here) if plain else None
+        between.append(here.class_name)
         if here.class_name not in _KEEPS_CONSTANTS and here.class_name != _SUM:
             return None
         allowed.add(_name(here))
         current = here
     return None
+
+
+def _is_on_channels(batch_norm: _Node, linear: _Node, between: Sequence[str]) -> bool:
+    """Return whether a batch norm normalises along the axis of the channels that a linear layer makes."""
+    axis = batch_norm.config.get("axis", -1)
+    axes = axis if isinstance(axis, list) else [axis]
+    if len(axes) != 1 or not isinstance(axes[0], int):
+        return False
+    dimensions = re.search(r"(\d)D", linear.class_name)
+    wrapped = ("_outer" in linear.config) - ("_outer" in batch_norm.config)
+    if any(name.startswith("Global") for name in between):
+        # Samples and channels are left, and steps of time where only the linear layer is inside a wrapper.
+        rank, channels = 2 + wrapped, 1 + wrapped
+    elif dimensions is None:
+        # A dense layer of an input of any rank. What is built of two axes says 1 for the last.
+        rank = batch_norm.rank or (2 if axes[0] == 1 else 0)
+        return axes[0] == -1 or (rank > 0 and axes[0] == rank - 1)
+    else:
+        first = linear.config.get("data_format") == "channels_first"
+        rank = int(dimensions[1]) + 2 + wrapped
+        channels = 1 + wrapped if first else rank - 1
+    return axes[0] in (channels, channels - rank)
 
 
 def _name(node: _Node) -> str:
@@ -199,7 +227,9 @@ def _node(layer: Mapping[str, Any], path: Path) -> _Node:
         # The connections of the model know the wrapper.
         own["_outer"] = path[-1]
         return _Node(str(inner.get("class_name", "")).rpartition(">")[2], own, (*path, str(own.get("name", "layer"))))
-    return _Node(class_name, config, path)
+    built = layer.get("build_config")
+    shape = built.get("input_shape") if isinstance(built, dict) else None
+    return _Node(class_name, config, path, rank=len(shape) if isinstance(shape, list) else 0)
 
 
 def _calls(inbound: Any) -> Iterator[tuple[list[str], Mapping[str, Any]]]:

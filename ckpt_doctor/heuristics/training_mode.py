@@ -29,6 +29,9 @@ _RanOn = Literal["batch", "stored"]
 # least 0.17 on stored statistics.
 _SLOTS_OF_BATCH = 1e-3
 _SLOTS_OF_STORED = 5e-2
+# Size of beta's gradients over that of gamma's, or of the elements of the kernel in front. Rounding leaves 1e-7 of it
+# in float32, 4e-3 where activations are bfloat16.
+_LEAST_OF_BETA = 0.03
 # Spread of the bias over that of beta, by values alone. Measured: at most 0.30, and at least 0.35.
 _SPREAD_OF_BATCH = 0.3
 _SPREAD_OF_STORED = 0.35
@@ -39,8 +42,9 @@ _CORRELATED = 0.9
 _UNCORRELATED = 0.8
 # Bias and beta that moved together from the start on.
 _ONE_COURSE = 0.98
-_FEWEST_FOR_CORRELATION = 4
-_FEWEST_FOR_NONE = 8
+# So many standard deviations from 0, by Fisher's transformation: few channels correlate by chance.
+_FAR_FROM_CHANCE = 4.3
+_FEWEST_FOR_CORRELATION = 8
 # A gamma that is nearly 0 lets no gradient through to the bias on stored statistics either.
 _SMALLEST_SCALE = 0.05
 # Slope of `<kernel, d kernel>` over `gamma * d gamma`, and their correlation. Measured: -0.31 to 0.44 on batch moments,
@@ -60,7 +64,8 @@ def by_bias(name: str, traces: Mapping[str, GradientTrace], epsilon: float | Non
 
     Args:
         name: The layer.
-        traces: Those of `bias` and `beta`, and of `gamma` where there is one; each of `channels` numbers.
+        traces: Those of `bias` and `beta`, and of `gamma` where there is one, each of `channels` numbers; else of the
+            `kernel` in front.
         epsilon: What is added to its variance, where known.
     """
     bias, beta = traces.get("bias"), traces.get("beta")
@@ -70,7 +75,9 @@ def by_bias(name: str, traces: Mapping[str, GradientTrace], epsilon: float | Non
     scale = np.ones(beta.value.size) if gamma is None else gamma.value.reshape(-1)
     if scale.size != beta.value.size or median(np.abs(scale).astype(np.float64)) < _SMALLEST_SCALE:
         return None
-    slots = _by_slots(name, bias, beta, scale, epsilon)
+    if (beta.first is not None or beta.size is not None) and bias.first is None and bias.size is None:
+        return None  # It was not trained.
+    slots = _by_slots(name, bias, beta, traces.get("gamma") or traces.get("kernel"), scale, epsilon)
     values = _by_values(name, bias.value.reshape(-1), beta.value.reshape(-1), scale)
     if slots is None:
         return values
@@ -83,13 +90,18 @@ def by_bias(name: str, traces: Mapping[str, GradientTrace], epsilon: float | Non
 
 
 def _by_slots(
-    name: str, bias: GradientTrace, beta: GradientTrace, scale: Array, epsilon: float | None
+    name: str,
+    bias: GradientTrace,
+    beta: GradientTrace,
+    beside: GradientTrace | None,
+    scale: Array,
+    epsilon: float | None,
 ) -> TrainingMode | None:
     sizes = (bias.size, beta.size)
-    what = "root of the second moment"
+    what, by_first = "root of the second moment", False
     if sizes[0] is None or sizes[1] is None:
         sizes = (None if bias.first is None else np.abs(bias.first), None if beta.first is None else np.abs(beta.first))
-        what = "momentum"
+        what, by_first = "momentum", True
     if sizes[0] is None or sizes[1] is None:
         return None
     of_bias, of_beta = (median(np.asarray(size, np.float64).reshape(-1)) for size in sizes)
@@ -100,7 +112,10 @@ def _by_slots(
     shown = f"the {what} of the gradients of the bias in front of it is {ratio:.2g} times that of beta's"
     if ratio <= _SLOTS_OF_BATCH:
         return TrainingMode("batch", "slots", shown, name)
-    if ratio < _SLOTS_OF_STORED:
+    # Where another batch norm follows with nothing but linear layers between, beta has no gradient either: what is left
+    # of both is rounding.
+    usual = None if beside is None else (np.abs(beside.first) if by_first and beside.first is not None else beside.size)
+    if ratio < _SLOTS_OF_STORED or usual is None or not of_beta >= _LEAST_OF_BETA * float(np.median(usual)):
         return None
     return TrainingMode("stored", "slots", shown, name, _ran_on_one(sizes[0], sizes[1], scale, epsilon))
 
@@ -130,13 +145,22 @@ def _by_values(name: str, bias: Array, beta: Array, scale: Array) -> TrainingMod
         f"the bias in front of it varies {spread:.2g} times as much over channels as beta, with a correlation of "
         f"{correlation:.2f}"
     )
-    unlike = beta.size >= _FEWEST_FOR_NONE and abs(correlation) <= _UNCORRELATED
+    unlike = beta.size >= _FEWEST_FOR_CORRELATION and abs(correlation) <= _UNCORRELATED
     if spread <= _SPREAD_OF_ROUNDING or (spread <= _SPREAD_OF_BATCH and unlike):
         return TrainingMode("batch", "weights", shown, name)
-    if spread >= _SPREAD_OF_STORED and correlation >= _CORRELATED and beta.size >= _FEWEST_FOR_CORRELATION:
+    if spread >= _SPREAD_OF_STORED and correlation >= _CORRELATED and _is_no_chance(correlation, beta.size):
         together = correlation >= _ONE_COURSE and 0.5 <= spread <= 2.0
         return TrainingMode("stored", "weights", shown, name, together)
     return None
+
+
+def _is_no_chance(correlation: float, count: int) -> bool:
+    """Return whether a correlation over so many channels is more than chance (Fisher, Biometrika 10, 1915).
+
+    The inverse hyperbolic tangent of a correlation of independent numbers has the deviation `1 / sqrt(count - 3)`.
+    """
+    far = np.arctanh(min(correlation, 1.0 - 1e-9)) * np.sqrt(max(count - 3, 0))
+    return bool(count >= _FEWEST_FOR_CORRELATION and far >= _FAR_FROM_CHANCE)
 
 
 def by_scale(

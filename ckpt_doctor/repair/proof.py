@@ -18,7 +18,7 @@ from ckpt_doctor.repair.targets import ESTIMATES
 from ckpt_doctor.repair_result import RepairedLayer
 from ckpt_doctor.rules import too_little_data
 from ckpt_doctor.rules.interface import Subject
-from ckpt_doctor.verdict import Policy, Verdict, judge
+from ckpt_doctor.verdict import Policy, Verdict, judge, uncounted
 
 # What layerwise statistics may be off from a plain pass over the same data: float32 leaves 1e-7 to 1e-5, and a network
 # that computes in float16 up to 5e-3; a mistake of the estimate is far above.
@@ -67,7 +67,7 @@ def prove(repaired: Sequence[RepairedLayer], after: Analysis, seen: Mapping[str,
     unaware = judge(after, Policy(observed=seen, repaired=frozenset()))
     alone = _told(unaware) if renewed else findings
     # Under --strict, a scan says that nothing tells whether averages are cold; of these it is known.
-    uncounted = any(layer.name in renewed and unaware.subject.shares.is_open(layer) for layer in after.inventory.layers)
+    open_question = any(layer.name in renewed for layer in uncounted(after, unaware.subject))
     only_history = {finding.rule for finding in alone} - {finding.rule for finding in findings}
     entries, remaining = _compared(repaired, after.inventory, seen)
     changed = {entry.name for entry in repaired}
@@ -87,7 +87,7 @@ def prove(repaired: Sequence[RepairedLayer], after: Analysis, seen: Mapping[str,
             "unless the receipt of this repair is beside it"
         )
     return Proof(
-        entries, tuple(remaining), tuple(notes), not findings and not remaining, bool(only_history) or uncounted
+        entries, tuple(remaining), tuple(notes), not findings and not remaining, bool(only_history) or open_question
     )
 
 

@@ -72,6 +72,25 @@ def test_the_slots_tell_which_variance_was_stored():
     assert (told.ran_on, told.from_the_start) == ("stored", False)
 
 
+def test_a_beta_without_a_gradient_of_its_own_tells_nothing():
+    """Behind it only linear layers, and then another batch norm: rounding is left of both, here 1e-7 of gamma's."""
+    random = np.random.default_rng(2)
+    traces = Layer(0, batch=True).traces()
+    rounding = [1e-7 * random.normal(size=CHANNELS) for _ in range(2)]
+    for role, left in zip(("bias", "beta"), rounding, strict=True):
+        traces[role] = GradientTrace(np.zeros(CHANNELS), left, np.abs(left))
+    assert by_bias("bn", traces, EPSILON) is None
+    assert by_bias("bn", {role: one for role, one in traces.items() if role != "gamma"}, EPSILON) is None
+    # Without gamma, the kernel in front is what they are held against.
+    kernel = {role: one for role, one in Layer(0, batch=False).traces().items() if role != "gamma"}
+    assert by_bias("bn", kernel, EPSILON).ran_on == "stored"
+
+
+def test_a_bias_that_was_not_trained_tells_nothing():
+    traces = Layer(0, batch=True).traces()
+    assert by_bias("bn", traces | {"bias": GradientTrace(0.01 * NOISE)}, EPSILON) is None
+
+
 def without_slots(traces):
     return {role: GradientTrace(trace.value) for role, trace in traces.items()}
 
@@ -132,6 +151,13 @@ def test_few_channels_correlate_by_chance():
     assert by_bias("bn", few, EPSILON) is None
     few = {"bias": GradientTrace(0.2 * NOISE[:4]), "beta": GradientTrace(BETA[:4])}
     assert by_bias("bn", few, EPSILON) is None
+    # By chance: of 2,000 pairs of independent vectors none may pass for one that moved together.
+    random = np.random.default_rng(0)
+    for channels in (4, 6, 8, 12):
+        for _ in range(500):
+            bias, beta = (GradientTrace(random.normal(size=channels)) for _ in range(2))
+            told = by_bias("bn", {"bias": bias, "beta": beta}, EPSILON)
+            assert told is None or told.ran_on != "stored"
 
 
 def test_a_gamma_of_zero_lets_no_gradient_through():
@@ -160,6 +186,7 @@ def test_between_the_limits_nothing_is_told(ratio):
     traces = {
         "bias": GradientTrace(np.zeros(CHANNELS), size=np.full(CHANNELS, ratio)),
         "beta": GradientTrace(BETA, size=np.ones(CHANNELS)),
+        "gamma": GradientTrace(np.ones(CHANNELS), size=np.ones(CHANNELS)),
     }
     assert by_bias("bn", traces, EPSILON) is None
 
