@@ -381,12 +381,13 @@ def test_classes_of_the_users_own_decide_for_what_is_in_them():
             entry("mine>Wrapper", "fixed", layer=bn("wrapped")),
             entry("mine>Wrapper", "other", layer=bn("wrapped2")),
             entry("mine>BatchNorm2", "derived", momentum=0.9),
+            entry("mine>Forgetful", "config", momentum=0.9, moving_variance_initializer="ones"),
             bn("frozen", trainable=False),
         )
     )
     alike = {name for name, decider in found.items() if decider == found["plain"]}
     assert alike == {"plain", "nested", "timed"}
-    assert len({found[name] for name in ("wrapped", "wrapped2", "derived", "frozen")}) == 4
+    assert len({found[name] for name in ("wrapped", "wrapped2", "derived", "config", "frozen")}) == 5
     # A model of the user's own may run each of its parts in another mode.
     own = deciders(entry("mine>Trainer", "model", bn("a"), bn("b")))
     assert own["a"] != own["b"]

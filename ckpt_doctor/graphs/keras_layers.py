@@ -57,9 +57,14 @@ def parsed(text: str) -> Mapping[str, Any]:
 
 
 def is_batch_norm(class_name: str, config: Mapping[str, Any]) -> bool:
-    """Return whether a layer is batch norm: of a class of Keras, or of one that is called so and has a momentum."""
+    """Return whether a layer is batch norm: of a class of Keras, or of one that is derived from it.
+
+    A derived class is called so, or its config has what only that of batch norm has.
+    """
     name = class_name.rpartition(">")[2]
-    return name in BATCH_NORM_CLASSES or (_DERIVED.search(name) is not None and "momentum" in config)
+    if name in BATCH_NORM_CLASSES or "moving_variance_initializer" in config:
+        return True
+    return _DERIVED.search(name) is not None and "momentum" in config
 
 
 def _snake_case(class_name: str) -> str:
