@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "suppression": {"baseline", "errors", "finding", "result", "selection"},
     "formats": {"checkpoint", "errors", "proto"},
     "graphs": {"checkpoint", "errors", "proto"},
-    "naming": {"checkpoint"},
+    "naming": {"checkpoint", "errors"},
     "batchnorm": {"checkpoint", "errors", "graphs", "naming"},
     "heuristics": {"batchnorm", "checkpoint", "finding", "observation"},
     "training_modes": {"batchnorm", "checkpoint", "heuristics"},

@@ -99,8 +99,8 @@ def group_variables(
     if positional or numbered:
         found, ambiguous, rest = read_positions(variables, numbered=numbered)
         sorter.not_judged.update(ambiguous)
-        for scope, roles, companions in found:
-            sorter.groups[scope] = Group(scope, dict(roles), companions=dict(companions))
+        for layer in found:
+            sorter.groups[layer.scope] = Group(layer.scope, layer.roles, layer.absent, layer.companions)
         if numbered:
             sorter.others.update({variable.name: "weight" for variable in rest})
             rest = ()
@@ -290,6 +290,8 @@ class _Sorter:
         return None
 
     def _is_layer(self, scope: str, group: Group) -> bool:
+        if group.absent:  # Positions have told.
+            return True
         if not group.roles and not {f"{role}/shadow" for role in STATISTICS} <= set(group.companions):
             return any(key.endswith("/biased") for key in group.companions)
         if any(key.startswith("layer/accu_") for key in group.companions):
@@ -315,7 +317,7 @@ class _Sorter:
             anchor = anchor.rpartition("/")[0]
         for role in STATISTICS:
             if role not in group.roles:
-                group.absent[role] = with_role(anchor, role)
+                group.absent.setdefault(role, with_role(anchor, role))
 
     def _without_towers(self, layers: list[Group]) -> list[Group]:
         """Return the layers with the copies of other towers attached to that of the first."""

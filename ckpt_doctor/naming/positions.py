@@ -2,16 +2,23 @@
 
 Roles are positions there. Four vectors of one length are gamma, beta, mean, variance. Three say only which are the
 statistics: whether the first is gamma or beta stands in the config alone. Two may be the statistics, or gamma and beta
-of another normalisation.
+of another normalisation. A position is a number and not a place in a list: where `vars/1` and `vars/3` are in the file,
+`vars/2` was, and is missing. How many vectors a layer should have is told by its highest number, by the optimizer's
+slots, which exist for gamma and beta alone, and by values: a variance is not negative.
 Source: keras/src/saving/saving_lib.py (`_save_state`); keras 0.3, keras/layers/normalization.py (`set_weights`).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from ckpt_doctor.checkpoint import Variable
+import numpy as np
+
+from ckpt_doctor.checkpoint import Array, Variable
+from ckpt_doctor.errors import UnreadableCheckpoint
 from ckpt_doctor.naming.reading import is_other_normalization, looks_like_batch_norm
 
 _ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
@@ -21,37 +28,60 @@ _MEMBER = re.compile(r"^(?:(?P<scope>.*)/)?vars/(?P<number>\d+)$")
 _PARAMETER = re.compile(r"^(?P<scope>.*)/param_(?P<number>\d+)$")
 _CLASS = re.compile(r"(^|/)(sync_|tpu_)?batch_normalization(_v[12])?(_\d+)?$")
 
-Found = tuple[str, dict[str, str], dict[str, str]]
+_OPTIMIZERS = ("optimizer", "optimizer_weights", "metrics", "_optimizer")
+# Slots of a Keras 3 optimizer, and of one inside another (loss scaling).
+_SLOT = re.compile(r"^optimizer/(inner_optimizer/)*vars/\d+$")
+# The names that Keras gives to optimizers that keep as many slots of a vector as of a kernel (keras/src/optimizers):
+# Adafactor keeps sums over rows and columns of a kernel, Muon one slot of a matrix and two of a vector.
+_UNIFORM = re.compile(r"^(sgd|rmsprop|adam|adamw|adamax|adadelta|adagrad|nadam|ftrl|lion|lamb)(_\d+)?$")
+# A variance that diverged is negative in a channel or two (BN204); one with as many as this is another vector.
+_NEGATIVE_SHARE = 0.25
+
+
+@dataclass(frozen=True)
+class Found:
+    """A layer.
+
+    Attributes:
+        scope: Its group.
+        roles: Role to name, of what is in the file.
+        companions: `role/kind` to name, of what belongs to its statistics.
+        absent: Role to the name that it would have, of statistics that are missing.
+    """
+
+    scope: str
+    roles: dict[str, str]
+    companions: dict[str, str] = field(default_factory=dict)
+    absent: dict[str, str] = field(default_factory=dict)
 
 
 def read_positions(
     variables: Sequence[Variable], *, numbered: bool
 ) -> tuple[list[Found], dict[str, str], list[Variable]]:
-    """Return the layers (scope, roles, companions), what could be either with the reason, and all that is left."""
+    """Return the layers, what could be either or is gone with the reason, and all that is left."""
     pattern = _PARAMETER if numbered else _MEMBER
     groups: dict[str, list[tuple[int, Variable]]] = {}
     for variable in variables:
         member = pattern.match(variable.name)
         if member is not None:
             groups.setdefault(member["scope"] or "", []).append((int(member["number"]), variable))
+    groups = {scope: members for scope, members in groups.items() if scope.split("/")[0] not in _OPTIMIZERS}
     found: list[Found] = []
     ambiguous: dict[str, str] = {}
-    for scope, numbers in groups.items():
-        members = [variable for _, variable in sorted(numbers, key=lambda entry: entry[0])]
-        if scope.split("/")[0] in ("optimizer", "optimizer_weights", "metrics", "_optimizer"):
-            continue
+    trained = {} if numbered else _trained_vectors(variables, groups)
+    lacking = set() if numbered else _lacking_a_variance(groups)
+    for scope, unordered in groups.items():
+        members = sorted(unordered, key=lambda entry: entry[0])
         if numbered:
-            layers, doubts = _numbered(scope, members)
+            layers, doubts = _numbered(scope, [variable for _, variable in members])
             found += layers
             ambiguous |= doubts
         else:
-            layer, reason = _members(scope, members)
+            layer, doubts = _members(scope, dict(members), trained, lacking)
             if layer is not None:
                 found.append(layer)
-            if reason:
-                taken = set(layer[1].values()) if layer is not None else set()
-                ambiguous |= {variable.name: reason for variable in members if variable.name not in taken}
-    claimed = {name for _, roles, companions in found for name in (*roles.values(), *companions.values())}
+            ambiguous |= doubts
+    claimed = {name for layer in found for name in (*layer.roles.values(), *layer.companions.values())}
     left = [variable for variable in variables if variable.name not in claimed and variable.name not in ambiguous]
     return found, ambiguous, left
 
@@ -60,34 +90,169 @@ def _vectors(members: Sequence[Variable]) -> bool:
     return bool(members) and len(members[0].shape) > 0 and all(entry.shape == members[0].shape for entry in members)
 
 
-def _members(scope: str, members: Sequence[Variable]) -> tuple[Found | None, str]:
-    """Return the layer whose `vars` are given, or None; and why what of them is left cannot be judged, or nothing."""
+def _members(
+    scope: str,
+    numbers: Mapping[int, Variable],
+    trained: Mapping[tuple[int, ...], int],
+    lacking: Container[frozenset[int]],
+) -> tuple[Found | None, dict[str, str]]:
+    """Return the layer whose `vars` are given, or None; and what of them cannot be judged, with the reason."""
+    members = list(numbers.values())
+    names = [entry.name for entry in members]
     label = next((entry.label for entry in members if entry.label), "") or ""
     is_class = _CLASS.search(scope) is not None
     says_so = is_class or looks_like_batch_norm(scope.rpartition("/")[2]) or looks_like_batch_norm(label)
     if not _vectors(members) or len(members[0].shape) > 5 or is_other_normalization(scope):
-        return None, ""
+        return None, {}
+    end = max(numbers) + 1
+    if is_class and end <= len(_ROLES) and (layer := _known_layer(scope, numbers, trained, lacking)) is not None:
+        return layer
+    if len(numbers) < end or (is_class and end == 1):
+        if says_so and end == len(_ROLES):
+            return _at_positions(scope, numbers, _ROLES)
+        if is_class:
+            return None, dict.fromkeys(names, _HOLE)
+        return None, {}
     if len(members) in (6, 7) and is_class:
-        names = [entry.name for entry in members]
         if len(members) == 7:
-            return (scope, dict(zip(_ROLES, names, strict=False)), _companions(names[4:])), ""
+            return Found(scope, dict(zip(_ROLES, names, strict=False)), _companions(names[4:])), {}
         roles = dict(zip(_ROLES[2:], names[1:3], strict=True))
-        return (scope, roles, _companions(names[3:])), _ONE_OF_TWO
+        return Found(scope, roles, _companions(names[3:])), {names[0]: _ONE_OF_TWO}
     if len(members) == 4:
         if not says_so and len(members[0].shape) != 1:
-            return None, ""
-        return (scope, {role: entry.name for role, entry in zip(_ROLES, members, strict=True)}, {}), ""
+            return None, {}
+        return _at_positions(scope, numbers, _ROLES)
     if len(members) == 3 and says_so:
-        roles = {role: entry.name for role, entry in zip(_ROLES[2:], members[1:], strict=True)}
-        return (scope, roles, {}), _ONE_OF_TWO
+        return _at_positions(scope, numbers, _ONE_AND_STATISTICS)
     if len(members) == 2 and is_class:
-        return (scope, {role: entry.name for role, entry in zip(_ROLES[2:], members, strict=True)}, {}), ""
+        return _at_positions(scope, numbers, _ROLES[2:])
     if len(members) == 2 and says_so and len(members[0].shape) == 1:
-        return None, "two vectors: mean and variance of a batch norm, or gamma and beta of another normalisation"
-    return None, ""
+        reason = "two vectors: mean and variance of a batch norm, or gamma and beta of another normalisation"
+        return None, dict.fromkeys(names, reason)
+    return None, {}
 
 
 _ONE_OF_TWO = "gamma or beta: the file says its position only, and the layer has but one of them; the config would tell"
+_HOLE = "variables of this layer are missing, and nothing tells what those are that are left; the config would tell"
+_ONE_AND_STATISTICS = ("", *_ROLES[2:])
+
+
+def _known_layer(
+    scope: str,
+    numbers: Mapping[int, Variable],
+    trained: Mapping[tuple[int, ...], int],
+    lacking: Container[frozenset[int]],
+) -> tuple[Found | None, dict[str, str]] | None:
+    """Return a layer of Keras' own class where more than its numbers tells its roles, or None.
+
+    Args:
+        scope: Its group.
+        numbers: Its variables by number, up to four vectors of one shape.
+        trained: How many of gamma and beta the layers of each shape have, by the optimizer's slots.
+        lacking: The sets of numbers whose last is not a variance, by its values.
+    """
+    count = trained.get(next(iter(numbers.values())).shape)
+    if count is not None and max(numbers) < count + 2 and len(numbers) > 1:
+        return _at_positions(scope, numbers, {1: _ONE_AND_STATISTICS, 2: _ROLES}[count])
+    return _at_positions(scope, numbers, _ROLES) if frozenset(numbers) in lacking else None
+
+
+def _lacking_a_variance(groups: Mapping[str, Sequence[tuple[int, Variable]]]) -> set[frozenset[int]]:
+    """Return the sets of numbers whose last is not a variance, by the values of all layers that have these numbers.
+
+    Two or three variables without a gap are whole layers, unless their last is too often negative for a variance and
+    their first is above zero throughout, as a gamma is: then they are gamma, beta and a mean, and what follows is gone.
+    """
+    alike: dict[frozenset[int], list[Mapping[int, Variable]]] = {}
+    for scope, members in groups.items():
+        numbers = dict(members)
+        if _CLASS.search(scope) and set(numbers) in ({0, 1}, {0, 1, 2}, {1, 2}) and _vectors(list(numbers.values())):
+            alike.setdefault(frozenset(numbers), []).append(numbers)
+    found = set()
+    for numbers_of_all, layers in alike.items():
+        firsts = [_values(layer[0]) for layer in layers if 0 in layer]
+        lasts = [value for layer in layers if (value := _values(layer[max(layer)])) is not None]
+        negative = np.concatenate([value.reshape(-1) <= 0 for value in lasts]) if lasts else np.zeros(1)
+        above_zero = all(first is not None and (first > 0).all() for first in firsts)
+        if negative.mean() >= _NEGATIVE_SHARE and above_zero:
+            found.add(numbers_of_all)
+    return found
+
+
+def _values(variable: Variable) -> Array | None:
+    """Return a value in float64; None where its bytes are damaged, which is reported elsewhere, or not finite."""
+    try:
+        value = np.asarray(variable.read(), np.float64)
+    except UnreadableCheckpoint:
+        return None
+    return value if value.size and np.isfinite(value).all() else None
+
+
+def _at_positions(scope: str, numbers: Mapping[int, Variable], roles: Sequence[str]) -> tuple[Found, dict[str, str]]:
+    """Return a layer by the numbers of its variables.
+
+    Args:
+        scope: Its group.
+        numbers: Its variables by number.
+        roles: Role by number; empty for one that is gamma or beta.
+    """
+    held = {roles[number]: entry.name for number, entry in numbers.items() if roles[number]}
+    doubts = {entry.name: _ONE_OF_TWO for number, entry in numbers.items() if not roles[number]}
+    absent: dict[str, str] = {}
+    for number, role in enumerate(roles):
+        if number in numbers:
+            continue
+        name = f"{scope}/vars/{number}".lstrip("/")
+        if role in _ROLES[2:]:
+            absent[role] = name
+        else:
+            doubts[name] = (
+                f"is not in the file, and is the {role or 'gamma or beta'} of its layer: no data give it back; take "
+                "it from another checkpoint of the same training"
+            )
+    return Found(scope, held, absent=absent), doubts
+
+
+def _trained_vectors(
+    variables: Sequence[Variable], groups: Mapping[str, Sequence[tuple[int, Variable]]]
+) -> dict[tuple[int, ...], int]:
+    """Return how many of gamma and beta the batch norms of each shape have, by the slots that an optimizer keeps.
+
+    An optimizer keeps as many slots of every trained variable, and none of statistics. Kernels tell how many; what
+    vectors of other layers leave over belongs to batch norm. Told only where that comes out even, and is the same for
+    all layers of a shape.
+    """
+    slots = [variable for variable in variables if variable.shape and _SLOT.match(variable.name)]
+    if not slots or not all(_UNIFORM.match(slot.label or "") for slot in slots):
+        return {}
+    kept = Counter(slot.shape for slot in slots)
+    others: Counter[tuple[int, ...]] = Counter()
+    layers: Counter[tuple[int, ...]] = Counter()
+    for scope, members in groups.items():
+        if _CLASS.search(scope):
+            layers.update({members[0][1].shape})
+        else:
+            others.update(variable.shape for _, variable in members)
+    ratios = {kept[shape] / count for shape, count in others.items() if len(shape) > 1}
+    if len(ratios) != 1 or (each := ratios.pop()) < 1 or each != int(each):
+        return {}
+    found: dict[tuple[int, ...], int] = {}
+    for shape, count in layers.items():
+        of_layers = kept[shape] / each - others[shape]
+        # None at all is what a frozen layer has, too.
+        if of_layers == 2 * count or (of_layers == count and _are_alike(groups, shape)):
+            found[shape] = int(of_layers // count)
+    return found
+
+
+def _are_alike(groups: Mapping[str, Sequence[tuple[int, Variable]]], shape: tuple[int, ...]) -> bool:
+    """Return whether all batch norms of a shape have variables of the same numbers."""
+    found = {
+        frozenset(number for number, _ in members)
+        for scope, members in groups.items()
+        if _CLASS.search(scope) and members[0][1].shape == shape
+    }
+    return len(found) == 1
 
 
 def _companions(names: Sequence[str]) -> dict[str, str]:
@@ -115,7 +280,7 @@ def _numbered(scope: str, members: Sequence[Variable]) -> tuple[list[Found], dic
             if len(run) < len(_ROLES):
                 continue
             name = f"{scope}/{run[0].name.rpartition('/')[2]}" if whole else scope
-            found.append((name, {role: one.name for role, one in zip(_ROLES, run, strict=True)}, {}))
+            found.append(Found(name, {role: one.name for role, one in zip(_ROLES, run, strict=True)}))
             run = []
             continue
         if len(run) > 1:
