@@ -140,9 +140,9 @@ def _plain(net: Net) -> Any:
 # The recipe or the builder makes these what they are; `fit` trains them.
 WAYS |= dict.fromkeys(
     "plain long_momentum shared time_distributed rematerialised accumulated_gradients call_false_under_fit "
-    "first_layer_on_0_1 ema_of_weights frozen_from_the_start wrapper_class block_class fit_override train_step_override "
-    "flag_variable momentum_one class_without_updates train_step_without_updates half_stored_half_never cold cold_long "
-    "cold_a_little".split(),
+    "first_layer_on_0_1 ema_of_weights frozen_from_the_start wrapper_class block_class fit_override "
+    "train_step_override flag_variable momentum_one class_without_updates train_step_without_updates "
+    "half_stored_half_never cold cold_long cold_a_little".split(),
     _plain,
 )
 
@@ -460,7 +460,8 @@ def main() -> None:
         part.rename(folder / "labels.json")
         first = labels[0]
         print(
-            f"{recipe['net']:48} {first['accuracy']:.3f} {first['training_accuracy']:.3f} {labels[-1]['seconds']:.1f} s "
+            f"{recipe['net']:48} {first['accuracy']:.3f} {first['training_accuracy']:.3f} "
+            + f"{labels[-1]['seconds']:.1f} s "
             + " ".join(label["unsaved"] or "" for label in labels),
             flush=True,
         )

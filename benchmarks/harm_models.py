@@ -103,7 +103,9 @@ class Switched(L.Layer):
 
     def call(self, x):
         return tf.cond(
-            tf.convert_to_tensor(self.flag) > 0.5, lambda: self.norm(x, training=True), lambda: self.norm(x, training=False)
+            tf.convert_to_tensor(self.flag) > 0.5,
+            lambda: self.norm(x, training=True),
+            lambda: self.norm(x, training=False),
         )
 
     def compute_output_shape(self, shape):
@@ -119,7 +121,8 @@ class Forgetful(L.BatchNormalization):
 
     def call(self, inputs, training=None, mask=None):
         if not training:
-            return super().call(inputs, training=False)
+            # By name: what traces the call in Keras 2 does not know `super()`.
+            return L.BatchNormalization.call(self, inputs, training=False)
         x = tf.cast(inputs, tf.float32)
         mean, variance = tf.nn.moments(x, list(range(len(x.shape) - 1)))
         gamma = None if self.gamma is None else tf.cast(tf.convert_to_tensor(self.gamma), tf.float32)

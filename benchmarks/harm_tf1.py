@@ -176,9 +176,7 @@ class Net:
         return tf.layers.flatten(tf.layers.average_pooling2d(self.norm(x), 2, 2))
 
     def shared(self, x):
-        parts = [
-            self.norm(self.linear(x[:, step], "linear0", tf.layers.dense, 16), name="bn0") for step in range(3)
-        ]
+        parts = [self.norm(self.linear(x[:, step], "linear0", tf.layers.dense, 16), name="bn0") for step in range(3)]
         self.count = 1
         return self.norm(self.linear(tf.concat(parts, 1), "linear1", tf.layers.dense, 24))
 
@@ -302,11 +300,14 @@ def make(recipe, data, folder):
             version = tf.train.SaverDef.V1 if name == "v1" else tf.train.SaverDef.V2
             saver = tf.train.Saver(saved, write_version=version)
             saver.save(
-                session, os.path.join(folder, name, "model.ckpt"), global_step=step, write_meta_graph=name != "bundle_bare"
+                session,
+                os.path.join(folder, name, "model.ckpt"),
+                global_step=step,
+                write_meta_graph=name != "bundle_bare",
             )
             paths[name] = "%s/model.ckpt-%d" % (name, session.run(step))
         feed = dict(net.feed)
-        training_accuracy = accuracy(session, net.x, net.logits, test, {key: True for key in feed})
+        training_accuracy = accuracy(session, net.x, net.logits, test, dict.fromkeys(feed, True))
     served = {name: values[name] for name in values if way not in MISSING or "moving_" not in name}
     found = serve(recipe, served, folder, recipe["formats"], test)
     finite = all(np.all(np.isfinite(value)) for name, value in values.items() if value.dtype.kind == "f")
