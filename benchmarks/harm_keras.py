@@ -460,7 +460,8 @@ def main() -> None:
         part.rename(folder / "labels.json")
         first = labels[0]
         print(
-            f"{recipe['net']:48} {first['accuracy']:.3f} {first['training_accuracy']:.3f} {labels[-1]['seconds']:.1f} "
+            f"{recipe['net']:48} {first['accuracy']:.3f} {first['training_accuracy']:.3f} "
+            + f"{labels[-1]['seconds']:.1f} s "
             + " ".join(label["unsaved"] or "" for label in labels),
             flush=True,
         )
