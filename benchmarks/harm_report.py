@@ -115,6 +115,8 @@ def report(rows: list[dict], counts: dict[str, int]) -> str:
         row for row in healthy
         if row["statistics"] == "stored" and any(one["severity"] == "error" for one in row["scan"]["findings"])
     ]  # fmt: skip
+    moved = [(row["before"], row["attempts"]["data"]["after"]) for row in repaired]
+    before, after = (sum(column) / max(1, len(moved)) for column in zip(*moved, strict=True)) if moved else (0, 0)
     needing = [row for row in sick if row["attempts"].get("unproven", {}).get("outcome") == "repaired"]
     found = list(judgements(rows))
     false_proven = [(row, one) for row, one, right in found if one["certainty"] == "proven" and not right]
@@ -127,6 +129,7 @@ def report(rows: list[dict], counts: dict[str, int]) -> str:
             "never updated, where a test of gradients applies; and repaired with data",
             f"{len(judgeable)}, {len(judged)}",
         ],
+        ["mean accuracy of the repaired, before and after", f"{before:.3f}, {after:.3f}"],
         ["broken files that are repaired only with `--unproven`", len(needing)],
         ["healthy files, and those with an error in `scan`", f"{len(healthy)}, {len(errors)}"],
         ["findings called proven that are wrong", len(false_proven)],
