@@ -163,9 +163,9 @@ def calls(monkeypatch):
         counts["graph"] += 1
         parse(self, *arguments, **options)
 
-    def counted_config(entry, path, *arguments):
+    def counted_config(entry, path, *arguments, **options):
         counts["config"] += path == ()
-        return layers(entry, path, *arguments)
+        return layers(entry, path, *arguments, **options)
 
     monkeypatch.setattr(MetaGraph, "__init__", counted_graph)
     monkeypatch.setattr(keras_config, "layers_of", counted_config)

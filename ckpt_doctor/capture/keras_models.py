@@ -21,6 +21,7 @@ from google.protobuf.message import DecodeError
 from ckpt_doctor.batchnorm import ROLES, BatchNormLayer
 from ckpt_doctor.capture.keras_code import METADATA, refuse_code, refuse_code_in
 from ckpt_doctor.capture.keras_names import batch_norms, names_in
+from ckpt_doctor.capture.keras_old_groups import has_old_groups, with_groups_of_today
 from ckpt_doctor.capture.runtime import keras, tensorflow
 from ckpt_doctor.capture.user_code import call, is_reference, load_function
 from ckpt_doctor.checkpoint import Array, Checkpoint
@@ -140,10 +141,15 @@ def load_keras(
             checkpoint = replace(
                 open_checkpoint(completed), path=checkpoint.path, places={checkpoint.path: str(completed)}
             )
+        config = checkpoint.descriptions.keras_config
+        if has_old_groups(checkpoint) and model is None and config is not None:
+            path = with_groups_of_today(checkpoint, config, Path(folder))
         if model is None and checkpoint.layout.weights_only:
             raise RepairRefused(f"{checkpoint.path}: holds weights only; name the model with --model")
         if model is not None:
             built = build(model, allow_code=allow_code)
+            if has_old_groups(checkpoint):
+                path = with_groups_of_today(checkpoint, str(built.to_json()), Path(folder))
             _loading(checkpoint.path, built.load_weights, str(path))
         else:
             options: dict[str, Any] = {"compile": False}

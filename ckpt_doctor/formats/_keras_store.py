@@ -37,7 +37,7 @@ class Store:
         groups: Path of every group `vars` → its attribute `name`, None in files older than it.
         damages: What could not be read.
         unread: Datasets that hold no tensor: path → reason.
-        old_layers: Whether the file has TensorFlow 2.12's layout.
+        old_layers: Whether the file has the layout of TensorFlow 2.12 and 2.13.
     """
 
     file: Hdf5File

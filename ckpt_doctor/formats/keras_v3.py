@@ -13,9 +13,9 @@ The HDF5 file follows the tree of Python objects, by attribute and by class, not
     bn/vars/0                                 of a subclassed model: the attribute's name
     optimizer/vars/0 …
 
-The group `vars` has an attribute `name`, the user's name of the layer, since Keras 3.5 or so. TensorFlow 2.12 wrote
-`_layer_checkpoint_dependencies/` for `layers/`. A sharded store is a JSON file that maps `/layers/dense/vars` to one or
-more of the HDF5 files `x_00000.weights.h5` … beside it.
+The group `vars` has an attribute `name`, the user's name of the layer, since Keras 3.5 or so. TensorFlow 2.12 and 2.13
+wrote `_layer_checkpoint_dependencies/` for `layers/`. A sharded store is a JSON file that maps `/layers/dense/vars` to
+one or more of the HDF5 files `x_00000.weights.h5` … beside it.
 
 Zip keeps a CRC-32 of every member: before the first value is read the weights' one is compared, so a value that comes
 out of a `.keras` file is the one that went in. Bare HDF5 has none.

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from ckpt_doctor.checkpoint import Checkpoint
 from ckpt_doctor.graphs.facts import Companion, LayerFacts, ModelFacts
-from ckpt_doctor.graphs.keras_file import KerasFile
+from ckpt_doctor.graphs.keras_file import KerasFile, listed_twice
 from ckpt_doctor.graphs.keras_layers import Found, NotUnderstood, is_batch_norm, layers_of, parsed
 from ckpt_doctor.graphs.keras_slots import numbered_slots
 
@@ -27,7 +27,7 @@ def describe_keras(checkpoint: Checkpoint) -> ModelFacts:
     assert checkpoint.descriptions.keras_config is not None
     try:
         config = parsed(checkpoint.descriptions.keras_config)
-        found = list(layers_of(config, (), "", True, 0))
+        found = list(layers_of(config, (), "", True, 0, listed_twice=listed_twice(checkpoint)))
     except NotUnderstood as error:
         return ModelFacts("config", problems=(f"the model config cannot be understood: {error}",))
     counts = Counter(item.path[-1] for item in found)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from functools import cached_property
 from typing import Any
@@ -12,7 +12,7 @@ from ckpt_doctor.checkpoint import Checkpoint, Variable
 from ckpt_doctor.errors import UnreadableCheckpoint
 from ckpt_doctor.graphs.facts import LinearInFront
 from ckpt_doctor.graphs.keras_fronts import KerasFront, fronts, given_modes
-from ckpt_doctor.graphs.keras_layers import Found, is_batch_norm
+from ckpt_doctor.graphs.keras_layers import Found, is_batch_norm, layers_of, parsed
 from ckpt_doctor.graphs.keras_updates import is_zero_debiased, updates_each_step
 
 # How a weight's name ends: Keras 2 and 3 write `bn/gamma:0`, Keras 1 `bn_gamma` and `bn_running_std` (a variance).
@@ -20,7 +20,7 @@ _ENDINGS = re.compile(
     r"^(?:(?P<scope>.*)/)?(?:(?P<layer>.+)_)?(?P<role>gamma|beta|moving_mean|moving_variance|running_mean|running_std)"
     r"(?P<suffix>(?:_\d+)?(?::\d+)?)$"
 )
-# Where TensorFlow 2.12 kept the layers of a model.
+# Where TensorFlow 2.12 and 2.13 kept the layers of a model.
 _LAYERS = ("layers", "_layer_checkpoint_dependencies")
 # What TensorFlow adds to a name that the session holds already.
 _NUMBERED = re.compile(r"_\d+$")
@@ -227,6 +227,41 @@ class KerasFile:
         """Whether weights are called `gamma:0`, as before Keras 3."""
         listed = self.checkpoint.attributes.get("weight_names", {}).values()
         return any(str(weight).endswith(":0") for weights in listed for weight in weights)
+
+
+def groups_of_today(checkpoint: Checkpoint) -> dict[str, str]:
+    """Return the group of each layer in a Keras 3 file as TensorFlow 2.14 and later, tf_keras and Keras 3 call it.
+
+    Args:
+        checkpoint: A file of TensorFlow 2.12 or 2.13, with a config.
+
+    Returns:
+        Group in the file to group of today; the same layers, in the order of the config.
+    """
+    config = parsed(checkpoint.descriptions.keras_config or "")
+    new, old = _LAYERS
+    stored = layers_of(config, (), "", True, 0, listed_twice=listed_twice(checkpoint))
+    today = layers_of(config, (), "", True, 0)
+    return {
+        "/".join(old if part == new else part for part in one.group.split("/")): other.group
+        for one, other in zip(stored, today, strict=True)
+    }
+
+
+def listed_twice(checkpoint: Checkpoint) -> Set[str]:
+    """Return the groups of layers that TensorFlow 2.12 and 2.13 counted twice when they numbered groups.
+
+    They went through a dictionary that has every layer with weights under two keys, `layer_with_weights-0` and
+    `layer-1`, and wrote it the first time (keras 2.13, engine/functional.py: `_layer_checkpoint_dependencies`;
+    saving/saving_lib.py: `_save_container_state`).
+    """
+    new, old = _LAYERS
+    found: set[str] = set()
+    for variable in checkpoint.variables:
+        group = variable.name.rpartition("/")[0]
+        while group.startswith(f"{old}/") and (group := group.rpartition("/")[0]):
+            found.add("/".join(new if part == old else part for part in group.split("/")))
+    return found
 
 
 def optimizer_steps(checkpoint: Checkpoint) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,9 +75,25 @@ def _snake_case(class_name: str) -> str:
 
 
 def layers_of(
-    entry: Mapping[str, Any], path: tuple[str, ...], group: str, trainable: bool, depth: int, inside: str = ""
+    entry: Mapping[str, Any],
+    path: tuple[str, ...],
+    group: str,
+    trainable: bool,
+    depth: int,
+    inside: str = "",
+    listed_twice: Set[str] = frozenset(),
 ) -> Iterator[Found]:
-    """Yield the layers inside a model, or the layer itself and what it wraps."""
+    """Yield the layers inside a model, or the layer itself and what it wraps.
+
+    Args:
+        entry: The model or layer.
+        path: Names of the models and wrappers around it, and its own.
+        group: Its group in a Keras 3 weights file.
+        trainable: Whether everything around it is trainable.
+        depth: How many are around it.
+        inside: See `Found`.
+        listed_twice: Groups of layers that the writer counted twice when it numbered groups.
+    """
     if depth > _DEEPEST:
         raise NotUnderstood(f"models are nested more than {_DEEPEST} deep")
     config = entry.get("config") or {}
@@ -96,16 +112,20 @@ def layers_of(
                 raise NotUnderstood(f"{'/'.join(path) or 'the model'} has a layer that is a {type(layer).__name__}")
             snake = _snake_case(str(layer.get("class_name", "")))
             number = used.get(snake, 0)
-            used[snake] = number + 1
             name = str(
                 (layer["config"].get("name") if isinstance(layer.get("config"), dict) else None)
                 or layer.get("name")
                 or snake
             )
             child = f"{group}/layers/{snake}{f'_{number}' if number else ''}".lstrip("/")
+            # Every batch norm has weights, and a file that lacks those of one was numbered before it did.
+            weighty = child in listed_twice or (
+                bool(listed_twice) and is_batch_norm(str(layer.get("class_name", "")), {})
+            )
+            used[snake] = number + (2 if weighty else 1)
             # What a class of the user's own calls its layers with, each in its own way, no file says.
             within = inside or ("/".join((*path, name)) if own_code else "")
-            yield from layers_of(layer, (*path, name), child, trainable, depth + 1, within)
+            yield from layers_of(layer, (*path, name), child, trainable, depth + 1, within, listed_twice)
         return
     if own_code and (class_name.rpartition(">")[2] not in BATCH_NORM_CLASSES):
         inside = inside or "/".join(path)
@@ -115,4 +135,6 @@ def layers_of(
         if isinstance(wrapped, dict) and "class_name" in wrapped:
             inner_config = wrapped.get("config") or {}
             name = str(inner_config.get("name", attribute)) if isinstance(inner_config, dict) else attribute
-            yield from layers_of(wrapped, (*path, name), f"{group}/{member}", trainable, depth + 1, inside)
+            yield from layers_of(
+                wrapped, (*path, name), f"{group}/{member}", trainable, depth + 1, inside, listed_twice
+            )
