@@ -120,12 +120,15 @@ def _legacy_names(file: KerasFile, found: Found, roles: list[str]) -> dict[str, 
     likeness: tuple[str, str] | None = None
     closest = -1
     # A weight without scope and layer in its name is the layer's own whose group it is in.
-    owners = dict.fromkeys((file.scope_of(found), *found.path[-2:-1], ""))
+    own_scope = file.scopes.get(found.path)
+    owners = dict.fromkeys((file.scope_of(found), *(() if own_scope is not None else (*found.path[-2:-1], ""))))
     listed = [entry for owner in owners for entry in file.owners.get((found.path[0], owner), ())]
     for _, ending in sorted(listed, key=lambda entry: entry[0]):
         role = _KERAS_1.get(ending["role"], ending["role"])
         # Layers of one name, in models inside each other, differ by the scope around them.
         scope = [part for part in (*(ending["scope"] or "").split("/"), ending["layer"]) if part]
+        if own_scope is not None and (ending["scope"] or "") != own_scope:
+            continue
         fit = _alike_at_the_end(scope, found.path[1:])
         if fit < closest:
             continue

@@ -13,6 +13,7 @@ from ckpt_doctor.errors import UnreadableCheckpoint
 from ckpt_doctor.graphs.facts import LinearInFront
 from ckpt_doctor.graphs.keras_fronts import KerasFront, fronts, given_modes
 from ckpt_doctor.graphs.keras_layers import Found, is_batch_norm, layers_of, parsed
+from ckpt_doctor.graphs.keras_scopes import numbered_scopes
 from ckpt_doctor.graphs.keras_updates import is_zero_debiased, updates_each_step
 
 # How a weight's name ends: Keras 2 and 3 write `bn/gamma:0`, Keras 1 `bn_gamma` and `bn_running_std` (a variance).
@@ -66,11 +67,23 @@ class KerasFile:
                     found.setdefault((group, owner), []).append((number, ending))
         return found
 
+    @cached_property
+    def scopes(self) -> dict[tuple[str, ...], str]:
+        """The scope of the weights of each batch norm whose scope is not its name, by the path of the layer."""
+        layers = [found.path for found in self._by_path.values() if is_batch_norm(found.class_name, found.config)]
+        listed: dict[str, dict[str, None]] = {}
+        for (group, _), weights in self.owners.items():
+            scopes = listed.setdefault(group, {})
+            scopes |= dict.fromkeys(ending["scope"] or "" for _, ending in weights if not ending["layer"])
+        return numbered_scopes(layers, {group: tuple(scopes) for group, scopes in listed.items()})
+
     def scope_of(self, found: Found) -> str:
         """Return the scope in the names of a layer's weights: its name, or that with a number.
 
         A model that is built or loaded a second time in a session of TensorFlow 1 is saved as `bn/bn_1/gamma:0`.
         """
+        if found.path in self.scopes:
+            return self.scopes[found.path].rpartition("/")[2]
         group, name = found.path[0], found.path[-1]
         if (group, name) in self._owned or (group, "") in self._owned:
             return name
@@ -115,8 +128,12 @@ class KerasFile:
     def _legacy_weights(self, here: Found) -> tuple[str | None, str | None]:
         """Return kernel and bias of a legacy file; None for one of which it lists none or several."""
         names: dict[str, list[str]] = {"kernel": [], "bias": []}
-        owners = dict.fromkeys((self.scope_of(here), ""))
-        weights = [weight for owner in owners for weight in self._owned.get((here.path[0], owner), ())]
+        if len(here.path) == 1:  # The group of a layer of the model holds nothing else, however its weights are called.
+            listed = self.checkpoint.attributes.get("weight_names", {}).get(here.path[0], ())
+            weights = [str(weight) for weight in listed]
+        else:
+            owners = dict.fromkeys((self.scope_of(here), ""))
+            weights = [weight for owner in owners for weight in self._owned.get((here.path[0], owner), ())]
         pointwise = any(_last(weight) == "pointwise_kernel" for weight in weights)
         for weight in weights:
             last = _last(weight)
