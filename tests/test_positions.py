@@ -125,3 +125,26 @@ def test_an_optimizer_that_keeps_more_slots_of_vectors_is_not_asked():
     assert layer.roles == {"moving_mean": whole[1].name, "moving_variance": whole[2].name}
     assert not layer.absent
     assert set(doubts) == {whole[0].name}
+
+
+@pytest.mark.parametrize(
+    ("scope", "values", "label", "known", "doubtful"),
+    [
+        # TimeDistributed(BatchNormalization(scale=False, name="normalise_me")), as Keras 3.15 writes it.
+        ("layers/time_distributed_2/layer", {0: [0.1, -0.2], 1: [1, -2], 2: [0.5, 3]}, "normalise_me", False, True),
+        # The same attribute of a model of the user's own.
+        ("normalise_me", {0: [0.1, -0.2], 1: [1, -2], 2: [0.5, 3]}, None, False, True),
+        # A config calls it something else; a variance is not negative; two vectors are any normalisation.
+        ("layers/mine", {0: [0.1, -0.2], 1: [1, -2], 2: [0.5, 3]}, None, True, False),
+        ("layers/mine", {0: [0.1, -0.2], 1: [1, -2], 2: [-0.5, 3]}, None, False, False),
+        ("layers/mine", {0: [1, 1.5], 1: [0.5, 3]}, None, False, False),
+        ("layers/group_norm", {0: [0.1, -0.2], 1: [1, -2], 2: [0.5, 3]}, None, False, False),
+    ],
+)
+def test_three_vectors_without_a_name_are_not_passed_over(scope, values, label, known, doubtful):
+    variables = numbered(scope, values, label)
+    names = {variable.name for variable in variables}
+    found, doubts, left = read_positions(variables, numbered=False, known=names if known else ())
+    assert not found
+    assert set(doubts) == (names if doubtful else set())
+    assert {variable.name for variable in left} == (set() if doubtful else names)

@@ -97,7 +97,7 @@ def group_variables(
     sorter = _Sorter(variables, known, frozenset(other_normalization))
     rest: Sequence[Variable] = variables
     if positional or numbered:
-        found, ambiguous, rest = read_positions(variables, numbered=numbered)
+        found, ambiguous, rest = read_positions(variables, numbered=numbered, known=known)
         sorter.not_judged.update(ambiguous)
         for layer in found:
             sorter.groups[layer.scope] = Group(layer.scope, layer.roles, layer.absent, layer.companions)

@@ -56,9 +56,15 @@ class Found:
 
 
 def read_positions(
-    variables: Sequence[Variable], *, numbered: bool
+    variables: Sequence[Variable], *, numbered: bool, known: Container[str] = ()
 ) -> tuple[list[Found], dict[str, str], list[Variable]]:
-    """Return the layers, what could be either or is gone with the reason, and all that is left."""
+    """Return the layers, what could be either or is gone with the reason, and all that is left.
+
+    Args:
+        variables: All variables that no description has claimed.
+        numbered: Whether the file is of Keras 0.3.
+        known: Names of the variables that a description speaks for: what it calls no batch norm is none.
+    """
     pattern = _PARAMETER if numbered else _MEMBER
     groups: dict[str, list[tuple[int, Variable]]] = {}
     for variable in variables:
@@ -80,6 +86,8 @@ def read_positions(
             layer, doubts = _members(scope, dict(members), trained, lacking)
             if layer is not None:
                 found.append(layer)
+            elif not doubts and _may_be_a_layer(scope, dict(members), known):
+                doubts = {variable.name: _THREE for _, variable in members}
             ambiguous |= doubts
     claimed = {name for layer in found for name in (*layer.roles.values(), *layer.companions.values())}
     left = [variable for variable in variables if variable.name not in claimed and variable.name not in ambiguous]
@@ -134,7 +142,28 @@ def _members(
 
 _ONE_OF_TWO = "gamma or beta: the file says its position only, and the layer has but one of them; the config would tell"
 _HOLE = "variables of this layer are missing, and nothing tells what those are that are left; the config would tell"
+_THREE = (
+    "three vectors: a batch norm that has gamma or beta alone, or a layer of another kind; no name in the file tells; "
+    "the config would tell"
+)
 _ONE_AND_STATISTICS = ("", *_ROLES[2:])
+
+
+def _may_be_a_layer(scope: str, numbers: Mapping[int, Variable], known: Container[str]) -> bool:
+    """Return whether three vectors may be gamma or beta, mean and variance of a layer of which no name says batch norm.
+
+    A wrapper keeps what it wraps in a group called `layer`, a model of the user's own under its attribute. No other
+    layer of Keras has three vectors of one length.
+    """
+    members = list(numbers.values())
+    if set(numbers) != {0, 1, 2} or not _vectors(members) or len(members[0].shape) != 1 or members[0].shape == (1,):
+        return False
+    if is_other_normalization(scope) or is_other_normalization(members[0].label or ""):
+        return False
+    if not members[0].dtype.startswith(("float", "bfloat")) or all(entry.name in known for entry in members):
+        return False
+    last = _values(members[2])
+    return last is None or bool(np.mean(last <= 0) < _NEGATIVE_SHARE)
 
 
 def _known_layer(
