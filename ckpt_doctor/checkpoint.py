@@ -136,6 +136,7 @@ class ModelDescriptions:
         object_graph: A serialised `TrackableObjectGraph`.
         keras_config: The JSON of a Keras model: `{"class_name": …, "config": …}`.
         keras_training: The JSON of its compile call (`training_config`, `compile_config`).
+        unread: Why a model that lies there is not among these, where it cannot be read.
     """
 
     meta_graph: bytes | None = None
@@ -144,6 +145,7 @@ class ModelDescriptions:
     object_graph: bytes | None = None
     keras_config: str | None = None
     keras_training: str | None = None
+    unread: str | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -207,8 +207,8 @@ def test_a_description_is_read_once_whoever_asks(calls):
 
 
 @pytest.mark.tensorflow
-def test_a_graph_as_text_is_not_judged(here, random):
-    """Not read without a word: the binary twin of this folder is BN303."""
+def test_a_graph_as_text_is_judged_as_its_binary_twin(here, random):
+    """And one that is not read is not passed over without a word."""
     import tensorflow as tf
 
     v1 = tf.compat.v1
@@ -231,9 +231,11 @@ def test_a_graph_as_text_is_not_judged(here, random):
             builder.add_meta_graph_and_variables(session, ["serve"], {"serving_default": signature})
             builder.save(as_text=as_text)
     assert {rule for rule, _, _ in findings("text_False")} == {"BN303"}
+    assert {rule for rule, _, _ in findings("text_True")} == {"BN303"}
+    (here / "text_True" / "saved_model.pbtxt").rename(here / "text_True" / "saved_model.cpb")
     [checkpoint] = ckpt_doctor.scan("text_True").checkpoints
     [place] = checkpoint.not_judged
-    assert place.where.endswith("saved_model.pbtxt")
+    assert place.where.endswith("saved_model.cpb")
     assert "was not read" in place.reason
     assert main(["scan", "text_True", "--strict"]) == 1
 

@@ -46,6 +46,13 @@ _TYPES: dict[int, tuple[str, int]] = {
     33: ("float4_e2m1fn", 1),
 }
 _NUMBERS = {name: number for number, (name, _) in _TYPES.items()}
+# In text protobuf prints `DT_FLOAT`, and `DT_FLOAT_REF` for a reference (tensorflow/core/framework/types.proto).
+_IN_TEXT = {"float32": "FLOAT", "float64": "DOUBLE", "float16": "HALF"}
+NAMES_IN_TEXT = {
+    f"DT_{_IN_TEXT.get(name, name.upper())}{suffix}": number + further
+    for number, (name, _) in _TYPES.items()
+    for suffix, further in (("", 0), ("_REF", 100))
+} | {"DT_INVALID": 0}
 
 
 def name_of(number: int) -> str:

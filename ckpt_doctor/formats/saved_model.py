@@ -37,7 +37,7 @@ from ckpt_doctor.formats.tensor_bundle import TensorBundle, bundle_of
 _log = logging.getLogger(__name__)
 
 FORMAT: Final = "saved-model"
-# The text form, and the form in chunks for models above 2 GB: their variables are read, their graphs are not.
+# The text form; and the form in chunks for models above 2 GB, of which the variables are read and the graph is not.
 _BINARY = "saved_model.pb"
 _MODEL_FILES = (_BINARY, "saved_model.pbtxt", "saved_model.cpb")
 _FINGERPRINT = "fingerprint.pb"
@@ -71,7 +71,7 @@ class SavedModel(Format):
         if split(path)[1] in _MODEL_FILES and is_file(path):
             folder = split(path)[0] or os.curdir
         model_path = next(full for name in _MODEL_FILES if is_file(full := join(folder, name)))
-        serialised, damages = _read_model(model_path)
+        serialised, unread, damages = _read_model(model_path)
         prefix = join(join(folder, "variables"), "variables")
         _log.debug("%s: model in %s%s", folder, model_path, "" if serialised is not None else ", not read")
         files = [model_path]
@@ -97,7 +97,9 @@ class SavedModel(Format):
             bytes=sum(size_of(file) for file in files),
             producer=None if serialised is None else producer_of_saved_model(serialised),
             descriptions=ModelDescriptions(
-                saved_model=serialised, object_graph=bundle.descriptions.object_graph if bundle else None
+                saved_model=serialised,
+                object_graph=bundle.descriptions.object_graph if bundle else None,
+                unread=unread,
             ),
             damages=tuple(damages),
             attributes=dict(bundle.attributes) if bundle else {},
@@ -281,13 +283,21 @@ def _check_model(checkpoint: Checkpoint, saved_model: bytes) -> None:
         raise RepairRefused(f"{checkpoint.path}: its model is not a {_BINARY}, and only that form is rewritten")
 
 
-def _read_model(path: str) -> tuple[bytes | None, list[Damage]]:
-    if not path.endswith(".pb"):
-        return None, []
+def _read_model(path: str) -> tuple[bytes | None, str | None, list[Damage]]:
+    """Return the serialised model, or why it is not read; and what is damaged of it."""
+    if path.endswith(".cpb"):
+        return None, "it is in chunks, as models above 2 GB are", []
     data = read_all(path)
+    if path.endswith(".pbtxt"):
+        from ckpt_doctor.formats._saved_model_text import NotRead, saved_model_of
+
+        try:
+            return saved_model_of(data), None, []
+        except NotRead as error:
+            return None, str(error), []
     foreign = _foreign.describe(data[:4096])
     if foreign is not None:
-        return None, [Damage("not-a-checkpoint", path, f"is {foreign}")]
+        return None, None, [Damage("not-a-checkpoint", path, f"is {foreign}")]
     if not is_whole(data):
-        return None, [Damage("truncated", path, f"{len(data)} bytes are no whole SavedModel message")]
-    return data, []
+        return None, None, [Damage("truncated", path, f"{len(data)} bytes are no whole SavedModel message")]
+    return data, None, []

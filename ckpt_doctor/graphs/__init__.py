@@ -45,16 +45,16 @@ def read_description(checkpoint: Checkpoint) -> Description | None:
 
 
 def _read_description(checkpoint: Checkpoint) -> Description | None:
-    found = _strongest(checkpoint)
-    unread = next((file for file in checkpoint.files if file.endswith(_UNREAD)), None)
-    if unread is None or (found is not None and found.graph is not None):
+    found, unread = _strongest(checkpoint), checkpoint.descriptions.unread
+    if unread is None:
         return found
     facts = ModelFacts("names") if found is None else found.facts
+    where = next((file for file in checkpoint.files if file.endswith(_UNREAD)), checkpoint.path)
     reason = (
-        "its graph is not in the binary form of saved_model.pb and was not read: whether training ran the updates, and "
-        "in which mode it serves, is not known; save it again without as_text=True"
+        f"its graph was not read: {unread}; whether training ran the updates, and in which mode it serves, is not known"
     )
-    return Description(replace(facts, not_judged=(*facts.not_judged, (unread, reason))))
+    facts = replace(facts, not_judged=(*facts.not_judged, (where, reason)))
+    return Description(facts, None if found is None else found.graph)
 
 
 def _strongest(checkpoint: Checkpoint) -> Description | None:

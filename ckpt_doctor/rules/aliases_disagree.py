@@ -14,7 +14,7 @@ scope, `get_collection(UPDATE_OPS, scope)`), so that the others never left 0/1.
     updates = tf.get_collection(tf.GraphKeys.UPDATE_OPS)     # of every tower
     updates = tf.get_collection(tf.GraphKeys.UPDATE_OPS, "tower_0/")   # of the one that is saved and served
 
-False positives: exported twins are paired by the graph. Where it cannot be read (`saved_model.pbtxt`), they are paired
+False positives: exported twins are paired by the graph. Where it cannot be read (`saved_model.cpb`), they are paired
 by the name that TensorFlow shows (`bn/moving_mean`), if no other variable has it. A tower that has seen other data, and
 a shadow early in training, differ without a defect.
 
