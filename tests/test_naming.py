@@ -130,3 +130,53 @@ def test_drift_needs_exactly_one_way_to_fit():
     one = {"bn_5__moving_mean": (4,), "bn_5__moving_variance": (4,)}
     two = {"bn_6__moving_mean": (4,), "bn_6__moving_variance": (4,)}
     assert len(grouped(**lost, **one, **two).layers) == 3
+
+
+V = (4,)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "layers"),
+    [
+        # takerum/vat_tf, layers.py.
+        (
+            {"CNN__b0_gamma": V, "CNN__b0_beta": V, "CNN__b0_mean": V, "CNN__b0_var": V, "CNN__b0_gamma__Adam": V},
+            {"CNN/b0": ("CNN/b0_gamma", "CNN/b0_beta", "CNN/b0_mean", "CNN/b0_var")},
+        ),
+        # aiUIUC/pyAIUtils, aiutils/tftools/batch_normalizer.py.
+        (
+            {"bn__gamma": V, "bn__beta": V, "bn__average_mean": V, "bn__average_variance": V},
+            {"bn": ("bn/gamma", "bn/beta", "bn/average_mean", "bn/average_variance")},
+        ),
+        (
+            {"norm_scale": V, "norm_offset": V, "norm_mean": V, "norm_var": V},
+            {"norm": ("norm_scale", "norm_offset", "norm_mean", "norm_var")},
+        ),
+        # Two layers in one scope.
+        (
+            {f"f__{layer}_{word}": V for layer in "ab" for word in ("gamma", "beta", "mean", "var")},
+            {f"f/{layer}": tuple(f"f/{layer}_{word}" for word in ("gamma", "beta", "mean", "var")) for layer in "ab"},
+        ),
+        # Not four vectors of one length; not a word of their own; two pairs; a scaler of inputs; another normalisation.
+        ({"a__b0_gamma": V, "a__b0_beta": V, "a__b0_mean": (5,), "a__b0_var": (5,)}, {}),
+        ({"a__b0_gamma": V, "a__b0_mean": V, "a__b0_var": V}, {}),
+        ({"z__mean": V, "z__var": V}, {}),
+        ({"a__scale": V, "a__offset": V, "a__x_mean": V, "a__x_var": V, "a__y_mean": V, "a__y_var": V}, {}),
+        ({"obs_scale": V, "obs_offset": V, "obs_mean": V, "obs_var": V, "obs_count": ()}, {}),
+        ({"layer_norm__scale": V, "layer_norm__shift": V, "layer_norm__x_mean": V, "layer_norm__x_var": V}, {}),
+    ],
+)
+def test_four_vectors_with_words_of_their_authors_own_are_a_layer(shapes, layers):
+    found = grouped(**shapes)
+    roles = ("gamma", "beta", "moving_mean", "moving_variance")
+    assert {group.name: tuple(group.roles[role] for role in roles) for group in found.layers} == layers
+    assert not any(group.absent for group in found.layers)
+    assert all(group.initial is None for group in found.layers)
+    names = {variable.name for variable in variables(**shapes)}
+    assert {name for group in found.layers for name in group.roles.values()} | set(found.others) == names
+
+
+def test_what_a_description_speaks_for_is_left_to_it():
+    shapes = {"CNN__b0_gamma": V, "CNN__b0_beta": V, "CNN__b0_mean": V, "CNN__b0_var": V}
+    known = {variable.name for variable in variables(**shapes)}
+    assert not group_variables(variables(**shapes), known=known, other_normalization=()).layers

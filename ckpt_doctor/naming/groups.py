@@ -17,6 +17,7 @@ from ckpt_doctor.naming.reading import (
     bare_name,
     is_other_normalization,
     looks_like_batch_norm,
+    possible_roles,
     read_name,
     undoubled,
     with_role,
@@ -146,6 +147,7 @@ class _Sorter:
     def sort(self) -> Grouped:
         """Return every variable in its place."""
         self._add_weak_roles()
+        self._add_own_words()
         self._attach()
         by_company = self._beside_convolutions()
         layers: list[Group] = []
@@ -196,6 +198,40 @@ class _Sorter:
             else:
                 self.others.update(dict.fromkeys(roles.values(), "weight"))
 
+    def _add_own_words(self) -> None:
+        """Find layers whose statistics have names of their author's own: `b0_mean` and `b0_var` beside `b0_gamma`.
+
+        Four vectors of one length whose names end in words for gamma, beta, mean and variance are a layer. A name that
+        a description of the model speaks for is left to it.
+        """
+        candidates: dict[str, dict[str, dict[str, str]]] = {}
+        for name, kind in self.others.items():
+            if kind != "weight" or name in self.known or len(self.by_name[name].shape) != 1:
+                continue
+            for layer, role, stem in possible_roles(name):
+                candidates.setdefault(layer, {}).setdefault(role, {})[stem] = name
+        # `a/b0_mean` is of `a/b0` before it is one that `a` calls `b0_mean`.
+        for layer, words in sorted(candidates.items(), key=lambda entry: "" not in entry[1].get("moving_mean", ())):
+            group = self.groups.get(layer)
+            roles = dict(group.roles) if group is not None else {}
+            pairs = set(words.get("moving_mean", ())) & set(words.get("moving_variance", ()))
+            if set(roles) - set(_AFFINE) or len(pairs) != 1 or is_other_normalization(layer):
+                continue
+            (stem,) = pairs
+            for role in (*_AFFINE, *STATISTICS):
+                own = words.get(role, {})
+                roles.setdefault(role, own.get(stem) or own.get("", ""))
+            taken = {} if group is None else group.roles
+            if any(name not in self.others for role, name in roles.items() if role not in taken):
+                continue
+            counted = any(self._counts(roles[role]) for role in STATISTICS)
+            if counted or len({self.by_name[name].shape for name in roles.values()}) != 1:
+                continue
+            self.group(layer).roles.update(roles)
+            self.group(layer).initial = None
+            for name in roles.values():
+                self.others.pop(name, None)
+
     def _are_a_pair(self, roles: Mapping[str, str]) -> bool:
         """Return whether a plain `mean` and `variance` are vectors of one shape without a `count` beside them.
 
@@ -206,7 +242,9 @@ class _Sorter:
         return mean.shape == variance.shape and len(mean.shape) > 0 and not self._counts(mean.name)
 
     def _counts(self, name: str) -> bool:
-        return any(with_role(name, word) in self.by_name for word in ("count", "n", "num_samples"))
+        stem = re.sub(r"(mean|var|variance)((?::|/\.ATTRIBUTES).*)?$", "", name)
+        words = ("count", "n", "num_samples")
+        return any(with_role(name, word) in self.by_name or f"{stem}{word}" in self.by_name for word in words)
 
     def _attach(self) -> None:
         """Give companions, shadows and slots to the groups that they belong to."""

@@ -79,6 +79,15 @@ _AVERAGED_MOMENT = re.compile(
     r"(?:(?P<mean>Squeeze|mean|Mean|normalize/mean|mean_ss|Reshape)|"
     r"(?P<variance>Squeeze_1|variance|Variance|normalize/variance|moments_1/mean|var_ss|Reshape_1))$"
 )
+# Words that name the four vectors of a layer where all four stand together, whatever word of the author's own is before
+# them: `b0_mean` beside `b0_gamma`, `average_mean` beside `gamma`.
+_ANY_WORDS = {
+    **dict.fromkeys(("gamma", "scale"), "gamma"),
+    **dict.fromkeys(("beta", "offset", "shift"), "beta"),
+    "mean": "moving_mean",
+    **dict.fromkeys(("variance", "var"), "moving_variance"),
+}
+_ENDS_IN_WORD = re.compile(rf"^(?:(?P<stem>.+)_)?(?P<word>{'|'.join(_ANY_WORDS)})$")
 _COMPANIONS = frozenset("biased local_step _hidden _counter hidden counter".split())
 _OF_LAYER = frozenset(
     "renorm_mean renorm_stddev moving_stddev renorm_mean_weight renorm_stddev_weight accu_mean accu_variance "
@@ -221,6 +230,21 @@ def _role(scope: str, last: str) -> Named:
         layer = f"{scope}/{weak['layer']}".lstrip("/")
         return Named("maybe", layer, _WEAK_ROLES[weak["role"]], initial=None, last=last)
     return Named("other", scope, last=last)
+
+
+def possible_roles(name: str) -> list[tuple[str, str, str]]:
+    """Return what a name that certainly says nothing may say in company: layer, role, and the word before the role.
+
+    `a/b0_mean` may be the mean of a layer `a/b0`, or one that its author calls `b0` in a layer `a`.
+    """
+    scope, _, last = bare_name(name).rpartition("/")
+    found = _ENDS_IN_WORD.match(last)
+    if found is None:
+        return []
+    role, stem = _ANY_WORDS[found["word"]], found["stem"]
+    if stem is None:
+        return [(scope, role, "")]
+    return [(f"{scope}/{stem}".lstrip("/"), role, ""), (scope, role, stem)]
 
 
 def _start(word: str) -> str | None:
