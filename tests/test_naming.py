@@ -148,6 +148,11 @@ V = (4,)
             {"bn__gamma": V, "bn__beta": V, "bn__average_mean": V, "bn__average_variance": V},
             {"bn": ("bn/gamma", "bn/beta", "bn/average_mean", "bn/average_variance")},
         ),
+        # Another word for the same.
+        (
+            {"bn__gamma": V, "bn__beta": V, "bn__ema_mean": V, "bn__ema_var": V},
+            {"bn": ("bn/gamma", "bn/beta", "bn/ema_mean", "bn/ema_var")},
+        ),
         (
             {"norm_scale": V, "norm_offset": V, "norm_mean": V, "norm_var": V},
             {"norm": ("norm_scale", "norm_offset", "norm_mean", "norm_var")},
@@ -157,10 +162,9 @@ V = (4,)
             {f"f__{layer}_{word}": V for layer in "ab" for word in ("gamma", "beta", "mean", "var")},
             {f"f/{layer}": tuple(f"f/{layer}_{word}" for word in ("gamma", "beta", "mean", "var")) for layer in "ab"},
         ),
-        # Not four vectors of one length; not a word of their own; two pairs; a scaler of inputs; another normalisation.
-        ({"a__b0_gamma": V, "a__b0_beta": V, "a__b0_mean": (5,), "a__b0_var": (5,)}, {}),
-        ({"a__b0_gamma": V, "a__b0_mean": V, "a__b0_var": V}, {}),
-        ({"z__mean": V, "z__var": V}, {}),
+        # Not four vectors of one length; three; two pairs; a scaler of inputs; another normalisation.
+        ({"b0_scale": V, "b0_offset": V, "b0_mean": (5,), "b0_var": (5,)}, {}),
+        ({"b0_scale": V, "b0_mean": V, "b0_var": V}, {}),
         ({"a__scale": V, "a__offset": V, "a__x_mean": V, "a__x_var": V, "a__y_mean": V, "a__y_var": V}, {}),
         ({"obs_scale": V, "obs_offset": V, "obs_mean": V, "obs_var": V, "obs_count": ()}, {}),
         ({"layer_norm__scale": V, "layer_norm__shift": V, "layer_norm__x_mean": V, "layer_norm__x_var": V}, {}),
@@ -177,6 +181,7 @@ def test_four_vectors_with_words_of_their_authors_own_are_a_layer(shapes, layers
 
 
 def test_what_a_description_speaks_for_is_left_to_it():
-    shapes = {"CNN__b0_gamma": V, "CNN__b0_beta": V, "CNN__b0_mean": V, "CNN__b0_var": V}
+    shapes = {"norm_scale": V, "norm_offset": V, "norm_mean": V, "norm_var": V}
+    assert grouped(**shapes).layers
     known = {variable.name for variable in variables(**shapes)}
     assert not group_variables(variables(**shapes), known=known, other_normalization=()).layers

@@ -146,8 +146,8 @@ class _Sorter:
 
     def sort(self) -> Grouped:
         """Return every variable in its place."""
-        self._add_weak_roles()
         self._add_own_words()
+        self._add_weak_roles()
         self._attach()
         by_company = self._beside_convolutions()
         layers: list[Group] = []
@@ -204,9 +204,11 @@ class _Sorter:
         Four vectors of one length whose names end in words for gamma, beta, mean and variance are a layer. A name that
         a description of the model speaks for is left to it.
         """
+        free = {name for roles in self.maybe.values() for name in roles.values()}
+        free |= {name for name, kind in self.others.items() if kind == "weight"}
         candidates: dict[str, dict[str, dict[str, str]]] = {}
-        for name, kind in self.others.items():
-            if kind != "weight" or name in self.known or len(self.by_name[name].shape) != 1:
+        for name in sorted(free):
+            if name in self.known or len(self.by_name[name].shape) != 1:
                 continue
             for layer, role, stem in possible_roles(name):
                 candidates.setdefault(layer, {}).setdefault(role, {})[stem] = name
@@ -222,7 +224,7 @@ class _Sorter:
                 own = words.get(role, {})
                 roles.setdefault(role, own.get(stem) or own.get("", ""))
             taken = {} if group is None else group.roles
-            if any(name not in self.others for role, name in roles.items() if role not in taken):
+            if any(name not in free for role, name in roles.items() if role not in taken):
                 continue
             counted = any(self._counts(roles[role]) for role in STATISTICS)
             if counted or len({self.by_name[name].shape for name in roles.values()}) != 1:
@@ -230,7 +232,11 @@ class _Sorter:
             self.group(layer).roles.update(roles)
             self.group(layer).initial = None
             for name in roles.values():
+                free.discard(name)
                 self.others.pop(name, None)
+            for scope in {layer, *(found for name in roles.values() for found, _, _ in possible_roles(name))}:
+                words_here = self.maybe.get(scope, {})
+                self.maybe[scope] = {role: name for role, name in words_here.items() if name in free}
 
     def _are_a_pair(self, roles: Mapping[str, str]) -> bool:
         """Return whether a plain `mean` and `variance` are vectors of one shape without a `count` beside them.
