@@ -28,8 +28,8 @@ class RoleSwap:
         found_in_variance: Whether the vector under `moving_variance` cannot be one; else that under `gamma`.
         channels: Number of its channels.
         can_be_undone: Whether the values tell where every vector belongs: in all layers that look so mean and variance
-            are in each other's place, and nothing else. Where some have gamma or beta there too, the vectors of the
-            others may be two places off as well.
+            are in each other's place, and nothing else. Where some have gamma or beta there too, or a gamma looks like
+            a mean or a beta like a variance, all vectors may be two places off.
     """
 
     layer: BatchNormLayer
@@ -54,7 +54,10 @@ def find_role_swaps(layers: Sequence[BatchNormLayer]) -> dict[str, RoleSwap]:
         if enough and sum(found.channels for found in [*agreeing, *shifted]) >= _FEWEST_CHANNELS:
             chosen |= {found.layer.name for found in [*agreeing, *shifted]}
     swaps = {found.layer.name: found for found in suspects if found.layer.name in chosen}
-    plain = all(found.variance_in == "moving_mean" and found.found_in_variance for found in swaps.values())
+    plain = all(
+        found.variance_in == "moving_mean" and found.found_in_variance and not _others_look_shifted(found.layer)
+        for found in swaps.values()
+    )
     return {name: replace(found, can_be_undone=plain) for name, found in swaps.items()}
 
 
@@ -90,6 +93,15 @@ def _is_odd(layer: BatchNormLayer) -> bool:
         or (gamma is not None and _has_both_signs(gamma))
         or (mean is not None and variance is not None and holds_only(mean, 1) and holds_only(variance, 0))
     )
+
+
+def _others_look_shifted(layer: BatchNormLayer) -> bool:
+    """Return whether gamma looks like a mean, or beta like a variance."""
+    gamma, beta = (
+        None if value is None else value.astype(np.float64).reshape(-1)
+        for value in (layer.values.get("gamma"), layer.values.get("beta"))
+    )
+    return (gamma is not None and _has_both_signs(gamma)) or (beta is not None and _could_be_variance(beta))
 
 
 def _could_be_variance(vector: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> bool:

@@ -24,8 +24,9 @@ _FROZEN = (
     "break the model; if it was trained afresh, --method initial puts the initial values back; --force estimates anyway"
 )
 _SWAPPED = (
-    "gamma, beta and its statistics are in each other's place (BN206), and the file does not tell which belongs where; "
-    "load it in the order in which it was saved; naming the layer with --layers estimates its statistics as it is"
+    "some of gamma, beta, mean and variance are in each other's place (BN206), and values do not tell which belongs "
+    "where: gamma and a variance are above zero, beta and a mean have both signs; load it in the order in which it was "
+    "saved; naming the layer with --layers estimates its statistics as it is"
 )
 
 

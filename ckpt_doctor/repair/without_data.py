@@ -104,16 +104,17 @@ def _alike(layer: BatchNormLayer, copy: Mapping[str, Array]) -> bool:
 def _swapped_back(layer: BatchNormLayer, swap: RoleSwap) -> dict[str, Array]:
     """Return the roles of a layer, put back.
 
-    Either mean and variance stand in each other's place, or, in a nested Keras model that was saved frozen and loaded
-    unfrozen, gamma and beta stand in the place of mean and variance and the reverse.
+    Only mean and variance in each other's place can be: in a nested Keras model that was saved frozen and loaded
+    unfrozen, gamma and beta stand in the place of mean and variance, and converters exchange gamma and beta. A gamma
+    looks like a variance there, and a beta like a mean.
     """
     values = {role: np.asarray(value, np.float64) for role, value in layer.values.items()}
     if swap.can_be_undone:
         values["moving_mean"], values["moving_variance"] = values["moving_variance"], values["moving_mean"]
         return values
     raise RepairRefused(
-        f"layer {layer.name}: its gamma and beta stand under its statistics, and those of other layers under its gamma "
-        "and beta; which belongs where the file does not tell; load it in the order in which it was saved"
+        f"layer {layer.name}: some of its gamma, beta, mean and variance are in each other's place, and values do not "
+        "tell which belongs where; load it in the order in which it was saved"
     )
 
 

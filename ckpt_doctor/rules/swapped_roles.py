@@ -6,7 +6,7 @@ layer may be chance or a diverged training; several that agree are not.
 
 Usual cause: Keras' legacy HDF5 weights of a nested model, saved while it was frozen and loaded after it was not, or the
     other way round: the file lists weights by position, and the positions depend on `trainable`. Also converters that
-    write running mean and variance in the wrong order.
+    write running mean and variance in the wrong order, and darknet's files, in which beta comes first.
 
     inner.trainable = True                     # as when the weights were saved
     model.load_weights("weights.h5")           # or use .weights.h5, which is immune
@@ -15,8 +15,8 @@ Usual cause: Keras' legacy HDF5 weights of a nested model, saved while it was fr
 False positives: two layers whose variance diverged to negative values in some channels (BN204) while their means are
 above zero in all, as behind a ReLU. The finding rests on values alone, so it is always `likely`.
 
-Repair: `ckpt-doctor fix --method copy --unproven` puts the vectors back in their places, without data; load the
-    original file in the right order where it still exists.
+Repair: `ckpt-doctor fix --method copy --unproven` puts mean and variance back in their places, without data, where
+    gamma and beta look right; load the original file in the right order where it still exists.
 
 Repair is unsafe when: the loader itself exchanges the vectors (a nested Keras model, frozen when it was saved and not
 when it is loaded): corrected values are exchanged again. If three or four vectors are permuted, mean and variance alone
@@ -35,6 +35,7 @@ import numpy as np
 
 from ckpt_doctor.batchnorm import BatchNormLayer
 from ckpt_doctor.finding import Finding
+from ckpt_doctor.heuristics.role_swaps import RoleSwap
 from ckpt_doctor.rules._examples import example, holding
 from ckpt_doctor.rules.interface import Rule, Subject
 
@@ -47,13 +48,21 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
         finding = rule.finding(
             f"layer {layer.name}: {names[0]} is {_range(layer, odd)} over {found.channels} channels, which is no "
             f"{odd.replace('_', ' ')}, and {names[1]} is {_range(layer, found.variance_in)}, which could be a "
-            "variance; other layers show the same; load the weights in the order in which they were saved"
+            f"{'variance' if found.can_be_undone else 'gamma or a variance'}; other layers show the same; "
+            + ("its mean and variance look right; " if _only_gamma_and_beta(found) else "")
+            + "load the weights in the order in which they were saved"
             + (", or `fix --method copy --unproven`" if found.can_be_undone else ""),
             layer=layer,
             variables=names,
             certainty="likely",
         )
         yield finding if found.can_be_undone else replace(finding, repair="none")
+
+
+def _only_gamma_and_beta(found: RoleSwap) -> bool:
+    """Return whether mean and variance look like a mean and a variance: then gamma and beta alone are out of place."""
+    mean = found.layer.values["moving_mean"]
+    return not found.found_in_variance and bool(np.any(mean < 0) and np.any(mean > 0))
 
 
 def _range(layer: BatchNormLayer, role: str) -> str:

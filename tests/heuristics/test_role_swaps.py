@@ -108,3 +108,21 @@ def test_what_is_missing_or_no_number_tells_nothing():
     for lost in ("gamma", "beta"):
         rest = {name: value for name, value in opposite("a").values.items() if name != lost}
         assert found(replace(opposite("a"), values=rest), replace(opposite("b"), values=rest)) == {}
+
+
+@pytest.mark.parametrize(
+    ("gamma", "beta", "undone"),
+    [
+        (1.3, 0.2, True),
+        ([0.8, 1.1, 1.3, 0.9], [-0.1, 0.2, -0.3, 0.1], True),
+        (MEANS, 0.2, False),
+        (1.3, VARIANCES, False),
+    ],
+)
+def test_a_swap_is_undone_only_where_gamma_and_beta_look_right(gamma, beta, undone):
+    # Where all four are two places off, mean and variance are under gamma and beta.
+    swaps = find_role_swaps([swapped(name, gamma=gamma, beta=beta) for name in "ab"])
+    assert [swap.can_be_undone for swap in swaps.values()] == [undone, undone]
+    # One layer of which it is not certain speaks for all.
+    swaps = find_role_swaps([swapped("a"), swapped("b", gamma=gamma, beta=beta)])
+    assert [swap.can_be_undone for swap in swaps.values()] == [undone, undone]

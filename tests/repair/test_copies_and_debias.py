@@ -200,7 +200,7 @@ def test_gamma_and_beta_under_the_statistics_are_refused():
     ]
     for swap in find_role_swaps(layers).values():
         for other in (swap, replace(swap, found_in_variance=True), replace(swap, variance_in="moving_mean")):
-            with pytest.raises(RepairRefused, match=r"layer [ab]: its gamma and beta stand under its statistics"):
+            with pytest.raises(RepairRefused, match=r"layer [ab]: some of its gamma, beta, mean and variance"):
                 copied_statistics(other.layer, other)
 
 
