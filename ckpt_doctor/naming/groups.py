@@ -27,7 +27,6 @@ STATISTICS = ("moving_mean", "moving_variance")
 _AFFINE = ("gamma", "beta")
 # One copy of the model for each device, by variable scope (tensorflow/models, tutorials/image/cifar10_multi_gpu).
 _TOWER = re.compile(r"^(?P<before>(?:.*/)?)(?P<tower>(?:tower|replica|clone|gpu)_?(?P<number>\d+))/(?P<rest>.+)$")
-_PLAIN = ("mean", "variance", "var")
 # In a file without a model, so many groups of gamma and beta beside a convolution are no coincidence.
 _FEWEST_BY_COMPANY = 2
 
@@ -178,9 +177,7 @@ class _Sorter:
                 fits = self._are_a_pair(roles) and (
                     bool(set(_AFFINE) & set(roles)) or company is not None or looks_like_batch_norm(scope)
                 )
-                # `obs_mean` and `obs_var`, with nothing beside them, are the statistics of something else.
-                plain = all(bare_name(roles[role]).rpartition("/")[2] in _PLAIN for role in statistics)
-                if not fits and plain and self._are_a_pair(roles) and not is_other_normalization(scope):
+                if not fits and self._are_a_pair(roles) and not is_other_normalization(scope):
                     reason = "a mean and a variance without gamma and beta: batch norm or a scaling of inputs"
                     self.not_judged.update({roles[role]: reason for role in STATISTICS})
                     roles = {role: name for role, name in roles.items() if role not in STATISTICS}

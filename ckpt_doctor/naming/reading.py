@@ -48,8 +48,6 @@ _ROLES = {
     "population_variance": "moving_variance",
     "avg_mean": "moving_mean",
     "avg_var": "moving_variance",
-    "average_mean": "moving_mean",
-    "average_variance": "moving_variance",
     "mov_mean": "moving_mean",
     "mov_var": "moving_variance",
     "train_mean": "moving_mean",
@@ -65,9 +63,7 @@ _WEAK_ROLES = {
     "offset": "beta",
     "mean": "moving_mean",
     "variance": "moving_variance",
-    "var": "moving_variance",
 }
-_WEAK_SUFFIX = re.compile(r"^(?P<layer>.+?)_(?P<role>mean|variance|var)$")
 # Keras 1, and people who number by hand, write the role behind the layer's name: `bn2a_running_std`, `bn1_pop_mean`.
 # TensorFlow adds a number behind it all where a session holds the name already: `bn1_gamma_1`.
 _SUFFIXED = re.compile(rf"^(?P<layer>.+?)_(?P<role>{'|'.join(sorted(_ROLES, key=len, reverse=True))})(?P<again>_\d+)?$")
@@ -224,11 +220,6 @@ def _role(scope: str, last: str) -> Named:
         return Named(
             "batch-norm", layer, _ROLES[suffixed["role"]], initial=_start(suffixed["role"]), last=suffixed["role"]
         )
-    weak = _WEAK_SUFFIX.match(last)
-    if weak is not None:
-        # `b0_mean` beside `b0_gamma`.
-        layer = f"{scope}/{weak['layer']}".lstrip("/")
-        return Named("maybe", layer, _WEAK_ROLES[weak["role"]], initial=None, last=last)
     return Named("other", scope, last=last)
 
 
