@@ -41,7 +41,7 @@ class KerasFile:
     def __init__(self, checkpoint: Checkpoint, config: Mapping[str, Any], found: Sequence[Found]) -> None:
         self.checkpoint = checkpoint
         self._by_path = {item.path: item for item in found}
-        self._fronts = fronts(config, is_batch_norm)
+        self._fronts = fronts(config)
         self._given = given_modes(config)
         self.steps = optimizer_steps(checkpoint)
         self.legacy = checkpoint.layout.legacy_keras

@@ -10,6 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ckpt_doctor.graphs.keras_calls import DEEPEST, Call, calls_of, layers_in
+from ckpt_doctor.graphs.keras_layers import is_batch_norm
+
 # Class to the axes of its last kernel that are the channels of its output, counted from the end: keras/src/layers of
 # Keras 3 and tf_keras. Classes of Keras 1 are left out: the order of their axes depends on the backend.
 _LINEAR: dict[str, tuple[int, ...]] = {
@@ -24,7 +27,6 @@ _KEEPS_CONSTANTS = frozenset(
 )
 _SUM = "Add"
 _WRAPPER = "TimeDistributed"
-_DEEPEST = 30
 _LONGEST = 20
 
 Path = tuple[str, ...]
@@ -55,33 +57,30 @@ class _Node:
         class_name: Its class, inside a wrapper that applies it to each step of time.
         config: Its own config.
         path: See `KerasFront`.
-        calls: For each of its calls, the layers that it reads.
+        calls: Its calls.
         readers: The layers that read its outputs, one entry a call.
-        arguments: What else it is called with, one mapping a call.
         rank: Number of dimensions of its input, the batch among them; 0 where the config does not say.
     """
 
     class_name: str
     config: Mapping[str, Any]
     path: Path
-    calls: list[list[str]] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
     readers: list[str] = field(default_factory=list)
-    arguments: list[Mapping[str, Any]] = field(default_factory=list)
     rank: int = 0
 
 
-def fronts(config: Mapping[str, Any], is_batch_norm: Any) -> dict[Path, KerasFront]:
+def fronts(config: Mapping[str, Any]) -> dict[Path, KerasFront]:
     """Return the linear layer in front of each batch norm, by the path of the batch norm.
 
     Args:
         config: The model, `{"class_name": …, "config": …}`.
-        is_batch_norm: Tells a batch norm by its class name and config.
     """
     found: dict[Path, KerasFront] = {}
     for nodes, outputs in _models(config, (), 0):
         for node in nodes.values():
             if is_batch_norm(node.class_name, node.config) and len(node.calls) == 1:
-                front = _front(node, nodes, outputs, is_batch_norm)
+                front = _front(node, nodes, outputs)
                 if front is not None:
                     found[node.path] = front
     return found
@@ -95,14 +94,14 @@ def given_modes(config: Mapping[str, Any]) -> dict[Path, tuple[bool, ...]]:
     found: dict[Path, tuple[bool, ...]] = {}
     for nodes, _ in _models(config, (), 0):
         for node in nodes.values():
-            modes = {given.get("training") for given in node.arguments}
+            modes = {call.arguments.get("training") for call in node.calls}
             known = tuple(sorted(bool(mode) for mode in modes if isinstance(mode, (bool, int))))
             if known:
                 found[node.path] = known if len(modes) == 1 else (False, True)
     return found
 
 
-def _front(batch_norm: _Node, nodes: Mapping[str, _Node], outputs: frozenset[str], is_batch_norm: Any) -> Any:
+def _front(batch_norm: _Node, nodes: Mapping[str, _Node], outputs: frozenset[str]) -> KerasFront | None:
     def normalised(name: str) -> bool:
         reader = nodes.get(name)
         return reader is not None and is_batch_norm(reader.class_name, reader.config)
@@ -111,7 +110,7 @@ def _front(batch_norm: _Node, nodes: Mapping[str, _Node], outputs: frozenset[str
     between: list[str] = []
     current = batch_norm
     for _ in range(_LONGEST):
-        sources = current.calls[0]
+        sources = current.calls[0].sources
         if len(sources) != 1 and not (current.class_name == _SUM and sources):
             return None
         candidates = [nodes.get(name) for name in sources]
@@ -185,42 +184,33 @@ def _described(node: _Node) -> KerasFront | None:
 
 def _models(entry: Any, path: Path, depth: int) -> Iterator[tuple[dict[str, _Node], frozenset[str]]]:
     """Yield the layers of every model in a config, with the names of its output layers."""
-    config = entry.get("config") if isinstance(entry, dict) else None
-    if isinstance(config, list):
-        config = {"layers": config}
-    if not isinstance(config, dict) or depth > _DEEPEST:
-        return
-    layers = config.get("layers")
-    if not isinstance(layers, list):
+    layers = layers_in(entry)
+    if layers is None or depth > DEEPEST:
         return
     nodes: dict[str, _Node] = {}
     previous: str | None = None
-    sequential = not any(isinstance(layer, dict) and "inbound_nodes" in layer for layer in layers)
-    for layer in layers:
-        if not isinstance(layer, dict) or not isinstance(layer.get("config"), dict):
-            continue
-        name = str(layer["config"].get("name") or layer.get("name") or "")
+    sequential = not any("inbound_nodes" in layer for _, layer in layers)
+    for name, layer in layers:
         yield from _models(layer, (*path, name), depth + 1)
         node = _node(layer, (*path, name))
         nodes[name] = node
-        if sequential:
-            node.calls = [[previous]] if previous is not None else []
-            previous = name
-        else:
-            for sources, arguments in _calls(layer.get("inbound_nodes")):
-                node.calls.append(sources)
-                node.arguments.append(arguments)
+        if not sequential:
+            node.calls = calls_of(layer)
+        elif previous is not None:
+            node.calls = [Call([previous], {})]
+        previous = name
     for name, node in nodes.items():
-        for sources in node.calls:
-            for source in sources:
+        for call in node.calls:
+            for source in call.sources:
                 if source in nodes:
                     nodes[source].readers.append(name)
-    yield nodes, frozenset(_names(config.get("output_layers")))
+    config = entry["config"]
+    yield nodes, frozenset(_names(config.get("output_layers") if isinstance(config, dict) else None))
 
 
 def _node(layer: Mapping[str, Any], path: Path) -> _Node:
     class_name = str(layer.get("class_name", "")).rpartition(">")[2]
-    config: Mapping[str, Any] = layer["config"]
+    config: Mapping[str, Any] = layer["config"] if isinstance(layer["config"], dict) else {}
     inner = config.get("layer")
     if class_name == _WRAPPER and isinstance(inner, dict) and isinstance(inner.get("config"), dict):
         own = dict(inner["config"])
@@ -230,43 +220,6 @@ def _node(layer: Mapping[str, Any], path: Path) -> _Node:
     built = layer.get("build_config")
     shape = built.get("input_shape") if isinstance(built, dict) else None
     return _Node(class_name, config, path, rank=len(shape) if isinstance(shape, list) else 0)
-
-
-def _calls(inbound: Any) -> Iterator[tuple[list[str], Mapping[str, Any]]]:
-    """Yield, for each call of a layer, the layers that it reads and its other arguments.
-
-    Keras 3 writes `{"args": [tensor, …], "kwargs": {…}}` with `{"config": {"keras_history": [layer, call, output]}}`
-    for a tensor; Keras 1 and 2 `[[layer, call, output, {…}], …]`.
-    """
-    for call in inbound if isinstance(inbound, list) else ():
-        if isinstance(call, dict):
-            arguments = call.get("kwargs")
-            arguments = arguments if isinstance(arguments, dict) else {}
-            yield list(_histories([call.get("args"), arguments])), arguments
-        elif isinstance(call, list):
-            entries = call if call and isinstance(call[0], list) else [call]
-            sources, arguments = [], {}
-            for one in entries:
-                if isinstance(one, list) and one and isinstance(one[0], str):
-                    sources.append(one[0])
-                    if len(one) > 3 and isinstance(one[3], dict):
-                        arguments = {**arguments, **one[3]}
-            yield sources, arguments
-
-
-def _histories(value: Any, depth: int = 0) -> Iterator[str]:
-    if depth > _DEEPEST:
-        return
-    if isinstance(value, dict):
-        config = value.get("config")
-        history = config.get("keras_history") if isinstance(config, dict) else None
-        if isinstance(history, list) and history:
-            yield str(history[0])
-            return
-        value = list(value.values())
-    if isinstance(value, list):
-        for one in value:
-            yield from _histories(one, depth + 1)
 
 
 def _names(outputs: Any) -> Sequence[str]:

@@ -13,10 +13,11 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ckpt_doctor.graphs.keras_calls import DEEPEST, calls_of, layers_in
+
 _TIME_DISTRIBUTED = "TimeDistributed"
 # A wrapper of a kernel, which calls its layer once (keras/src/layers/normalization/spectral_normalization.py).
 _CALL_ONCE = frozenset({"SpectralNormalization"})
-_DEEPEST = 30
 # Averages that correct for their start: Keras 2.1.3 to 2.3.1 on TensorFlow 1 (keras/backend/tensorflow_backend.py:
 # `moving_average_update`, `zero_debias=True`; of 2.3 on TensorFlow 2 nothing is known). The versions `2.2.4-tf` are
 # those of tf.keras, which does without.
@@ -59,21 +60,16 @@ def _walk(
     entry: Any, path: tuple[str, ...], updates: int | None, keras_3: bool, depth: int
 ) -> Iterator[tuple[tuple[str, ...], int | None]]:
     """Yield the path of every layer inside an entry, itself included, with how often a step calls it."""
-    config = entry.get("config") if isinstance(entry, dict) else None
-    if isinstance(config, list):
-        config = {"layers": config}
-    if not isinstance(config, dict) or depth > _DEEPEST:
+    if depth > DEEPEST:
         return
-    layers = config.get("layers")
-    if isinstance(layers, list):
-        for layer in layers:
-            inner = layer.get("config") if isinstance(layer, dict) else None
-            if not isinstance(inner, (dict, list)):
-                continue
-            own = inner.get("name") if isinstance(inner, dict) else None
-            name = str(own or layer.get("name") or "")
-            called = None if updates is None else updates * _calls(layer, keras_3)
+    layers = layers_in(entry)
+    if layers is not None:
+        for name, layer in layers:
+            called = None if updates is None else updates * _updating_calls(layer, keras_3)
             yield from _walk(layer, (*path, name), called, keras_3, depth + 1)
+        return
+    config = entry.get("config") if isinstance(entry, dict) else None
+    if not isinstance(config, dict):
         return
     yield path or (str(config.get("name", "")),), updates
     for attribute in ("layer", "forward_layer", "backward_layer", "cell"):
@@ -84,20 +80,9 @@ def _walk(
             yield from _walk(wrapped, (*path, str(inner.get("name", attribute))), called, keras_3, depth + 1)
 
 
-def _calls(layer: Mapping[str, Any], keras_3: bool) -> int:
-    """Return how often a model calls one of its layers, as the model's config lists it."""
-    inbound = layer.get("inbound_nodes")
-    calls = inbound if isinstance(inbound, list) else []
-    return max(sum(keras_3 or not _in_inference_mode(call) for call in calls), 1)
-
-
-def _in_inference_mode(call: Any) -> bool:
-    """Return whether a call of Keras 2 says `training=False`: `[[layer, call, output, arguments], …]`."""
-    entries = call if isinstance(call, list) and call and isinstance(call[0], list) else [call]
-    return any(
-        isinstance(entry, list) and len(entry) > 3 and isinstance(entry[3], dict) and entry[3].get("training") is False
-        for entry in entries
-    )
+def _updating_calls(layer: Mapping[str, Any], keras_3: bool) -> int:
+    """Return how many calls of a layer, as its model lists them, update it: not those of Keras 2 in inference mode."""
+    return max(sum(keras_3 or call.arguments.get("training") is not False for call in calls_of(layer)), 1)
 
 
 def _inside(wrapper: Mapping[str, Any], attribute: str, updates: int | None, keras_3: bool) -> int | None:
@@ -123,7 +108,7 @@ def _time_steps(wrapper: Mapping[str, Any]) -> int | None:
 
 def _shapes(value: Any, depth: int) -> Iterator[Any]:
     """Yield the shapes of the tensors that a layer of Keras 3 is called with."""
-    if depth > _DEEPEST:
+    if depth > DEEPEST:
         return
     if isinstance(value, dict):
         if value.get("class_name") == "__keras_tensor__" and isinstance(value.get("config"), dict):
