@@ -30,13 +30,18 @@ class SlotFinder:
     """
 
     def __init__(self, checkpoint: Checkpoint, inventory: Inventory) -> None:
-        self._checkpoint = checkpoint
         self._numbered = {} if inventory.model is None else inventory.model.slots
         self._named: dict[str, dict[str, str]] = {}
         for variable in checkpoint.variables:
             said = read_name(variable.name)
             if said.kind == "slot" and said.of:
                 self._named.setdefault(said.of, {})[said.last] = variable.name
+        # A slot may stand below the scope in which the optimizer was made.
+        self._scoped: dict[str, list[str]] = {}
+        for owner in self._named:
+            parts = owner.split("/")
+            for position in range(1, len(parts)):
+                self._scoped.setdefault("/".join(parts[position:]), []).append(owner)
 
     def of(self, name: str) -> OptimizerSlots:
         """Return the slots of a variable; empty ones where the file has none that are certainly its own."""
@@ -44,8 +49,7 @@ class SlotFinder:
             return self._numbered[name]
         slots = self._named.get(name)
         if slots is None:
-            # A slot may stand below the scope in which the optimizer was made.
-            owners = [owner for owner in self._named if owner.endswith(f"/{name}")]
+            owners = self._scoped.get(name, ())
             slots = self._named[owners[0]] if len(owners) == 1 else {}
 
         def of_kind(kinds: frozenset[str]) -> str | None:
