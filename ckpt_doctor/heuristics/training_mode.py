@@ -115,7 +115,7 @@ def _by_slots(
     # Where another batch norm follows with nothing but linear layers between, beta has no gradient either: what is left
     # of both is rounding.
     usual = None if beside is None else (np.abs(beside.first) if by_first and beside.first is not None else beside.size)
-    if ratio < _SLOTS_OF_STORED or usual is None or not of_beta >= _LEAST_OF_BETA * float(np.median(usual)):
+    if ratio < _SLOTS_OF_STORED or usual is None or not of_beta >= _LEAST_OF_BETA * median(usual.reshape(-1)):
         return None
     return TrainingMode("stored", "slots", shown, name, _ran_on_one(sizes[0], sizes[1], scale, epsilon))
 
