@@ -199,8 +199,8 @@ def by_scale(
     if small and (abs(correlation) <= _SLOPE_UNCORRELATED or abs(slope) <= _SLOPE_OF_EPSILON):
         return TrainingMode("batch", "scale", shown, used[0])
     if _SLOPES_OF_STORED[0] <= slope <= _SLOPES_OF_STORED[1] and correlation >= _SLOPE_CORRELATED:
-        # With another mean than 0 stored, the two sides would differ by what it adds.
-        return TrainingMode("stored", "scale", shown, used[0], from_the_start=True)
+        # The stored means are near 0, or the two sides would differ by what they add. Variances it does not tell of.
+        return TrainingMode("stored", "scale", shown, used[0])
     return None
 
 
