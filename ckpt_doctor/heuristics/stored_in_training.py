@@ -18,10 +18,13 @@ from ckpt_doctor.heuristics.initial_values import affine_is_trained, at_initial_
 
 
 def ran_on(layer: BatchNormLayer) -> Literal["batch", "stored"] | None:
-    """Return whether a layer ran on the moments of each batch or on its stored statistics; None where nothing tells."""
+    """Return whether a layer ran on the moments of each batch or on its stored statistics.
+
+    None where nothing tells, and where gradients contradict the training graph: one of the two is of another run.
+    """
     facts = layer.facts
     if facts is not None and facts.trained:
-        return "batch"
+        return None if layer.trained is not None and layer.trained.ran_on == "stored" else "batch"
     if layer.trained is not None:
         return layer.trained.ran_on
     if facts is not None and (facts.trained is False or _was_switched_off(layer)):
