@@ -11,7 +11,8 @@ Usual cause: `load_weights(..., by_name=True)` or `skip_mismatch=True` after a r
     tf.train.Checkpoint(model=model).restore(path).assert_consumed()
 
 False positives: a layer that was added and not trained yet, one that the loss does not reach, or a branch that is not
-used. The finding rests on values and on the neighbours, so it is always `likely`.
+used. A layer that was frozen from its start looks the same, so the finding is `likely` only where a graph or a config
+says that the layer is not frozen, and else `unproven`.
 
 Repair: statistics are estimated from data by `ckpt-doctor fix` if `--unproven` or `--layers` asks for it; gamma and
 beta, and perhaps weights beside them, are to be loaded again from the original file.
@@ -63,7 +64,7 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
             "other layers are trained; probably skipped by a partial load; load it again, or estimate its statistics",
             layer=layer,
             variables=tuple(layer.variables[role] for role in roles),
-            certainty="likely",
+            certainty="likely" if layer.evidence in ("graph", "config") else "unproven",
         )
 
 

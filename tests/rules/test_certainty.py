@@ -29,7 +29,7 @@ EXPECTED = {
     # An infinity is certain; 65504, 1 and 0 may be the true values.
     "BN208": ["proven", "likely", "likely", "likely"],
     "BN209": ["likely", "likely"],
-    "BN210": ["likely", "likely"],
+    "BN210": ["unproven", "unproven"],
     "BN211": ["likely", "likely", "likely"],
     "BN301": ["proven"],
     "BN303": ["proven"],
@@ -81,6 +81,14 @@ def test_examples_are_as_sure_as_their_evidence(code):
 )
 def test_names_alone_prove_nothing(code, evidence, expected):
     assert certainties(code, known_from(BY_CODE[code].sick[0](), evidence)) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("evidence", "expected"),
+    [("names", "unproven"), ("object-graph", "unproven"), ("config", "likely"), ("graph", "likely")],
+)
+def test_a_fresh_layer_may_be_a_frozen_one_unless_the_model_says_otherwise(evidence, expected):
+    assert certainties("BN210", known_from(BY_CODE["BN210"].sick[0](), evidence)) == [expected]
 
 
 def test_a_config_shows_what_is_frozen_at_the_save_and_not_what_was_while_it_trained():
