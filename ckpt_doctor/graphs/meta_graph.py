@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property, partial
 
+from ckpt_doctor.graphs.declared import add_declared
 from ckpt_doctor.graphs.dropout import bypass_dropout
 from ckpt_doctor.graphs.facts import Companion, LayerFacts, Mode, ModelFacts
 from ckpt_doctor.graphs.graph import DTYPES, PART, VARIABLE_OPS, Graph, plain_dtype, sound, split_tensor, tensor_name
@@ -144,7 +145,10 @@ class MetaGraph:
 
     @cached_property
     def _gathering(self) -> Gathering:
-        return gather(self.inference, None if self.serves else self.training, self._served)
+        found = gather(self.inference, None if self.serves else self.training, self._served)
+        if not self.serves:
+            add_declared(self.graph, found.layers)
+        return found
 
     @cached_property
     def _without_dropout(self) -> tuple[Graph, tuple[str, ...]]:
