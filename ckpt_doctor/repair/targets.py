@@ -10,12 +10,13 @@ from ckpt_doctor.batchnorm import BatchNormLayer
 from ckpt_doctor.errors import BadRequest, RepairRefused
 from ckpt_doctor.finding import Finding
 from ckpt_doctor.heuristics.stored_in_training import lost_and_frozen
-from ckpt_doctor.rules import disposition
+from ckpt_doctor.rules import repaired_unasked
 from ckpt_doctor.verdict import Verdict
 
 ESTIMATES = ("layerwise", "training")
 
 _TRAINED_ON_STORED = "BN304"
+_NEVER_UPDATED = "BN201"
 _COLD = "BN202"
 _OF_DATA = "BN401"
 _FROZEN = (
@@ -79,6 +80,7 @@ def choose(
     """
     layers = verdict.analysis.inventory.layers
     names = [layer.name for layer in layers if _has_statistics(layer)]
+    unasked = {id(finding) for finding in repaired_unasked(verdict.findings)}
     on_layer: dict[str, list[Finding]] = {}
     for finding in verdict.findings:
         for name in finding.layers:
@@ -96,7 +98,7 @@ def choose(
     estimated, copied, debiased, initial, left = [], [], [], [], []
     for name in chosen:
         found = [finding for finding in on_layer.get(name, ()) if finding.repair != "none"]
-        sure = [finding for finding in found if unproven or disposition(finding) == "safe"]
+        sure = [finding for finding in found if unproven or id(finding) in unasked]
         asked = bool(patterns) or (name in inert and force)
         known = any(finding.repair == "initial" for finding in sure)
         if method == "initial" or (known and not force):
@@ -165,6 +167,11 @@ def _why_left(found: Sequence[Finding], sure: Sequence[Finding], method: str) ->
             "layer with --layers"
         )
     wanted = next((finding for finding in doubtful if finding.repair == method), doubtful[0] if not sure else None)
+    if wanted is not None and wanted.certainty != "unproven" and wanted.rule == _NEVER_UPDATED:
+        return (
+            "it was never updated (BN201), but for other such layers nothing tells whether they should have been; a "
+            "repair of some may make the model worse; --unproven repairs all, --layers those that it names"
+        )
     if wanted is not None:
         return f"{wanted.rule} is not proven for it; if you know that it is so, pass --unproven"
     return f"--method {method} does not repair {sure[0].rule}, which takes {sure[0].repair}"

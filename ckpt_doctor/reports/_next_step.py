@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from ckpt_doctor.checkpoint import LAYOUTS
 from ckpt_doctor.finding import Finding
 from ckpt_doctor.result import CheckpointResult
-from ckpt_doctor.rules import disposition
+from ckpt_doctor.rules import repaired_unasked
 
 # What Keras before 2 wrote is read and never rewritten; see `formats.keras_hdf5`.
 _READ_ONLY = ("Keras 0.", "Keras 1")
@@ -48,7 +48,7 @@ def next_step(checkpoint: CheckpointResult) -> NextStep | None:
     if not repairable or damaged or "://" in checkpoint.path or (checkpoint.producer or "").startswith(_READ_ONLY):
         return None
     of_data = [finding for finding in repairable if finding.rule == _OF_DATA]
-    safe = [finding for finding in repairable if disposition(finding) == "safe"]
+    safe = repaired_unasked(repairable)
     chosen = [*of_data, *safe] or repairable
     options, remarks = [f"ckpt-doctor fix {_quoted(checkpoint.path)}"], []
     estimates = any(finding.repair == "estimate" for finding in chosen)
@@ -67,8 +67,8 @@ def next_step(checkpoint: CheckpointResult) -> NextStep | None:
     elif not safe:
         options.append("--unproven")
         remarks.append(
-            "--unproven: nothing here is proven; pass it only if the layers were trained on batch statistics, or let "
-            "--metric FILE.py:FUNCTION decide"
+            "--unproven: not all of this is proven; pass it only if the layers were trained on batch statistics, or "
+            "let --metric FILE.py:FUNCTION decide"
         )
     else:
         left = {layer for finding in repairable for layer in finding.layers}

@@ -6,7 +6,7 @@ that does not import stops the program instead of making it check less.
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
 
 from ckpt_doctor.finding import Certainty, Finding
 from ckpt_doctor.rules import (
@@ -80,7 +80,7 @@ RULES: tuple[Rule, ...] = (
     non_finite_weights.RULE,
 )
 
-Disposition = Literal["safe", "unproven", "none"]
+_NEVER_UPDATED = "BN201"
 
 _FIXED = {rule.code: rule.fixed for rule in RULES}
 _SAFE: dict[Fixed, tuple[Certainty, ...]] = {
@@ -91,14 +91,21 @@ _SAFE: dict[Fixed, tuple[Certainty, ...]] = {
 }
 
 
-def disposition(finding: Finding) -> Disposition:
-    """Return whether `fix` repairs a finding as it is, only when it is asked to, or not at all.
+def repaired_unasked(findings: Sequence[Finding]) -> list[Finding]:
+    """Return the findings of a checkpoint that `fix` repairs without being asked to; the others take `--unproven`.
 
-    The default of a rule is not to: a repair on a guess breaks what works.
+    The default of a rule is not to: a repair on a guess breaks what works. Of layers that were never updated, all are
+    repaired or none: where nothing tells how some were trained, a repair of the others alone may make the model worse
+    (seen: 0.690 -> 0.677).
     """
-    if finding.repair == "none":
-        return "none"
-    return "safe" if finding.certainty in _SAFE[_FIXED[finding.rule]] else "unproven"
+    repairable = [finding for finding in findings if finding.repair != "none"]
+    sure = [finding.certainty in _SAFE[_FIXED[finding.rule]] for finding in repairable]
+    never = {one for finding, one in zip(repairable, sure, strict=True) if finding.rule == _NEVER_UPDATED}
+    return [
+        finding
+        for finding, one in zip(repairable, sure, strict=True)
+        if one and (finding.rule != _NEVER_UPDATED or never == {True})
+    ]
 
 
 # Which findings a finding explains, on the layers that both concern; the first match counts.

@@ -55,6 +55,19 @@ def test_what_is_not_proven_is_left_unless_asked():
     assert chosen(finding, patterns=["net/a"]) == Targets(estimated=("net/a",))
 
 
+def test_never_updated_layers_are_repaired_together_or_not_at_all():
+    """Of a net whose three layers never were, a repair of the one that gradients told of cost 1.3 points."""
+    told, untold = found("BN201", "net/a", certainty="likely"), found("BN201", "net/b", certainty="unproven")
+    targets = chosen(told, untold)
+    assert targets.layers == ()
+    assert reasons(targets)["net/a"].startswith("it was never updated (BN201), but for other such layers nothing tells")
+    assert chosen(told, untold, unproven=True).estimated == ("net/a", "net/b")
+    assert chosen(told, untold, patterns=["net/a"]).estimated == ("net/a",)
+    # What is missing must be filled in all the same, and what is wrong for another reason.
+    assert chosen(found("BN203", "net/a"), untold).estimated == ("net/a",)
+    assert chosen(found("BN101", "net/a"), untold, layers=[LOST, B]).estimated == ("net/a",)
+
+
 def test_what_no_repair_helps_is_neither_chosen_nor_left():
     assert chosen(found("BN205", "net/a"), found("BN303", "net/b")) == Targets()
 
