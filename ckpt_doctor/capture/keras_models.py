@@ -207,7 +207,12 @@ def build(model: str, *, allow_code: bool) -> Any:
         text = _text(path)
         refuse_code(model, text, allow_code)
         # Keras 2 writes its version beside the config, Keras 3 does not.
-        return _loading(model, keras("keras_version" in json.loads(text)).models.model_from_json, text)
+        config = json.loads(text)
+        built = _loading(model, keras("keras_version" in config).models.model_from_json, text)
+        if not hasattr(built, "layers"):
+            # tf_keras 2.21 returns the name of a class of a model that it does not know.
+            raise RepairRefused(_of_own_class(f"--model {model}", str(config.get("class_name"))))
+        return built
     if path.suffix not in (".keras", ".h5", ".hdf5"):
         raise BadRequest(f"--model {model}: a .meta, .keras, .h5, .json or MODULE:FUNCTION is what can be named here")
     described = open_checkpoint(model)
@@ -328,15 +333,19 @@ def _text(path: Path) -> str:
         raise BadRequest(f"--model {path}: cannot be read: {error}") from error
 
 
+def _of_own_class(where: str, class_name: str) -> str:
+    return (
+        f"{where}: its class {class_name!r} is not one of Keras' own; name a function that builds the model with "
+        "--model path.py:FUNCTION"
+    )
+
+
 def _loading(where: str, function: Any, *arguments: Any, **options: Any) -> Any:
     try:
         return function(*arguments, **options)
     except (*_LOADING_ERRORS, tensorflow().errors.OpError) as error:
         unknown = _UNKNOWN_CLASS.search(str(error))
         if unknown is not None:
-            raise RepairRefused(
-                f"{where}: its class {unknown[1]!r} is not one of Keras' own; name a function that builds the model "
-                "with --model path.py:FUNCTION"
-            ) from error
+            raise RepairRefused(_of_own_class(where, unknown[1])) from error
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise RepairRefused(f"{where}: the model cannot be loaded: {first[:_LONGEST_REASON].rstrip('.')}") from error
