@@ -34,6 +34,14 @@ else:
 # What is tried on every file, in this order: name, and whether data and `unproven` are given.
 ATTEMPTS = (("plain", False, False), ("data", True, False), ("unproven", True, True))
 _LONGEST = 300
+# What `fix` asks for where a model is of a class of its user's own.
+_WANTS_FUNCTION = "--model path.py:FUNCTION"
+_FUNCTION = """import json
+from {module} import Builder
+
+def build():
+    return Builder(json.loads({recipe!r}))()
+"""
 
 
 class Judge:
@@ -133,8 +141,8 @@ def scanned(path: Path, label: dict) -> dict:
     return {"findings": findings, "layers": len(checkpoint.batch_norm_layers), "not_judged": len(checkpoint.not_judged)}
 
 
-def attempt(label: dict, path: Path, root: Path, output: Path, *, data: bool, unproven: bool) -> dict:
-    """Run `fix` once; return what it did."""
+def attempt(label: dict, path: Path, root: Path, output: Path, recipe: dict, *, data: bool, unproven: bool) -> dict:
+    """Run `fix`, again with the function that builds the model where it asks for one; return what it did."""
     options: dict[str, Any] = {}
     if data:
         options["data"] = str(root / label["data"])
@@ -144,7 +152,15 @@ def attempt(label: dict, path: Path, root: Path, output: Path, *, data: bool, un
         options["unproven"] = True
     started = time.monotonic()
     try:
-        result = ckpt_doctor.fix(str(path), output=str(output), **options)
+        try:
+            result = ckpt_doctor.fix(str(path), output=str(output), **options)
+        except CkptDoctorError as error:
+            if _WANTS_FUNCTION not in str(error):
+                raise
+            script = output.parent / "its_model.py"
+            script.write_text(_FUNCTION.format(module=Builder.__module__, recipe=json.dumps(recipe)), "utf-8")
+            options["model"] = f"{script}:build"
+            result = ckpt_doctor.fix(str(path), output=str(output), **options)
     except CkptDoctorError as error:
         return {"outcome": "refused", "words": str(error)[:_LONGEST]}
     # A crash is a result of the trial, and must not end it.
@@ -177,7 +193,7 @@ def tried(label: dict, recipe: dict, root: Path, judge: Judge) -> dict:
             continue
         with tempfile.TemporaryDirectory() as folder:
             output = Path(folder) / path.name
-            done = attempt(label, path, root, output, data=data, unproven=unproven)
+            done = attempt(label, path, root, output, recipe, data=data, unproven=unproven)
             if done["outcome"] in ("repaired", "part"):
                 try:
                     if "before" not in row:

@@ -437,7 +437,9 @@ def restore(format_name: str, path: Path, build: Callable[[], Any]) -> Callable[
         answer.loaded = loaded
     else:
         if format_name in (".keras", ".h5"):
-            model = keras.models.load_model(path, compile=False, safe_mode=False)
+            # HDF5 files know classes by their bare names.
+            own = {kind.__name__: kind for kind in Builder.MODELS.values()}
+            model = keras.models.load_model(path, compile=False, safe_mode=False, custom_objects=own)
         else:
             model = build()
             if format_name == "checkpoint":

@@ -115,7 +115,7 @@ def report(rows: list[dict], counts: dict[str, int]) -> str:
         row for row in healthy
         if row["statistics"] == "stored" and any(one["severity"] == "error" for one in row["scan"]["findings"])
     ]  # fmt: skip
-    moved = [(row["before"], row["attempts"]["data"]["after"]) for row in repaired]
+    moved = [(row["before"], row["attempts"]["data"]["after"]) for row in repaired if "before" in row]
     before, after = (sum(column) / max(1, len(moved)) for column in zip(*moved, strict=True)) if moved else (0, 0)
     needing = [row for row in sick if row["attempts"].get("unproven", {}).get("outcome") == "repaired"]
     found = list(judgements(rows))

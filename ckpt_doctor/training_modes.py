@@ -15,6 +15,7 @@ import numpy as np
 from ckpt_doctor.batchnorm import STATISTICS, BatchNormLayer, GradientTrace, Inventory
 from ckpt_doctor.batchnorm.traces import SlotFinder, traces
 from ckpt_doctor.checkpoint import Checkpoint
+from ckpt_doctor.heuristics.initial_values import affine_is_trained
 from ckpt_doctor.heuristics.training_mode import by_bias, by_scale
 
 
@@ -38,7 +39,8 @@ def with_training_modes(checkpoint: Checkpoint, inventory: Inventory) -> Invento
         and (mode := by_bias(layer.name, traces(checkpoint, slots, layer, _roles(layer)), layer.epsilon))
     }
     for group in _alike(asked):
-        silent = [layer for layer in group if layer.name not in told]
+        # A layer whose gamma and beta no step has touched was not trained as the others were.
+        silent = [layer for layer in group if layer.name not in told and affine_is_trained(layer) is not False]
         if not silent:
             continue
         known = {mode.ran_on for layer in group if (mode := told.get(layer.name))}

@@ -30,7 +30,8 @@ class Found:
         path: Names of the models and wrappers around it, outermost first, and its own name last.
         group: Its group in a Keras 3 weights file.
         trainable: Whether it and everything around it is trainable.
-        inside: The path of the outermost model or wrapper around it that is of no class of Keras, or empty.
+        inside: What of no class of Keras may run it in a mode of its own: the path of the outermost model or wrapper
+            around it, or its own class with all options; empty where there is none.
     """
 
     class_name: str
@@ -65,6 +66,12 @@ def is_batch_norm(class_name: str, config: Mapping[str, Any]) -> bool:
     if name in BATCH_NORM_CLASSES or "moving_variance_initializer" in config:
         return True
     return _DERIVED.search(name) is not None and "momentum" in config
+
+
+def _kind_of_batch_norm(class_name: str, config: Mapping[str, Any]) -> str:
+    """Return the class of a batch norm with its options, which run the same code under any name; else nothing."""
+    options = {key: config[key] for key in sorted(config) if key != "name"}
+    return f"{class_name} {json.dumps(options, default=str)}" if is_batch_norm(class_name, config) else ""
 
 
 def _snake_case(class_name: str) -> str:
@@ -103,7 +110,10 @@ def layers_of(
         raise NotUnderstood(f"the config of {'/'.join(path) or 'the model'} is a {type(config).__name__}")
     trainable = trainable and bool(config.get("trainable", True))
     class_name = str(entry.get("class_name", ""))
-    own_code = class_name.rpartition(">")[2] not in _KERAS_CONTAINERS
+    # A functional model of the user's own class has steps of training of its own; its layers run in one call.
+    own_code = class_name.rpartition(">")[2] not in _KERAS_CONTAINERS and not {"input_layers", "output_layers"} <= {
+        *config
+    }
     inner = config.get("layers")
     if isinstance(inner, list):
         used: dict[str, int] = {}
@@ -128,7 +138,7 @@ def layers_of(
             yield from layers_of(layer, (*path, name), child, trainable, depth + 1, within, listed_twice)
         return
     if own_code and (class_name.rpartition(">")[2] not in BATCH_NORM_CLASSES):
-        inside = inside or "/".join(path)
+        inside = inside or _kind_of_batch_norm(class_name, config) or "/".join(path)
     yield Found(class_name, config, path or (str(config.get("name", class_name)),), group, trainable, inside)
     for attribute, member in _WRAPPED.items():
         wrapped = config.get(attribute)
