@@ -41,7 +41,7 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
     if concerned:
         yield rule.finding(
             f"{len(concerned)} layers were trained with their stored statistics, which are still 0/1{_shown(concerned)}"
-            "; the weights expect them, so they are right; do not estimate them anew",
+            "; the weights expect them, so they are right; do not estimate others",
             layers=tuple(layer.name for layer in concerned),
             variables=tuple(
                 layer.variables[role] for layer in concerned for role in ("moving_mean", "moving_variance")
@@ -51,8 +51,9 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
 
 
 def _shown(layers: list[BatchNormLayer]) -> str:
-    """Return what the gradients of the first layer show that have any, for a message."""
-    return next((f" ({layer.trained.of}: {layer.trained.shown})" for layer in layers if layer.trained is not None), "")
+    """Return what the gradients of the first layer show that ran on stored statistics, for a message."""
+    told = (layer.trained for layer in layers)
+    return next((f" ({mode.of}: {mode.shown})" for mode in told if mode is not None and mode.ran_on == "stored"), "")
 
 
 _INITIAL: dict[str, Any] = {"moving_mean": 0, "moving_variance": 1}
