@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 import os
-from pathlib import Path
 from typing import Any
 
 import click
 
 from ckpt_doctor.cli.fields import options_from
 from ckpt_doctor.cli.options import Command
-from ckpt_doctor.cli.terminal import Terminal, check_output
+from ckpt_doctor.cli.terminal import Terminal
+from ckpt_doctor.errors import BadRequest
 from ckpt_doctor.options import DataOptions, RepairOptions
 
 FORMATS = ("text", "json", "html")
@@ -33,7 +33,7 @@ def fix(terminal: Terminal, /, checkpoint: str, report: str, receipt: str | None
     """
     options = RepairOptions.of(given)
     options.check_destination()
-    check_output("--receipt", receipt)
+    from ckpt_doctor.formats.report_file import check_report, write_report
     from ckpt_doctor.repair import fix as repair
     from ckpt_doctor.repair.writing import check_receipt
     from ckpt_doctor.reports import html, json
@@ -41,6 +41,7 @@ def fix(terminal: Terminal, /, checkpoint: str, report: str, receipt: str | None
 
     if receipt is not None:
         check_receipt(receipt, checkpoint, options.output)
+        check_report("--receipt", receipt)
     if report == "html":
         html.check_installed()
 
@@ -49,11 +50,17 @@ def fix(terminal: Terminal, /, checkpoint: str, report: str, receipt: str | None
     if receipt is None and result.needs_receipt and result.output is not None:
         receipt = receipt_beside(result.output)
         terminal.message(f"{receipt}: a receipt, without which a scan could not tell that the statistics are new")
+    unwritten = False
     if receipt is not None and result.output is not None:
-        Path(receipt).write_text(json.render_repair(result, terminal.style()), encoding="utf-8")
+        try:
+            write_report("--receipt", receipt, json.render_repair(result, terminal.style()))
+        except BadRequest as error:
+            # Exit code 2 says that nothing was written.
+            terminal.message(f"{result.output} is repaired, and its receipt is not written: {error}")
+            unwritten = True
     render = {"text": text.render, "json": json.render_repair, "html": html.render_repair}[report]
     terminal.report(render(result, terminal.style()))
-    return 0 if result.complete else 1
+    return 0 if result.complete and not unwritten else 1
 
 
 def receipt_beside(output: str) -> str:

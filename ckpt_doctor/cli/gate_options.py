@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ckpt_doctor.cli.terminal import Terminal, check_output
+from ckpt_doctor.cli.terminal import Terminal
 from ckpt_doctor.errors import BadRequest
 from ckpt_doctor.finding import SEVERITIES
 from ckpt_doctor.options import GateOptions, ScanOptions
@@ -52,9 +52,13 @@ class Gate:
             files.append(("--report", name))
         scanned = {Path(path).resolve() for path in paths}
         for option, file in files:
-            check_output(option, file)
-            if file is not None and Path(file).resolve() in scanned:
+            if file is None:
+                continue
+            from ckpt_doctor.formats.report_file import check_report
+
+            if Path(file).resolve() in scanned:
                 raise BadRequest(f"{option} {file}: is what is to be scanned")
+            check_report(option, file)
         if "html" in wanted:
             from ckpt_doctor.reports.html import check_installed
 
@@ -83,7 +87,7 @@ class Gate:
         if self.write_baseline is not None:
             result = self._baseline(terminal, result, self.write_baseline)
         for kind, file in (text.split("=", 1) for text in self.reports):
-            terminal.report(REPORTS[kind](result, self.style(terminal.style(file))), file)
+            terminal.report(REPORTS[kind](result, self.style(terminal.style(file))), file, "--report")
         summary = os.environ.get("GITHUB_STEP_SUMMARY")
         if report == "github" and summary:
             page = REPORTS["markdown"](result, self.style(terminal.style(summary)))
@@ -99,7 +103,7 @@ class Gate:
             # It would forget what was known of the paths that gave no verdict.
             terminal.message(f"--write-baseline {file}: nothing written, because there is no verdict on some paths")
             return result
-        terminal.report(baseline.render(result, file), file)
+        terminal.report(baseline.render(result, file), file, "--write-baseline")
         written = baseline.read(file)
         terminal.message(f"{file}: {len(written.entries)} known findings written; scan with --baseline {file}")
         return hold_back(result, written)

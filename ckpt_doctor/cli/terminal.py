@@ -8,10 +8,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TextIO
 
-from ckpt_doctor.errors import BadRequest
 from ckpt_doctor.progress import Listener, Progress, unheard
 from ckpt_doctor.reports.interface import Style
 
@@ -42,13 +40,15 @@ class Terminal:
         color = screen and self._colorful()
         return Style(width=width, color=color, detail="more" if self.verbose else "less" if self.quiet else "usual")
 
-    def report(self, text: str, output: str | None = None) -> None:
-        """Write a report to the file `output`, or to stdout.
+    def report(self, text: str, output: str | None = None, option: str = "--output") -> None:
+        """Write a report to the file `output`, which an option names, or to stdout.
 
         A reader who has seen enough (`| head`) does not change the verdict.
         """
         if output is not None:
-            Path(output).write_text(text, encoding="utf-8", errors="backslashreplace")
+            from ckpt_doctor.formats.report_file import write_report
+
+            write_report(option, output, text)
             return
         try:
             sys.stdout.write(encodable(text, sys.stdout))
@@ -91,21 +91,6 @@ class Terminal:
 
     def _colorful(self) -> bool:
         return not self.no_color and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-
-
-def check_output(option: str, output: str | None) -> None:
-    """Refuse a report's file that cannot be written, before the work is done.
-
-    Raises:
-        BadRequest: Its folder is not there, or it is a folder itself.
-    """
-    if output is None:
-        return
-    path = Path(output)
-    if path.is_dir():
-        raise BadRequest(f"{option} {output}: is a folder; name a file")
-    if not path.absolute().parent.is_dir():
-        raise BadRequest(f"{option} {output}: its folder {path.parent} is not there")
 
 
 def encodable(text: str, stream: TextIO) -> str:

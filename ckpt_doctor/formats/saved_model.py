@@ -301,3 +301,14 @@ def _read_model(path: str) -> tuple[bytes | None, str | None, list[Damage]]:
     if not is_whole(data):
         return None, None, [Damage("truncated", path, f"{len(data)} bytes are no whole SavedModel message")]
     return data, None, []
+
+
+def model_of_a_part(path: Path) -> Path | None:
+    """Return the folder of the SavedModel that a file is a part of; None for others, and where there is no file."""
+    if not path.is_file():
+        return None
+    for folder in path.absolute().parents:
+        if any((folder / name).is_file() for name in _MODEL_FILES):
+            first = path.absolute().relative_to(folder).parts[0]
+            return folder if first in (*_OWN_FILES, *_MODEL_FILES, *_OWN_FOLDERS, "variables") else None
+    return None

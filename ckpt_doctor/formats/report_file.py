@@ -1,0 +1,64 @@
+"""The file that a report goes to: never a checkpoint or a part of one, and never half a report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ckpt_doctor.errors import BadRequest
+from ckpt_doctor.formats import recognise
+from ckpt_doctor.formats._atomic import Outputs
+from ckpt_doctor.formats.discovery import STATE_FILE
+from ckpt_doctor.formats.saved_model import model_of_a_part
+
+
+def check_report(option: str, name: str) -> None:
+    """Refuse a report's file that cannot be written or would replace a checkpoint, before the work is done.
+
+    Args:
+        option: The option that names it, for the message.
+        name: The file.
+
+    Raises:
+        BadRequest: Its folder is not there, it is a folder itself, or it is a checkpoint or a file of one.
+    """
+    path = Path(name)
+    if path.is_dir():
+        raise BadRequest(f"{option} {name}: is a folder; name a file")
+    if not path.absolute().parent.is_dir():
+        raise BadRequest(f"{option} {name}: its folder {path.parent} is not there")
+    for place in dict.fromkeys((path, path.resolve())):
+        form, owner = recognise(str(place)), model_of_a_part(place)
+        if form is not None:
+            what = f"is a checkpoint or a file of one ({form.name})"
+        elif owner is not None:
+            what = f"is a file of the SavedModel {owner}"
+        elif place.name == STATE_FILE and place.is_file():
+            what = "is the file in which TensorFlow lists its checkpoints"
+        else:
+            continue
+        raise BadRequest(f"{option} {name}: {what}, and would be lost; give another name")
+
+
+def write_report(option: str, name: str, text: str) -> None:
+    """Write a report; what was there stays until all of it is written.
+
+    A device, a pipe, or a name that leads to one, is written to as it is.
+
+    Args:
+        option: The option that names the file, for messages.
+        name: The file.
+        text: The report.
+
+    Raises:
+        BadRequest: See `check_report`; or the file system refuses.
+    """
+    check_report(option, name)
+    content = text.encode("utf-8", "backslashreplace")
+    path = Path(name).resolve()
+    if path.exists() and not path.is_file():
+        path.write_bytes(content)
+        return
+    outputs = Outputs(overwrite=True)
+    with outputs.all_or_nothing():
+        outputs.stage(path).write_bytes(content)
+        outputs.commit()
