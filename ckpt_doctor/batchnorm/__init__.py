@@ -60,10 +60,16 @@ def take_inventory(checkpoint: Checkpoint, facts: ModelFacts | None) -> Inventor
         for name in (*layer.variables.values(), *layer.companions.values()):
             others.pop(name, None)
     evidence: list[Evidence] = [facts.evidence] if facts is not None and not facts.problems else []
+    texts = {
+        name: "it holds text, where the layer has numbers"
+        for layer in layers
+        for name in layer.variables.values()
+        if (variable := checkpoint.variable(name)) is not None and variable.dtype == "string"
+    }
     return Inventory(
         layers=tuple(with_values(checkpoint, layer) for layer in with_averages(checkpoint, layers, others)),
         others=others,
-        not_judged=grouped.not_judged,
+        not_judged=grouped.not_judged | texts,
         evidence=("names", *evidence),
         model=facts,
         steps=training_steps(checkpoint),

@@ -20,9 +20,9 @@ _STEPS = re.compile(
 
 
 def read(variable: Variable) -> Array | None:
-    """Return a value; None where it is damaged, which is reported by the rule that is about it."""
+    """Return a value; None where it is damaged, which is reported by the rule that is about it, or is text."""
     try:
-        return variable.read()
+        return None if variable.dtype == "string" else variable.read()
     except UnreadableCheckpoint:
         return None
 

@@ -50,13 +50,13 @@ class Gate:
                 raise BadRequest(f"--report {text}: must be FORMAT=FILE with FORMAT one of {', '.join(REPORTS)}")
             wanted.add(kind)
             files.append(("--report", name))
-        scanned = {Path(path).resolve() for path in paths}
+        scanned = {os.path.realpath(path) for path in paths}
         for option, file in files:
             if file is None:
                 continue
             from ckpt_doctor.formats.report_file import check_report
 
-            if Path(file).resolve() in scanned:
+            if os.path.realpath(file) in scanned:
                 raise BadRequest(f"{option} {file}: is what is to be scanned")
             check_report(option, file)
         if "html" in wanted:

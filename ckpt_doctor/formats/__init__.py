@@ -121,6 +121,9 @@ def absent(path: str) -> BadRequest:
     folder, name = split(prefix)
     names = [found for found, _ in names_in(folder)] if not is_remote(path) else []
     index = f"{prefix}.index"
+    for place in (path, index):
+        if not is_remote(place) and os.path.lexists(place) and not (is_file(place) or is_folder(place)):
+            return BadRequest(f"{place}: is a pipe, a device or a link that leads nowhere; expected a file or a folder")
     beside = [found for found in names if name and found.startswith((f"{name}.", f"{name}_temp"))]
     if beside:
         listed = ", ".join(beside[:5]) + (", …" if len(beside) > 5 else "")

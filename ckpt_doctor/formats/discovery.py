@@ -172,7 +172,8 @@ class _Search:
                 self._walk(inner)
 
     def _files(self, folder: str, names: list[str]) -> None:
-        state = read_state(folder, names) if STATE_FILE in names else None
+        # What is no regular file (a pipe) would be waited for.
+        state = read_state(folder, names) if STATE_FILE in names and is_file(join(folder, STATE_FILE)) else None
         skipped = set() if state is None or self._all_listed else set(state.older)
         present = set(names)
         latest: str | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from ckpt_doctor.errors import BadRequest
@@ -26,7 +27,7 @@ def check_report(option: str, name: str) -> None:
         raise BadRequest(f"{option} {name}: is a folder; name a file")
     if not path.absolute().parent.is_dir():
         raise BadRequest(f"{option} {name}: its folder {path.parent} is not there")
-    for place in dict.fromkeys((path, path.resolve())):
+    for place in dict.fromkeys((path, Path(os.path.realpath(path)))):
         form, owner = recognise(str(place)), model_of_a_part(place)
         if form is not None:
             what = f"is a checkpoint or a file of one ({form.name})"
@@ -54,7 +55,7 @@ def write_report(option: str, name: str, text: str) -> None:
     """
     check_report(option, name)
     content = text.encode("utf-8", "backslashreplace")
-    path = Path(name).resolve()
+    path = Path(os.path.realpath(name))
     if path.exists() and not path.is_file():
         path.write_bytes(content)
         return

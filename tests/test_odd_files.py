@@ -1,0 +1,52 @@
+"""What is no file, or no numbers: named, and neither waited for nor taken for health."""
+
+import os
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from ckpt_doctor.cli import main
+
+ODD = "is a pipe, a device or a link that leads nowhere; expected a file or a folder"
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", ["scan", "ls", "fix --output new.h5"])
+def test_a_link_that_leads_to_itself(command, capsys):
+    Path("me").symlink_to("me")
+    first, *rest = command.split()
+    assert main([first, "me", *rest]) == 2
+    assert capsys.readouterr().err == f"ckpt-doctor: me: {ODD}\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
+def test_nobody_waits_for_a_pipe(capsys):
+    for name in ("checkpoint", "model.index", "model.data-00000-of-00001", "model.h5", "model.keras"):
+        os.mkfifo(name)
+    assert main(["scan", "."]) == 2
+    assert main(["scan", "model.h5"]) == 2
+    assert f"model.h5: {ODD}" in capsys.readouterr().err
+
+
+def test_statistics_of_text_are_not_judged(capsys):
+    with h5py.File("model.h5", "w") as file:
+        weights = file.create_group("model_weights")
+        weights.attrs["layer_names"] = [b"bn"]
+        names = [f"bn/{role}:0" for role in ("gamma", "beta", "moving_mean", "moving_variance")]
+        layer = weights.create_group("bn")
+        layer.attrs["weight_names"] = [name.encode() for name in names]
+        for name in names:
+            layer.create_dataset(name, data=np.array([b"a", b"b"]))
+    assert main(["scan", "model.h5"]) == 0
+    assert "it holds text, where the layer has numbers" in capsys.readouterr().out
+    assert main(["scan", "model.h5", "--strict"]) == 1
+    capsys.readouterr()
+    assert main(["fix", "model.h5", "--layers", "*", "--method", "debias", "--output", "new.h5"]) in (0, 1, 2)
+    assert "Traceback" not in capsys.readouterr().err
