@@ -28,6 +28,7 @@ from ckpt_doctor.formats._kept import Keeper, keeping
 from ckpt_doctor.formats._state_file import State, read_state
 from ckpt_doctor.formats._storage import expand, is_file, is_folder, is_remote, join, names_in, read_head, split
 from ckpt_doctor.formats.interface import Format
+from ckpt_doctor.formats.saved_model import MODEL_FILES, PARTS_OF_A_MODEL
 from ckpt_doctor.formats.tensor_slices_v1 import sharded_name
 
 _log = logging.getLogger(__name__)
@@ -104,7 +105,7 @@ class _Search:
         if split(path)[1] == STATE_FILE and is_file(path):
             self._state_only(path)
         elif recognise(path) is not None:
-            self._add(_name_of(path))
+            self._recognised(path)
         elif is_folder(path):
             before = len(self.found) + len(self.unopened)
             self._walk(path)
@@ -127,7 +128,7 @@ class _Search:
             if is_folder(match) and recognise(match) is None:
                 self._walk(match)
             elif recognise(match) is not None:
-                self._add(_name_of(match))
+                self._recognised(match)
             # What an earlier argument took is no reason to complain.
             names = (_name_of(match), f"{match.rstrip('/')}/")
             taken += len(self.found) - before or any(
@@ -139,6 +140,12 @@ class _Search:
 
     def _add(self, path: str) -> None:
         self.found.setdefault(_identity(path), path)
+
+    def _recognised(self, path: str) -> None:
+        """Take a checkpoint; what lies in a folder that is one, or has its name, is looked at too."""
+        self._add(_name_of(path))
+        if not is_remote(path) and is_folder(path):
+            self._walk(path)
 
     def _walk(self, folder: str) -> None:
         """Take every checkpoint in a folder and below; a folder that cannot be read is an error and stops no other."""
@@ -152,6 +159,7 @@ class _Search:
             self.errors.append((folder, str(error)))
             return
         files = [name for name, is_directory in entries if not is_directory]
+        is_model = not MODEL_FILES.isdisjoint(files)
         self._files(folder, files)
         for name, is_directory in entries:
             if not is_directory:
@@ -166,8 +174,10 @@ class _Search:
             elif name == "blobs" and ("snapshots", True) in entries:
                 # The cache of the Hugging Face hub.
                 _log.debug("%s: passed over: snapshots/ holds the same files by their names", inner)
+            elif is_model and name in PARTS_OF_A_MODEL:
+                _log.debug("%s: passed over: a part of the SavedModel", inner)
             elif recognise(inner) is not None:
-                self._add(inner)
+                self._recognised(inner)
             else:
                 self._walk(inner)
 

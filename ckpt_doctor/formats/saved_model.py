@@ -39,13 +39,14 @@ _log = logging.getLogger(__name__)
 FORMAT: Final = "saved-model"
 # The text form; and the form in chunks for models above 2 GB, of which the variables are read and the graph is not.
 _BINARY = "saved_model.pb"
-_MODEL_FILES = (_BINARY, "saved_model.pbtxt", "saved_model.cpb")
+MODEL_FILES = frozenset({_BINARY, "saved_model.pbtxt", "saved_model.cpb"})
 _FINGERPRINT = "fingerprint.pb"
 # What a SavedModel consists of, besides its variables: tensorflow/python/saved_model/constants.py, keras_metadata.pb of
 # tf_keras/src/saving/legacy/saved_model/constants.py, tfhub_module.pb of TensorFlow Hub's TF1 format. A folder that a
 # Saver wrote the variables into has a `checkpoint` file there (tf.contrib.saved_model).
 _OWN_FILES = (_BINARY, "saved_model.pbtxt", _FINGERPRINT, "keras_metadata.pb", "tfhub_module.pb")
 _OWN_FOLDERS = ("assets", "assets.extra", "debug")
+PARTS_OF_A_MODEL = (*_OWN_FOLDERS, "variables")
 _VARIABLES = "variables"
 _STATE_FILE = "checkpoint"
 
@@ -58,8 +59,8 @@ class SavedModel(Format):
     def recognises(self, path: str, head: bytes) -> bool:
         """Return whether `path` is a SavedModel's folder or model file."""
         if head:
-            return split(path)[1] in _MODEL_FILES
-        return any(is_file(join(path, name)) for name in _MODEL_FILES)
+            return split(path)[1] in MODEL_FILES
+        return any(is_file(join(path, name)) for name in MODEL_FILES)
 
     def read(self, path: str) -> Checkpoint:
         """See `Format.read`.
@@ -68,9 +69,9 @@ class SavedModel(Format):
             UnreadableCheckpoint: The index of its variables is damaged.
         """
         folder = path
-        if split(path)[1] in _MODEL_FILES and is_file(path):
+        if split(path)[1] in MODEL_FILES and is_file(path):
             folder = split(path)[0] or os.curdir
-        model_path = next(full for name in _MODEL_FILES if is_file(full := join(folder, name)))
+        model_path = next(full for name in MODEL_FILES if is_file(full := join(folder, name)))
         serialised, unread, damages = _read_model(model_path)
         prefix = join(join(folder, "variables"), "variables")
         _log.debug("%s: model in %s%s", folder, model_path, "" if serialised is not None else ", not read")
@@ -112,14 +113,14 @@ class SavedModel(Format):
 
     def footprint(self, checkpoint: Checkpoint, target: Path) -> Footprint:
         """See `Format.footprint`."""
-        if target.name in _MODEL_FILES:
+        if target.name in MODEL_FILES:
             raise refused(target, f"is the name of a file of a SavedModel; give its folder, {target.parent}")
         return Footprint(str(target), (target,))
 
     def parts(self, checkpoint: Checkpoint) -> tuple[Path, ...]:
         """See `Format.parts`: the folder and the files in it, if nothing else is in there."""
         folder = Path(checkpoint.path)
-        model = next(folder / name for name in _MODEL_FILES if (folder / name).is_file())
+        model = next(folder / name for name in MODEL_FILES if (folder / name).is_file())
         if not is_saved_model(model.read_bytes()):
             raise refused(folder, f"{model} is not a SavedModel that can be recognised; give another name")
         own = set(map(Path, checkpoint.files))
@@ -308,7 +309,7 @@ def model_of_a_part(path: Path) -> Path | None:
     if not path.is_file():
         return None
     for folder in path.absolute().parents:
-        if any((folder / name).is_file() for name in _MODEL_FILES):
+        if any((folder / name).is_file() for name in MODEL_FILES):
             first = path.absolute().relative_to(folder).parts[0]
-            return folder if first in (*_OWN_FILES, *_MODEL_FILES, *_OWN_FOLDERS, "variables") else None
+            return folder if first in (*_OWN_FILES, *MODEL_FILES, *PARTS_OF_A_MODEL) else None
     return None

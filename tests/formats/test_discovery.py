@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import h5py
@@ -244,3 +245,24 @@ def test_the_files_of_a_saved_model_are_one_checkpoint() -> None:
     files = [folder / "saved_model.pb", folder / "variables" / "variables.index"]
     assert discover(list(map(str, files))).checkpoints == (str(folder),)
     assert discover([str(files[1])]).checkpoints == (str(files[1])[: -len(".index")],)
+
+
+@pytest.mark.parametrize("named", ["{}", "{}/..", "{}*"])
+def test_a_folder_that_is_a_checkpoint_hides_nothing(tmp_path: Path, named: str) -> None:
+    """A repository with a `saved_model.pb` at its root, and a folder of the name of the bundle beside it."""
+    repository = tmp_path / "repository"
+    shutil.copytree(SAMPLES / "saved_model_tf2" / "sample", repository)
+    for folder in (repository / "checkpoints", repository / "old" / "deeper", repository / "assets"):
+        bundle(folder, "sample")
+    shutil.copytree(repository / "old", repository / "checkpoints" / "sample")
+    shutil.copy(SAMPLES.parent / "keras_v3" / "broken.keras", repository)
+    found = discover([named.format(repository)]).checkpoints
+    assert [Path(path).resolve().relative_to(tmp_path).as_posix() for path in sorted(found)] == [
+        "repository",
+        "repository/broken.keras",
+        "repository/checkpoints/sample",
+        "repository/checkpoints/sample/deeper/sample",
+        "repository/old/deeper/sample",
+    ]
+    # Its file names the model alone.
+    assert discover([repository / "saved_model.pb"]).checkpoints == (str(repository),)
