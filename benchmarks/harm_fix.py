@@ -100,15 +100,15 @@ class Judge:
             self._process.wait(timeout=60)
 
 
-def numbers_of(path: Path, checkpoint: Any, label: dict) -> dict[str, int | None]:
-    """Return which layer of the label each layer of a verdict is: by its name, else by its beta or gamma."""
+def numbers_of(path: Path, layers: Any, label: dict) -> dict[str, int | None]:
+    """Return which layer of the label each layer of a file is: by its name, else by its beta or gamma."""
     found: dict[str, int | None] = {}
     with_values = ckpt_doctor.open_checkpoint(path)
-    for layer in checkpoint.batch_norm_layers:
+    for layer in layers:
         named = re.search(r"(?:^|/)(?:bn|block|switch|remat|fixed)(\d)(?:/|$)", layer.name)
         number = int(named[1]) if named else None
         for role in ("beta", "gamma"):
-            variable = getattr(layer, role)
+            variable = getattr(layer, "variables", vars(layer)).get(role)
             if number is None and variable is not None:
                 value = np.asarray(with_values.variable(variable).read(), float).reshape(-1)
                 same = [
@@ -127,7 +127,7 @@ def scanned(path: Path, label: dict) -> dict:
     if result.errors:
         return {"error": result.errors[0].message[:_LONGEST], "findings": []}
     checkpoint = result.checkpoints[0]
-    numbers = numbers_of(path, checkpoint, label)
+    numbers = numbers_of(path, checkpoint.batch_norm_layers, label)
     findings = [
         {
             "rule": finding.rule,
