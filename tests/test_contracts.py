@@ -235,7 +235,8 @@ def test_a_description_by_name_says_what_wrote_the_checkpoint(option, tmp_path):
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("name", ADVISED)
 def test_what_scan_advises_works(name, tmp_path, data, model):
-    of_model = model(name) if name in RUN_BY_MODEL else None
+    # The graph only serves, and does not tell how a layer without statistics was trained (tests/repair/test_untold.py).
+    of_model = model(name) if name in RUN_BY_MODEL and name != "zoo/tf1/names_trainable_only" else None
     assert_holds(contracts.what_scan_advises_works(BY_NAME[name], tmp_path, data(name), of_model))
 
 

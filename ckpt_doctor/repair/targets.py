@@ -16,6 +16,7 @@ from ckpt_doctor.verdict import Verdict
 ESTIMATES = ("layerwise", "training")
 
 _TRAINED_ON_STORED = "BN304"
+_MISSING = ("BN101", "BN102")
 _NEVER_UPDATED = "BN201"
 _COLD = "BN202"
 _OF_DATA = "BN401"
@@ -23,6 +24,11 @@ _FROZEN = (
     "it was trained with its stored statistics (BN304), which this file lacks: in a network that was trained afresh "
     "they are still 0 and 1, in a fine-tuned one those of the checkpoint that it started from; estimating others would "
     "break the model; if it was trained afresh, --method initial puts the initial values back; --force estimates anyway"
+)
+_UNTOLD = (
+    "its statistics are missing, and nothing tells whether it was trained on batches or on its initial values; the "
+    "graph that trained it tells (--model TRAINING.meta), and --metric FILE.py:FUNCTION can judge; if you know it: "
+    "--unproven estimates them, --method initial --layers puts the initial values back"
 )
 _SWAPPED = (
     "some of gamma, beta, mean and variance are in each other's place (BN206), and values do not tell which belongs "
@@ -172,6 +178,8 @@ def _why_left(found: Sequence[Finding], sure: Sequence[Finding], method: str) ->
             "it was never updated (BN201), but for other such layers nothing tells whether they should have been; a "
             "repair of some may make the model worse; --unproven repairs all, --layers those that it names"
         )
+    if wanted is not None and wanted.rule in _MISSING:
+        return _UNTOLD
     if wanted is not None:
         return f"{wanted.rule} is not proven for it; if you know that it is so, pass --unproven"
     return f"--method {method} does not repair {sure[0].rule}, which takes {sure[0].repair}"

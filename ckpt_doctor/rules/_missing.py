@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ckpt_doctor.batchnorm import BatchNormLayer
 from ckpt_doctor.finding import Certainty, Finding, Repair, Severity
-from ckpt_doctor.heuristics.stored_in_training import lost_initial_values
+from ckpt_doctor.heuristics.stored_in_training import lost_and_untold, lost_initial_values
 from ckpt_doctor.rules.interface import Rule, Subject
 
 _WORDS = {"moving_mean": "moving mean", "moving_variance": "moving variance"}
@@ -45,6 +45,13 @@ def missing(rule: Rule, subject: Subject, role: str) -> Iterator[Finding]:
             advice = (
                 "the name does not say batch norm, but gamma and beta stand beside a convolution; if it is one, "
                 "estimate the statistics from data"
+            )
+        elif lost_and_untold(layer, subject.inventory):
+            certainty = "unproven"
+            advice = (
+                "the graph that serves it does not tell whether it was trained on batches or on "
+                f"{_DEFAULT[role]}; that of the training does (--meta); if on batches, estimate it from data with "
+                "--unproven"
             )
         repair: Repair | None = None
         if lost_initial_values(layer) and layer.trained is not None:
