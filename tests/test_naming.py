@@ -42,6 +42,11 @@ def test_a_role_by_its_name(name, layer, role):
     ("name", "kind"),
     [
         ("bn/gamma/Adam_1", "slot"),
+        ("bn/gamma/AdamW", "slot"),
+        ("bn/gamma/D_Adam_1", "slot"),
+        ("bn/gamma/MyMomentumOptimizer", "slot"),
+        ("bn/MomentumEncoder", "other"),
+        ("Adams", "other"),
         (f"bn/gamma/.OPTIMIZER_SLOT/optimizer/m{KEY}", "slot"),
         (f"optimizer/_variables/7{KEY}", "slot"),
         ("beta1_power", "counter"),

@@ -35,7 +35,9 @@ class SlotFinder:
         for variable in checkpoint.variables:
             said = read_name(variable.name)
             if said.kind == "slot" and said.of:
-                self._named.setdefault(said.of, {})[said.last] = variable.name
+                kinds = self._named.setdefault(said.of, {})
+                # Where two optimizers train one variable, neither speaks of all its gradients.
+                kinds[said.last] = "" if said.last in kinds else variable.name
         # A slot may stand below the scope in which the optimizer was made.
         self._scoped: dict[str, list[str]] = {}
         for owner in self._named:
@@ -53,7 +55,7 @@ class SlotFinder:
             slots = self._named[owners[0]] if len(owners) == 1 else {}
 
         def of_kind(kinds: frozenset[str]) -> str | None:
-            return next((slots[kind] for kind in slots if kind in kinds), None)
+            return next((slots[kind] for kind in slots if kind in kinds), None) or None
 
         root, raised = of_kind(_ROOT), of_kind(_RAISED)
         return OptimizerSlots(

@@ -19,6 +19,8 @@ _SLOTS = frozenset(
     "ProximalAdagrad AdaMax AdaMax_1 LARSOptimizer PowerSignOptimizer AddSignOptimizer MomentumW Shampoo Shampoo_1 "
     "adam_m adam_v vr vc".split()
 )
+# An optimizer names its slots after itself, and its user may call it otherwise: `gamma/AdamW`, `gamma/D_Adam_1`.
+_NAMED_SLOT = re.compile(r"\w*?(?P<kind>Adam|Momentum|RMSProp|Adagrad|Adadelta|Ftrl)W?(?:Optimizer)?(?P<number>_\d+)?")
 _OPTIMIZER_SCOPES = re.compile(
     r"(^|/)(optimizer|optimizers|optimizer_weights|training/[A-Z]\w*|[a-z_]*optimizer\d*|Adam|SGD|RMSprop)(/|$)"
 )
@@ -138,8 +140,9 @@ def read_name(name: str) -> Named:
         return Named("slot", of=owner + ATTRIBUTES, last=bare_name(slot).rpartition("/")[2])
     bare = bare_name(name)
     scope, _, last = bare.rpartition("/")
-    if last in _SLOTS:
-        return Named("slot", of=scope, last=last)
+    kind = _slot(last)
+    if kind is not None:
+        return Named("slot", of=scope, last=kind)
     if last == _SHADOW:
         return _shadow(scope)
     if last in ("EMA", "average") and scope.rpartition("/")[2] in (
@@ -161,6 +164,15 @@ def read_name(name: str) -> Named:
     if _is_in_optimizer(scope) or _OPTIMIZER_SCOPES.search(f"{scope.rpartition('/')[2]}/{last}"):
         return Named("slot", last=last)
     return _role(scope, last)
+
+
+@lru_cache(maxsize=1 << 12)
+def _slot(last: str) -> str | None:
+    """Return the kind of an optimizer's slot as TensorFlow calls it, or None for what is none."""
+    if last in _SLOTS:
+        return last
+    named = _NAMED_SLOT.fullmatch(last)
+    return None if named is None else named["kind"] + (named["number"] or "")
 
 
 @lru_cache(maxsize=1 << 12)
