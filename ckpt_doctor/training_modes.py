@@ -26,9 +26,9 @@ def with_training_modes(checkpoint: Checkpoint, inventory: Inventory) -> Invento
         checkpoint: The file; the weights in front of layers and their optimizer slots are read.
         inventory: What it holds.
     """
-    asked = [layer for layer in inventory.layers if _is_asked(layer)]
-    if not any(layer.facts is not None and layer.facts.front is not None for layer in asked):
+    if not any(layer.facts is not None and layer.facts.front is not None for layer in inventory.layers):
         return inventory
+    asked = [layer for layer in inventory.layers if _is_asked(layer)]
     slots = SlotFinder(checkpoint, inventory)
     told = {
         layer.name: mode

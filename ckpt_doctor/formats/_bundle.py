@@ -82,7 +82,7 @@ class Bundle:
         parts = self._parts
         variables: list[Variable] = []
         bookkeeping: list[Variable] = []
-        type_names = {record.dtype: _dtypes.name_of(record.dtype) for record in self.records.values()}
+        type_names = {dtype: _dtypes.name_of(dtype) for dtype in {record.dtype for record in self.records.values()}}
         for key, record in self.records.items():
             if key in parts:
                 continue

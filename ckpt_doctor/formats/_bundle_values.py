@@ -48,20 +48,20 @@ def read(source: Source, record: Record, shape: tuple[int, ...], *, big_endian: 
     if record.dtype == STRING:
         return _shaped(_decode_strings(data, record, math.prod(shape), big_endian=big_endian), shape)
     _compare(_checksum.masked(data), record)
+    check_size(record, shape)
     return decode(data, record, shape, big_endian=big_endian)
 
 
 def decode(data: bytes | memoryview, record: Record, shape: tuple[int, ...], *, big_endian: bool) -> Array:
-    """Return the value of one entry of numbers whose bytes were checked; see `read`.
+    """Return the value of one entry of numbers whose bytes and size were checked; see `read`.
 
     Raises:
-        Damaged: It is of a type that has no array, or its size is not that of its shape.
+        Damaged: It is of a type that has no array.
     """
     dtype = _dtypes.array_type(record.dtype)
     if dtype is None:
         name = _dtypes.name_of(record.dtype)
         raise Damaged("not-a-checkpoint", f"holds values of type {name}, which have no array")
-    check_size(record, shape)
     array = np.frombuffer(data, dtype)
     if len(shape) != 1:
         array = _shaped(array, shape)

@@ -31,9 +31,10 @@ class UpdateCount:
 
 def is_averaged_otherwise(layer: BatchNormLayer) -> bool:
     """Return whether the variance of a layer is not the average of variances, as under batch renormalisation."""
+    if layer.facts is not None and layer.facts.renorm_clipped is not None:
+        return True
     named = {*layer.companions, *layer.absent_companions}
-    clipped = layer.facts is not None and layer.facts.renorm_clipped is not None
-    return clipped or any(f"layer/{role}" in named for role in _RENORM)
+    return bool(named) and any(f"layer/{role}" in named for role in _RENORM)
 
 
 def debiased_roles(layer: BatchNormLayer) -> frozenset[str]:
@@ -44,6 +45,8 @@ def debiased_roles(layer: BatchNormLayer) -> frozenset[str]:
     """
     if layer.facts is not None and layer.facts.zero_debiased:
         return frozenset(STATISTICS)
+    if not layer.companions and not layer.absent_companions:
+        return frozenset()
     named = {key for key in (*layer.companions, *layer.absent_companions) if key.rpartition("/")[2] in _DEBIASED}
     owners = {key.partition("/")[0] for key in named}
     return frozenset(STATISTICS) if "layer" in owners else frozenset(owners & set(STATISTICS))

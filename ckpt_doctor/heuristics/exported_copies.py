@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 
 from ckpt_doctor.batchnorm import STATISTICS, BatchNormLayer
 from ckpt_doctor.checkpoint import Array, same_values
+from ckpt_doctor.heuristics.extremes import extremes
 
 _TWIN = "twin"
 
@@ -24,6 +28,28 @@ def non_finite_copies(layer: BatchNormLayer, role: str) -> dict[str, int]:
     """Return the name of every copy of a statistic with NaN or infinite values, the layer's own first, to how many."""
     counts = {name: int(np.count_nonzero(~np.isfinite(value))) for name, value in _copies(layer, role).items()}
     return {name: count for name, count in counts.items() if count}
+
+
+def not_finite(layers: Sequence[BatchNormLayer]) -> list[BatchNormLayer]:
+    """Return the layers of which a copy of a statistic holds NaN or infinite values, in their order."""
+    copies = [
+        (layer, value)
+        for layer in layers
+        for role in STATISTICS
+        for value in _copies(layer, role).values()
+        if value.size
+    ]
+    # Of complex numbers nothing is known here; they are looked at one by one.
+    suspects = {
+        id(layer)
+        for (layer, _), pair in zip(copies, extremes([value for _, value in copies]), strict=True)
+        if not all(map(math.isfinite, pair))
+    }
+    return [
+        layer
+        for layer in layers
+        if id(layer) in suspects and any(non_finite_copies(layer, role) for role in STATISTICS)
+    ]
 
 
 def finite_statistics(layer: BatchNormLayer) -> dict[str, Array] | None:
@@ -47,6 +73,8 @@ def finite_statistics(layer: BatchNormLayer) -> dict[str, Array] | None:
 def _copies(layer: BatchNormLayer, role: str) -> dict[str, Array]:
     """Return name to value, flat, of every copy of a statistic that can be read."""
     values = {layer.variables[role]: layer.values[role]} if role in layer.values else {}
+    if not layer.companions:
+        return {name: value.reshape(-1) for name, value in values.items()}
     for kind, name in twins_of(layer, role).items():
         if f"{role}/{kind}" in layer.companion_values:
             values[name] = layer.companion_values[f"{role}/{kind}"]

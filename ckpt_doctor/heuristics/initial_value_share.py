@@ -6,8 +6,10 @@ after N updates the share d^N is left. No variance can lie below it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,6 +17,7 @@ from ckpt_doctor.batchnorm import STATISTICS, BatchNormLayer, Inventory
 from ckpt_doctor.checkpoint import Array
 from ckpt_doctor.finding import Certainty
 from ckpt_doctor.heuristics.counted_updates import UpdateCount, count_updates, debiased_roles, is_averaged_otherwise
+from ckpt_doctor.heuristics.extremes import extremes
 from ckpt_doctor.heuristics.initial_values import at_initial_values
 from ckpt_doctor.heuristics.median import median
 from ckpt_doctor.heuristics.stored_in_training import ran_on
@@ -85,10 +88,13 @@ class InitialValueShares:
     def __init__(self, inventory: Inventory) -> None:
         self._found: dict[int, InitialValueShare | None] = {}
         self._steps = inventory.steps
-        self._counter = _Counter(inventory)
-        self._fingerprint = _fingerprint(inventory)
-        self._floor = _floor(inventory)
-        self._least = min((float(variance.min()) for _, variance in _averaged(inventory)), default=0.0)
+        self._layers = {id(layer): layer for layer in inventory.layers}
+        self._moved = _moved(inventory.layers)
+        averaged = [found for found in self._moved.values() if found.layer.initial == "0/1"]
+        self._counter = _Counter(averaged, inventory.steps)
+        self._fingerprint = _fingerprint(averaged)
+        self._floor = _floor(averaged)
+        self._least = min((found.least for found in averaged), default=0.0)
 
     def of(self, layer: BatchNormLayer) -> InitialValueShare | None:
         """Return how cold a layer of the checkpoint is, or None where it is warm or nothing tells."""
@@ -102,11 +108,22 @@ class InitialValueShares:
         A variance below the smallest share that is worth a word does, in any layer: all of a file are updated alike.
         """
         return (
-            _may_be_cold(layer)
+            self._may_be_cold(layer)
             and layer.initial == "0/1"
             and self._is_uncounted(layer)
             and self._least >= LARGEST_SHARE
             and self.of(layer) is None
+        )
+
+    def _may_be_cold(self, layer: BatchNormLayer) -> bool:
+        """Return whether a layer has averages that started at a known value, moved, and do not correct for it."""
+        moved = self._moved if self._layers.get(id(layer)) is layer else _moved([layer])
+        return not (
+            id(layer) not in moved
+            or "moving_mean" not in layer.values
+            or layer.initial is None
+            or at_initial_values(layer) is not None
+            or ran_on(layer) == "stored"
         )
 
     def _is_uncounted(self, layer: BatchNormLayer) -> bool:
@@ -116,7 +133,7 @@ class InitialValueShares:
         return count is None or (layer.momentum is None and decay**count.updates > LARGEST_SHARE)
 
     def _measured(self, layer: BatchNormLayer) -> InitialValueShare | None:
-        if not _may_be_cold(layer):
+        if not self._may_be_cold(layer):
             return None
         mean, variance = (layer.values[role] for role in STATISTICS)
         debiased = debiased_roles(layer)
@@ -172,20 +189,21 @@ class _Counter:
     says is left of the initial value: one such layer contradicts it for all.
 
     Args:
-        inventory: All layers of the checkpoint.
+        averaged: The layers of the checkpoint whose variances started at 1.
+        steps: Training steps by the file's own counter, where it has one.
     """
 
-    def __init__(self, inventory: Inventory) -> None:
+    def __init__(self, averaged: Sequence[_Moved], steps: int | None) -> None:
         self._contradicted: dict[bool, bool] = {}
         self._touching: dict[bool, list[bool]] = {}
-        for layer, variance in _averaged(inventory):
-            count = count_updates(layer, inventory.steps)
+        for layer, variance, least in averaged:
+            count = count_updates(layer, steps)
             facts = layer.facts
             if count is None or layer.momentum is None or not 0 < layer.momentum < 1:
                 continue
             if ran_on(layer) == "stored" or (facts is not None and not facts.has_update_ops):
                 continue
-            share, least = layer.momentum**count.updates, float(variance.min())
+            share = layer.momentum**count.updates
             if share < _SMALLEST_SHARE:
                 continue
             self._contradicted[count.own] = self._contradicted.get(count.own, False) or least < share * _BELOW
@@ -204,64 +222,62 @@ class _Counter:
         return "likely" if any(touching) else "unproven"
 
 
-def _may_be_cold(layer: BatchNormLayer) -> bool:
-    """Return whether a layer has averages that started at a known value, moved, and do not correct for their start."""
-    mean, variance = (layer.values.get(role) for role in STATISTICS)
-    return not (
-        mean is None
-        or variance is None
-        or not variance.size
-        or not np.all(np.isfinite(variance))
-        or layer.initial is None
-        or "moving_variance" in debiased_roles(layer)
-        or is_averaged_otherwise(layer)
-        or at_initial_values(layer) is not None
-        or _never_moved(variance)
-        or ran_on(layer) == "stored"
-    )
+class _Moved(NamedTuple):
+    """A layer whose variance is an average that left 1 and does not correct for its start.
+
+    Attributes:
+        layer: The layer.
+        variance: Its moving variance, finite.
+        least: The least element.
+    """
+
+    layer: BatchNormLayer
+    variance: Array
+    least: float
 
 
-def _never_moved(variance: Array) -> bool:
-    return bool(np.all(variance == 1))
+def _moved(layers: Sequence[BatchNormLayer]) -> dict[int, _Moved]:
+    """Return those of the layers whose variance is an average that left 1, by their `id`."""
+    found = [
+        (layer, variance)
+        for layer in layers
+        if (variance := layer.values.get("moving_variance")) is not None
+        and variance.size
+        and "moving_variance" not in debiased_roles(layer)
+        and not is_averaged_otherwise(layer)
+    ]
+    return {
+        id(layer): _Moved(layer, variance, least)
+        for (layer, variance), (least, largest) in zip(found, extremes([each for _, each in found]), strict=True)
+        if math.isfinite(least) and math.isfinite(largest) and not least == largest == 1
+    }
 
 
-def _averaged(inventory: Inventory) -> Iterator[tuple[BatchNormLayer, Array]]:
-    """Yield the layers whose variance is an average that started at 1 and moved, with it."""
-    for layer in inventory.layers:
-        variance = layer.values.get("moving_variance")
-        if variance is None or not variance.size or not np.isfinite(variance).all():
-            continue
-        corrected = "moving_variance" in debiased_roles(layer) or is_averaged_otherwise(layer)
-        if layer.initial == "0/1" and not _never_moved(variance) and not corrected:
-            yield layer, variance
-
-
-def _fingerprint(inventory: Inventory) -> float | None:
+def _fingerprint(averaged: Sequence[_Moved]) -> float | None:
     """Return the share that channels which never vary show: the smallest variance, the same in several layers."""
-    smallest: list[tuple[float, int, int]] = []
+    lowest = min((found.least for found in averaged), default=0.0)
+    if lowest <= 0:
+        return None
+    counts: list[int] = []
     # Layers that are copies of each other agree in everything.
     seen: set[bytes] = set()
-    for _, variance in _averaged(inventory):
-        content = variance.tobytes()
-        if content not in seen:
-            seen.add(content)
-            low = float(variance.min())
-            smallest.append((low, int(np.count_nonzero(variance <= low * (1 + _AGREEMENT))), variance.size))
-    lowest = min((low for low, _, _ in smallest), default=0.0)
-    sharing = [
-        count for low, count, size in smallest if lowest > 0 and low <= lowest * (1 + _AGREEMENT) and count < size
-    ]
-    return lowest if sum(sharing) >= 2 and len(sharing) >= 2 else None
+    for _, variance, least in averaged:
+        if least > lowest * (1 + _AGREEMENT) or (content := variance.tobytes()) in seen:
+            continue
+        seen.add(content)
+        count = int(np.count_nonzero(variance <= least * (1 + _AGREEMENT)))
+        if count < variance.size:
+            counts.append(count)
+    return lowest if sum(counts) >= 2 and len(counts) >= 2 else None
 
 
-def _floor(inventory: Inventory) -> float | None:
+def _floor(averaged: Sequence[_Moved]) -> float | None:
     """Return the number that all variances of a file lie on, as what is left of the 1 is a floor under all of them."""
-    layers = list(_averaged(inventory))
-    if len(layers) < 2:
+    floor = min((found.least for found in averaged), default=0.0)
+    if len(averaged) < 2 or not _LEAST_FLOOR <= floor < 1:
         return None
-    floor = min(float(variance.min()) for _, variance in layers)
-    highest = max(median(variance) for _, variance in layers)
-    return floor if _LEAST_FLOOR <= floor < 1 and highest <= _NEAR_THE_FLOOR * floor else None
+    highest = max(median(found.variance) for found in averaged)
+    return floor if highest <= _NEAR_THE_FLOOR * floor else None
 
 
 def _fits(mean: Array | None, variance: Array, share: float) -> bool:

@@ -9,6 +9,7 @@ import numpy as np
 
 from ckpt_doctor.batchnorm import BatchNormLayer
 from ckpt_doctor.checkpoint import Array
+from ckpt_doctor.heuristics.extremes import extremes
 from ckpt_doctor.heuristics.initial_values import holds_only
 
 # Means of both signs are the rule; so many channels above zero in a row are chance once in 256 times.
@@ -44,7 +45,7 @@ def find_role_swaps(layers: Sequence[BatchNormLayer]) -> dict[str, RoleSwap]:
 
     Empty where only one layer looks so: that may be chance.
     """
-    suspects = [found for layer in layers if (found := _suspect(layer)) is not None]
+    suspects = [found for layer in _not_plain(layers) if (found := _suspect(layer)) is not None]
     chosen: set[str] = set()
     for role in ("moving_mean", "beta"):
         agreeing = [found for found in suspects if found.variance_in == role]
@@ -59,6 +60,26 @@ def find_role_swaps(layers: Sequence[BatchNormLayer]) -> dict[str, RoleSwap]:
         for found in swaps.values()
     )
     return {name: replace(found, can_be_undone=plain) for name, found in swaps.items()}
+
+
+def _not_plain(layers: Sequence[BatchNormLayer]) -> list[BatchNormLayer]:
+    """Return all layers but those whose variances are positive and whose gammas are not negative: few of most nets."""
+    vectors = [
+        (layer, role, value)
+        for layer in layers
+        for role in ("moving_variance", "gamma")
+        if (value := layer.values.get(role)) is not None and value.size
+    ]
+    least = extremes([value for _, _, value in vectors])
+    plain: dict[int, set[str]] = {}
+    for (layer, role, _), (low, _) in zip(vectors, least, strict=True):
+        if low > 0 or (low == 0 and role == "gamma"):
+            plain.setdefault(id(layer), set()).add(role)
+    return [
+        layer
+        for layer in layers
+        if not {"moving_variance"} | (layer.values.keys() & {"gamma"}) <= plain.get(id(layer), set())
+    ]
 
 
 def _suspect(layer: BatchNormLayer) -> RoleSwap | None:

@@ -161,7 +161,7 @@ def read_name(name: str) -> Named:
         return companion
     if last in _COUNTERS or _OPTIMIZER_SCALARS.match(last):
         return Named("counter", last=last)
-    if _is_in_optimizer(scope) or _OPTIMIZER_SCOPES.search(f"{scope.rpartition('/')[2]}/{last}"):
+    if _is_in_optimizer(scope) or _is_in_optimizer(last) or _is_trained_by(scope, last):
         return Named("slot", last=last)
     return _role(scope, last)
 
@@ -177,8 +177,13 @@ def _slot(last: str) -> str | None:
 
 @lru_cache(maxsize=1 << 12)
 def _is_in_optimizer(scope: str) -> bool:
-    """Return whether a scope is an optimizer's; asked for each variable of it."""
+    """Return whether a scope, or a last component, is an optimizer's; asked for each variable of it."""
     return bool(_OPTIMIZER_SCOPES.search(scope))
+
+
+def _is_trained_by(scope: str, last: str) -> bool:
+    """Return whether a name ends in `training/` and an optimizer's name."""
+    return scope.rpartition("/")[2] == "training" and _is_in_optimizer(f"training/{last}")
 
 
 def _shadow(scope: str) -> Named:

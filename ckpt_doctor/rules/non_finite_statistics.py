@@ -29,14 +29,14 @@ import numpy as np
 from ckpt_doctor.batchnorm import STATISTICS, BatchNormLayer, Inventory
 from ckpt_doctor.checkpoint import Array
 from ckpt_doctor.finding import Finding
-from ckpt_doctor.heuristics.exported_copies import finite_statistics, non_finite_copies
+from ckpt_doctor.heuristics.exported_copies import finite_statistics, non_finite_copies, not_finite
 from ckpt_doctor.rules.interface import Rule, Subject
 
 _ESTIMATE = "estimate them from data"
 
 
 def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
-    for layer in subject.inventory.layers:
+    for layer in not_finite(subject.inventory.layers):
         found: list[str] = []
         names: list[str] = []
         for role in STATISTICS:
@@ -50,8 +50,6 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
             else:
                 name, count = next(iter(counts.items()))
                 found.append(f"{count} of {layer.channels} channels of {name}, the exported twin of {own},")
-        if not found:
-            continue
         copied = finite_statistics(layer) is not None
         advice = "write the exported copy that is finite into all, with fix --method copy" if copied else _ESTIMATE
         finding = rule.finding(
