@@ -87,15 +87,21 @@ def option(default: Any, kind: Kind, help_text: str, text: str, **more: Any) -> 
     return dataclasses.field(default=default, metadata={"option": described})
 
 
+_OPTIONS: dict[type[Options], tuple[Option, ...]] = {}
+
+
 def options_of(kind: type[Options]) -> tuple[Option, ...]:
     """Return the options that are the fields of a class, those of the classes it derives from first."""
+    if kind in _OPTIONS:  # Every value that is checked asks for them.
+        return _OPTIONS[kind]
     found = []
     for field in dataclasses.fields(kind):
         default = {} if field.default is dataclasses.MISSING else field.default
         option: Option = field.metadata["option"]
         flag = option.flag or f"--{field.name.replace('_', '-')}"
         found.append(dataclasses.replace(option, name=field.name, default=default, flag=flag))
-    return tuple(found)
+    _OPTIONS[kind] = tuple(found)
+    return _OPTIONS[kind]
 
 
 def own_options_of(kind: type[Options]) -> tuple[Option, ...]:

@@ -37,7 +37,7 @@ def suggestion(word: object, known: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class Kind:
-    """What the values of one option may be.
+    """What the values of one option may be; a kind without fields of its own is a dataclass as this one is.
 
     Attributes:
         accepts: The type that Python callers may give, for signatures.
@@ -75,7 +75,6 @@ class Kind:
         return BadRequest(f"{option} {shown}: must be {self.wanted}{hint}")
 
 
-@dataclass(frozen=True)
 class Text(Kind):
     """A text, or a path."""
 
@@ -91,7 +90,6 @@ class Text(Kind):
         return value
 
 
-@dataclass(frozen=True)
 class Flag(Kind):
     """True or false."""
 
@@ -173,7 +171,6 @@ class Choice(Kind):
         return value
 
 
-@dataclass(frozen=True)
 class Reference(Kind):
     """A function that the user names."""
 
@@ -187,7 +184,6 @@ class Reference(Kind):
         return value
 
 
-@dataclass(frozen=True)
 class Size(Kind):
     """A number of bytes."""
 
@@ -207,7 +203,6 @@ class Size(Kind):
         return int(float(found["number"]) * _UNITS[found["unit"].lower().removesuffix("b")])
 
 
-@dataclass(frozen=True)
 class HeightAndWidth(Kind):
     """The size of an image."""
 
@@ -231,7 +226,6 @@ class HeightAndWidth(Kind):
         return [f"{kept[0]}x{kept[1]}"]
 
 
-@dataclass(frozen=True)
 class FactorAndOffset(Kind):
     """How pixels become what a model takes."""
 
@@ -256,7 +250,6 @@ class FactorAndOffset(Kind):
         return [f"{kept[0]!r},{kept[1]!r}"]
 
 
-@dataclass(frozen=True)
 class Texts(Kind):
     """Any number of texts or paths."""
 
@@ -282,7 +275,6 @@ class Texts(Kind):
         return list(kept)
 
 
-@dataclass(frozen=True)
 class Pairs(Kind):
     """Names with a text each; on the command line `NAME=VALUE`."""
 
@@ -337,7 +329,6 @@ class Levels(Pairs):
         return value
 
 
-@dataclass(frozen=True)
 class Lists(Pairs):
     """Names with any number of texts each."""
 
