@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import threading
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from types import TracebackType
 
 from ckpt_doctor.formats._damaged import Damaged
 
@@ -33,9 +34,10 @@ def remember(error: BaseException) -> None:
         _thread.failure = error
 
 
-@contextmanager
-def library_errors(raised: tuple[type[Exception], ...], damaged: Callable[[Exception], Damaged]) -> Iterator[None]:
-    """Turn what a library raises into `Damaged`.
+def library_errors(
+    raised: tuple[type[Exception], ...], damaged: Callable[[Exception], Damaged]
+) -> AbstractContextManager[None]:
+    """Return a block in which what a library raises becomes `Damaged`.
 
     Args:
         raised: What the library raises on damaged bytes.
@@ -45,20 +47,32 @@ def library_errors(raised: tuple[type[Exception], ...], damaged: Callable[[Excep
         Damaged: The library gives up on the bytes, or a stream beneath it did.
         BaseException: What else a stream beneath it raised.
     """
-    _thread.failure = None
-    try:
-        yield
-    except raised as error:
+    return _Boundary(raised, damaged)
+
+
+class _Boundary(AbstractContextManager[None]):
+    """See `library_errors`; no generator, because a file of a thousand arrays passes through ten thousand of them."""
+
+    __slots__ = ("_damaged", "_raised")
+
+    def __init__(self, raised: tuple[type[Exception], ...], damaged: Callable[[Exception], Damaged]) -> None:
+        self._raised = raised
+        self._damaged = damaged
+
+    def __enter__(self) -> None:
+        _thread.failure = None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        if error is None and _thread.failure is None:
+            return
         failure = _taken(error)
-        if failure is not None:
-            raise failure  # noqa: B904 - as it was
-        raise damaged(error) from error
-    except BaseException as error:
-        _taken(error)
-        raise
-    failure = _taken(None)
-    if failure is not None:
-        raise failure
+        if error is None or isinstance(error, self._raised):
+            if failure is not None:
+                raise failure  # As it was.
+            if isinstance(error, Exception):
+                raise self._damaged(error) from error
 
 
 def _taken(error: BaseException | None) -> BaseException | None:

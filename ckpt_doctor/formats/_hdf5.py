@@ -178,7 +178,8 @@ def describe(path: str, dataset: Any, file_size: int | None = None) -> Dataset |
         filters = [created.get_filter(index)[0] for index in range(created.get_nfilters())]
         shape = dataset.shape
         stored = int(dataset.id.get_storage_size())
-        item_size = int(dataset.id.get_type().get_size())
+        kind = dataset.id.get_type()
+        item_size = int(kind.get_size())
     if layout == h5py.h5d.VIRTUAL:
         raise Refused("a virtual dataset, made of pieces of other files; not followed")
     if other is not None:
@@ -191,7 +192,7 @@ def describe(path: str, dataset: Any, file_size: int | None = None) -> Dataset |
     shape = tuple(int(size) for size in shape)
     if len(shape) > 32:
         raise Refused(f"{len(shape)} dimensions; HDF5 allows 32")
-    dtype = _tensorflow_type(dataset)
+    dtype = _tensorflow_type(dataset, kind, in_one_piece=layout == h5py.h5d.CONTIGUOUS)
     if dtype is None:
         with hdf5_errors():
             return f"values of type {dataset.dtype}, which no tensor has"
@@ -203,19 +204,22 @@ def describe(path: str, dataset: Any, file_size: int | None = None) -> Dataset |
     return Dataset(path, shape, dtype, nbytes)
 
 
-def _tensorflow_type(dataset: Any) -> str | None:
+def _tensorflow_type(dataset: Any, stored: Any, *, in_one_piece: bool) -> str | None:
     """Return TensorFlow's name of a dataset's type, or None where it has none.
 
     h5py stores ml_dtypes' bfloat16 as two opaque bytes, and Keras 3 adds an attribute that says so
     (`H5IOStore.__setitem__` in keras/src/saving/saving_lib.py); no other type of TensorFlow becomes two opaque bytes.
     Keras' legacy format leaves the attribute out. HDF5 2.0 has a floating-point type of its own for it.
+
+    Args:
+        dataset: The `h5py.Dataset`.
+        stored: Its type, an `h5py.h5t.TypeID`.
+        in_one_piece: Whether it is stored so.
     """
     import h5py
 
     with hdf5_errors():
-        stored = dataset.id.get_type()
         kind, size = stored.get_class(), stored.get_size()
-        in_one_piece = dataset.id.get_create_plist().get_layout() == h5py.h5d.CONTIGUOUS
         exponent_bits = stored.get_fields()[2] if kind == h5py.h5t.FLOAT and size == 2 else 0
         is_variable = kind == h5py.h5t.STRING and stored.is_variable_str()
     if kind == h5py.h5t.OPAQUE:

@@ -45,7 +45,7 @@ def names_in(group: Any) -> list[str | bytes]:
         Damaged: They cannot be read.
     """
     with hdf5_errors():
-        return list(group)
+        return list(iter(group))  # Of a group itself, `list` asks for the length first.
 
 
 def holds(group: Any, name: str) -> bool:
