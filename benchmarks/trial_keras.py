@@ -91,10 +91,15 @@ def train(model, data):
     # To trace and compile the step would take several times as long as the step does.
     model.run_eagerly = True
     aims = tf.nest.map_structure(lambda output: np.zeros(output.shape, np.float32), outputs)
-    size = len(tf.nest.flatten(data)[0])
+    count = size = len(tf.nest.flatten(data)[0])
     if inputs := getattr(model, "inputs", None):
         size = inputs[0].shape[0] or size
-    model.fit(list(data) if isinstance(data, tuple) else data, aims, batch_size=size, verbose=0)
+    fed = list(data) if isinstance(data, tuple) else data
+    # `fit` would build a pipeline for the same few batches, which takes longer than they do.
+    for start in range(0, count, size):
+        model.train_on_batch(
+            *tf.nest.map_structure(lambda values, start=start: values[start : start + size], (fed, aims))
+        )
 
 
 def start_again(model):
@@ -129,8 +134,12 @@ def moved_by_training(model, data):
     return np.max(moved)
 
 
-def try_model(name: str, case: Case, folder: Path, batches, way_name: str = "") -> Outcome:
-    """Save, repair and judge one model, once for each batch size."""
+def try_model(name: str, case: Case, folder: Path, batches, way_name: str = "", truths=None) -> Outcome:
+    """Save, repair and judge one model, once for each batch size.
+
+    `truths` keeps what the oracle says of the model, for the next way in which it is saved.
+    """
+    truths = {} if truths is None else truths
     way = WAYS[way_name or case.way]
     keras.backend.clear_session()
     data = case.data(np.random.default_rng(1))
@@ -166,7 +175,6 @@ def try_model(name: str, case: Case, folder: Path, batches, way_name: str = "") 
         options["model"] = "trial_model:build"
     # The code is the user's own with `--model`, and a SavedModel's graph runs without it.
     repaired = case.repaired or (case.reason == "--allow-code" and (way.by_model or source.is_dir()))
-    truth = None
     bar = HALF_BAR if case.half else BAR
     largest, layers, remarks = 0.0, 0, ""
     started = time.monotonic()
@@ -188,13 +196,14 @@ def try_model(name: str, case: Case, folder: Path, batches, way_name: str = "") 
             return outcome("WRONG", "was to be refused")
         resting = time.monotonic()
         written = way.restore(trained, output)
-        if truth is None:
-            kept = [number for number, layer in enumerate(batch_norms(written)) if is_untouched(layer)]
+        kept = tuple(number for number, layer in enumerate(batch_norms(written)) if is_untouched(layer))
+        if kept not in truths:
             if case.half:
-                truth = oracle(anew(model, case.build, data), data, kept)
+                truths[kept] = oracle(anew(model, case.build, data), data, kept)
             else:
                 exact = in_double(data)
-                truth = oracle(anew(model, case.twin or case.build, exact, "float64"), exact, kept)
+                truths[kept] = oracle(anew(model, case.twin or case.build, exact, "float64"), exact, kept)
+        truth = truths[kept]
         error, layers = worst(written, stored(written), truth)
         largest = max(largest, error)
         reasons = {left.reason for left in result.left}

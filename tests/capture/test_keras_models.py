@@ -61,8 +61,14 @@ NAMES = """
     legacy .h5, nested
 """
 
-# Neither the size of the batches nor their order, which is another for each of them, matters.
-BATCHES = {name: [1, 7, 64, 100] for name in ("shared side by side", "nested two deep", "masks", "several outputs")}
+# Neither the size of the batches nor their order, which is another for each of them, matters: one sample, one that
+# leaves a rest, nearly all and more than there are.
+BATCHES = {
+    "shared side by side": [1, 100],
+    "nested two deep": [7, 64],
+    "masks": [1, 7, 64, 100],
+    "several outputs": [64, 100],
+}
 
 
 @pytest.fixture
