@@ -219,8 +219,31 @@ def test_an_exception_in_the_middle_leaves_nothing(here, monkeypatch):
     assert not list(here.glob("out*"))
 
 
-@pytest.mark.parametrize("fixture", ["keras_v3/broken.keras", "tf1_layers/trainable/model.ckpt-400"])
-def test_an_interruption_leaves_nothing(here, fixture):
+def test_an_interruption_leaves_nothing_of_a_keras_file(here, capsys, monkeypatch):
+    """Ctrl-C while it measures, from the data themselves."""
+    (here / "stopped.py").write_text(
+        "import signal, numpy as np\n"
+        "def batches():\n"
+        "    yield np.zeros((2, 8, 8, 1), np.float32)\n"
+        "    signal.raise_signal(signal.SIGINT)\n"
+        "    raise AssertionError('nobody was interrupted')\n"
+    )
+    folder = here / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    before = read_file(BROKEN)
+    try:
+        code = main(["fix", str(BROKEN), "--data", "stopped.py:batches", "--output", "out.keras", "--unproven"])
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert (code, capsys.readouterr().err.strip()) == (130, "interrupted")
+    assert list(folder.iterdir()) == []
+    assert not list(here.glob("out*"))
+    assert read_file(BROKEN) == before
+
+
+def test_an_interruption_leaves_nothing(here):
     """Ctrl-C while it measures: a process of its own, whose data wait until it is there."""
     (here / "slow.py").write_text(
         "import time, pathlib, numpy as np\n"
@@ -231,10 +254,9 @@ def test_an_interruption_leaves_nothing(here, fixture):
     )
     folder = here / "temporary"
     folder.mkdir()
-    before = read_file(BY_NAME[fixture].path)
+    before = read_file(BROKEN_TF1)
     environment = os.environ | {"PYTHONPATH": str(FIXTURES.parent), "TMPDIR": str(folder)}
-    output = f"out{BY_NAME[fixture].path.suffix if fixture.endswith('.keras') else ''}"
-    argv = ["fix", str(BY_NAME[fixture].path), "--data", "slow.py:batches", "--output", output, "--unproven"]
+    argv = ["fix", str(BROKEN_TF1), "--data", "slow.py:batches", "--output", "out", "--unproven"]
     with started(
         [sys.executable, "-m", "ckpt_doctor", *argv],
         env=environment,
@@ -253,7 +275,7 @@ def test_an_interruption_leaves_nothing(here, fixture):
     assert "Traceback" not in err
     assert list(folder.iterdir()) == []
     assert not list(here.glob("out*"))
-    assert read_file(BY_NAME[fixture].path) == before
+    assert read_file(BROKEN_TF1) == before
 
 
 def test_a_receipt_of_every_kind_is_valid(here):
