@@ -1,6 +1,6 @@
 """Layers in classes of the user's own: which of them run alike."""
 
-from tests.test_training_modes import deciders, entry
+from tests.keras_configs import deciders, entry
 
 
 def bn(name, class_name="BatchNormalization", **config):
