@@ -11,6 +11,7 @@ from ckpt_doctor.errors import RepairRefused
 from ckpt_doctor.formats import format_of, open_checkpoint
 from ckpt_doctor.formats.interface import Changes
 from ckpt_doctor.graphs import describe
+from tests.served import by_objects, by_session
 
 pytestmark = pytest.mark.tensorflow
 
@@ -94,25 +95,6 @@ def never_updated(exported, tmp_path_factory):
     return folder, answer
 
 
-def by_objects(folder, signature="serving_default"):
-    """Return what the signature answers after `tf.saved_model.load`."""
-    import tensorflow as tf
-
-    loaded = tf.saved_model.load(str(folder))
-    (answer,) = loaded.signatures[signature](tf.constant(X)).values()
-    return answer.numpy()
-
-
-def by_session(folder, signature="serving_default"):
-    """Return what the signature answers in a session, as in TensorFlow Serving."""
-    import tensorflow as tf
-
-    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        found = tf.compat.v1.saved_model.load(session, ["serve"], str(folder)).signature_def[signature]
-        (x,), (y,) = found.inputs.values(), found.outputs.values()
-        return session.run(y.name, {x.name: X})
-
-
 def changed(folder, target, **values):
     """Write a copy with other values; `variables_4` is the key `variables/4`."""
     checkpoint = open_checkpoint(folder)
@@ -162,15 +144,15 @@ def test_a_healthy_export_has_its_layers_once_and_no_finding(exported):
 @pytest.mark.parametrize("exported", [twins], indirect=True)
 def test_the_first_copy_is_what_objects_read_and_the_second_what_a_session_reads(exported, tmp_path):
     folder, _ = exported
-    answer = by_objects(folder)
-    assert np.array_equal(by_session(folder), answer)
+    answer = by_objects(folder, X)
+    assert np.array_equal(by_session(folder, X), answer)
     for key, reads, others in zip(
         mean_and_twin(folder), (by_objects, by_session), (by_session, by_objects), strict=True
     ):
         value = open_checkpoint(folder).variable(key).read()
         patched = changed(folder, tmp_path / key.partition("/")[0], **{key: value + 1})
-        assert not np.allclose(reads(patched), answer)
-        assert np.array_equal(others(patched), answer)
+        assert not np.allclose(reads(patched, X), answer)
+        assert np.array_equal(others(patched, X), answer)
 
 
 def test_a_repair_writes_both_copies_of_the_right_layer(never_updated, data, tmp_path):
@@ -179,8 +161,8 @@ def test_a_repair_writes_both_copies_of_the_right_layer(never_updated, data, tmp
     result = fix(folder, data=[data], unproven=True, output=str(target))
     assert (result.complete, len(result.layers)) == (True, 2)
     # The moments of the whole data set are those of the one batch that the model was asked with.
-    np.testing.assert_allclose(by_objects(target), answer, atol=2e-5)
-    assert np.array_equal(by_session(target), by_objects(target))
+    np.testing.assert_allclose(by_objects(target, X), answer, atol=2e-5)
+    assert np.array_equal(by_session(target, X), by_objects(target, X))
 
 
 @pytest.mark.parametrize("exported", [twins], indirect=True)
@@ -206,7 +188,7 @@ def test_a_nan_in_one_copy_is_one_finding_and_taken_from_the_other(exported, tmp
     assert (finding.rule, finding.repair, finding.variables) == ("BN203", "copy", (names[which],))
     assert fix(broken, output=str(tmp_path / "repaired")).clean
     for reads in (by_objects, by_session):
-        assert np.array_equal(reads(tmp_path / "repaired"), reads(folder))
+        assert np.array_equal(reads(tmp_path / "repaired", X), reads(folder, X))
 
 
 @pytest.mark.parametrize("exported", [twins], indirect=True)
@@ -266,8 +248,8 @@ def test_both_copies_of_missing_statistics_are_added(never_updated, data, tmp_pa
         for rule, name in (("BN101", layer.moving_mean), ("BN102", layer.moving_variance))
     }
     assert fix(broken, data=[data], output=str(tmp_path / "repaired")).complete
-    np.testing.assert_allclose(by_objects(tmp_path / "repaired"), answer, atol=2e-5)
-    np.testing.assert_allclose(by_session(tmp_path / "repaired"), answer, atol=2e-5)
+    np.testing.assert_allclose(by_objects(tmp_path / "repaired", X), answer, atol=2e-5)
+    np.testing.assert_allclose(by_session(tmp_path / "repaired", X), answer, atol=2e-5)
 
 
 @pytest.mark.parametrize("exported", [twins], indirect=True)
@@ -281,4 +263,4 @@ def test_a_missing_copy_is_taken_from_the_other(exported, tmp_path, which):
     assert {name for finding in checkpoint.findings for name in finding.variables} == gone
     assert fix(broken, output=str(tmp_path / "repaired")).clean
     for reads in (by_objects, by_session):
-        assert np.array_equal(reads(tmp_path / "repaired"), reads(folder))
+        assert np.array_equal(reads(tmp_path / "repaired", X), reads(folder, X))

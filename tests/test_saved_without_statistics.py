@@ -8,6 +8,7 @@ import pytest
 from ckpt_doctor import fix, scan
 from ckpt_doctor.errors import RepairRefused
 from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
+from tests.served import by_objects, by_session
 
 pytestmark = pytest.mark.tensorflow
 
@@ -73,32 +74,18 @@ def data(tmp_path_factory):
     return str(path)
 
 
-def by_session(folder, tags=("serve",)):
-    import tensorflow as tf
-
-    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        signature = tf.compat.v1.saved_model.load(session, list(tags), str(folder)).signature_def["serving_default"]
-        return session.run(signature.outputs["y"].name, {signature.inputs["x"].name: X})
-
-
-def by_objects(folder):
-    import tensorflow as tf
-
-    return tf.saved_model.load(str(folder), tags=["serve"]).signatures["serving_default"](tf.constant(X))["y"].numpy()
-
-
 @pytest.mark.parametrize("resource", [False, True])
 def test_the_restore_op_loads_what_the_repair_adds(saved, data, tmp_path, resource):
     import tensorflow as tf
 
     folder = saved(resource=resource, tags=(("serve",), ("serve", "gpu")))
     with pytest.raises(tf.errors.FailedPreconditionError):
-        by_session(folder)
+        by_session(folder, X)
     (checkpoint,) = scan([folder]).checkpoints
     assert {finding.rule for finding in checkpoint.findings} == {"BN101", "BN102"}
     target = tmp_path / "repaired"
     assert fix(folder, data=[data], output=str(target)).clean
-    for answer in (by_session(target), by_session(target, ("serve", "gpu")), by_objects(target)):
+    for answer in (by_session(target, X), by_session(target, X, tags=("serve", "gpu")), by_objects(target, X)):
         np.testing.assert_allclose(answer, ANSWER, atol=1e-5)
 
 
@@ -110,7 +97,7 @@ def test_in_place_the_old_model_is_kept_beside_the_new_one(saved, data):
     assert {Path(backup).name for backup in result.backups} == {"saved_model.pb.bak", "variables.index.bak"}
     (kept,) = (Path(backup) for backup in result.backups if "saved_model" in backup)
     assert kept.read_bytes() == old
-    np.testing.assert_allclose(by_session(folder), ANSWER, atol=1e-5)
+    np.testing.assert_allclose(by_session(folder, X), ANSWER, atol=1e-5)
 
 
 def test_only_the_saver_of_the_model_grows(saved, data, tmp_path):
@@ -131,7 +118,7 @@ def test_only_the_saver_of_the_model_grows(saved, data, tmp_path):
 def test_what_the_model_initialises_after_loading_is_not_added(saved, data, tmp_path):
     """The init op runs behind the restore op: it would set the new statistics to 0 and 1."""
     folder = saved(init=True)
-    np.testing.assert_allclose(by_session(folder), INPUT / np.sqrt(1 + EPSILON), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(by_session(folder, X), INPUT / np.sqrt(1 + EPSILON), rtol=1e-5, atol=1e-5)
     with pytest.raises(RepairRefused, match="its init op runs"):
         fix(folder, data=[data], output=str(tmp_path / "repaired"))
     assert not (tmp_path / "repaired").exists()
