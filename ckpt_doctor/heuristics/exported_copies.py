@@ -32,18 +32,20 @@ def non_finite_copies(layer: BatchNormLayer, role: str) -> dict[str, int]:
 
 def not_finite(layers: Sequence[BatchNormLayer]) -> list[BatchNormLayer]:
     """Return the layers of which a copy of a statistic holds NaN or infinite values, in their order."""
-    copies = [
-        (layer, value)
-        for layer in layers
-        for role in STATISTICS
-        for value in _copies(layer, role).values()
-        if value.size
-    ]
+    owners: list[int] = []
+    copies: list[Array] = []
+    for layer in layers:
+        own = [layer.values[role] for role in STATISTICS if role in layer.values]
+        twins = [value for role in STATISTICS for value in _copies(layer, role).values()] if layer.companions else own
+        for value in twins:
+            if value.size:
+                owners.append(id(layer))
+                copies.append(value)
     # Of complex numbers nothing is known here; they are looked at one by one.
     suspects = {
-        id(layer)
-        for (layer, _), pair in zip(copies, extremes([value for _, value in copies]), strict=True)
-        if not all(map(math.isfinite, pair))
+        owner
+        for owner, (least, largest) in zip(owners, extremes(copies), strict=True)
+        if not (math.isfinite(least) and math.isfinite(largest))
     }
     return [
         layer
@@ -73,8 +75,6 @@ def finite_statistics(layer: BatchNormLayer) -> dict[str, Array] | None:
 def _copies(layer: BatchNormLayer, role: str) -> dict[str, Array]:
     """Return name to value, flat, of every copy of a statistic that can be read."""
     values = {layer.variables[role]: layer.values[role]} if role in layer.values else {}
-    if not layer.companions:
-        return {name: value.reshape(-1) for name, value in values.items()}
     for kind, name in twins_of(layer, role).items():
         if f"{role}/{kind}" in layer.companion_values:
             values[name] = layer.companion_values[f"{role}/{kind}"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -19,16 +20,22 @@ def extremes(vectors: Sequence[Array]) -> list[tuple[float, float]]:
     Args:
         vectors: Of any dtypes and shapes, with one element at least.
     """
+    dtypes = {vector.dtype for vector in vectors}
+    if len(dtypes) == 1:
+        return _of_one_dtype(vectors, dtypes.pop())
     result: list[tuple[float, float]] = [(math.nan, math.nan)] * len(vectors)
-    by_dtype: dict[object, list[int]] = {}
-    for position, vector in enumerate(vectors):
-        if vector.dtype.kind not in "cO":  # Complex numbers and texts have no order that means anything here.
-            by_dtype.setdefault(vector.dtype, []).append(position)
-    for positions in by_dtype.values():
-        together = np.concatenate([vectors[position].reshape(-1) for position in positions])
-        starts = np.cumsum([0, *(vectors[position].size for position in positions[:-1])])
-        least = np.minimum.reduceat(together, starts).astype(np.float64).tolist()
-        largest = np.maximum.reduceat(together, starts).astype(np.float64).tolist()
-        for position, pair in zip(positions, zip(least, largest, strict=True), strict=True):
+    for dtype in dtypes:
+        positions = [position for position, vector in enumerate(vectors) if vector.dtype == dtype]
+        alike = _of_one_dtype([vectors[position] for position in positions], dtype)
+        for position, pair in zip(positions, alike, strict=True):
             result[position] = pair
     return result
+
+
+def _of_one_dtype(vectors: Sequence[Array], dtype: np.dtype[Any]) -> list[tuple[float, float]]:
+    if dtype.kind in "cO":  # Complex numbers and texts have no order that means anything here.
+        return [(math.nan, math.nan)] * len(vectors)
+    together = np.concatenate([vector.reshape(-1) for vector in vectors])
+    starts = np.cumsum([0, *(vector.size for vector in vectors[:-1])])
+    least, largest = np.minimum.reduceat(together, starts), np.maximum.reduceat(together, starts)
+    return list(zip(least.astype(np.float64).tolist(), largest.astype(np.float64).tolist(), strict=True))

@@ -276,8 +276,8 @@ def _floor(averaged: Sequence[_Moved]) -> float | None:
     floor = min((found.least for found in averaged), default=0.0)
     if len(averaged) < 2 or not _LEAST_FLOOR <= floor < 1:
         return None
-    highest = max(median(found.variance) for found in averaged)
-    return floor if highest <= _NEAR_THE_FLOOR * floor else None
+    # The first layer that is above it ends the search: in most files that is the first of all.
+    return floor if all(median(found.variance) <= _NEAR_THE_FLOOR * floor for found in averaged) else None
 
 
 def _fits(mean: Array | None, variance: Array, share: float) -> bool:

@@ -47,10 +47,10 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
         variance = layer.values.get("moving_variance")
         if variance is None or not variance.size or "moving_variance" not in layer.variables:
             continue
-        values = variance.astype(np.float64).reshape(-1)
         certain = layer.epsilon if layer.epsilon is not None else _LARGEST_EPSILON
-        if certain >= 0 and values.min() > 0:  # False for a vector with a NaN.
+        if certain >= 0 and variance.min() > 0:  # False for a vector with a NaN.
             continue
+        values = variance.astype(np.float64).reshape(-1)
         # Zero exactly is a dead channel (BN205) as long as there may be an epsilon.
         proven = values + certain <= 0
         possible = (values < 0) & (values + _SMALLEST_EPSILON <= 0) if layer.epsilon is None else proven
