@@ -14,7 +14,7 @@ from ckpt_doctor.checkpoint import Array, Checkpoint, same_values
 from ckpt_doctor.errors import RepairRefused, UnreadableCheckpoint
 from ckpt_doctor.formats import format_of, open_checkpoint
 from ckpt_doctor.formats.interface import Changes
-from tests.formats.contract import Expected, FormatContract, altered, copy_into
+from tests.formats.contract import FEW_FAILURES, Expected, FormatContract, altered, copy_into
 from tests.formats.keras_samples import SAMPLES, attributes, expected, raw_values, recorded
 
 LEGACY = [
@@ -61,6 +61,7 @@ class TestKeras2Whole(LegacyContract):
     sample = "keras22_whole.h5"
     samples, header = 20, 16
     added = "model_weights/bn/bn/renorm_mean:0"
+    failures = FEW_FAILURES
 
 
 class TestKeras2Weights(LegacyContract):
@@ -74,6 +75,7 @@ class TestBfloat16(LegacyContract):
     sample = "keras3_bfloat16.h5"
     samples, header = 40, 16
     added = "model_weights/bn/sequential_1/bn/renorm_mean"
+    failures = FEW_FAILURES
 
 
 @pytest.mark.parametrize(("name", "format_name", "era"), LEGACY)
