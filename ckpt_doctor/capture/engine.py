@@ -379,4 +379,7 @@ class Engine:
 
 
 def _pair(moments: Moments) -> Pair:
+    if not moments.count:
+        # All of the batch is masked: Keras 3 divides sums of nothing by its epsilon (`_moments`).
+        return moments.mean, moments.m2
     return moments.mean, moments.variance

@@ -15,6 +15,7 @@ from typing import Any
 
 from ckpt_doctor.batchnorm import BatchNormLayer
 from ckpt_doctor.capture.keras_inputs import KerasInputs, inputs_of
+from ckpt_doctor.capture.keras_masks import counted, masks, why_not_counted
 from ckpt_doctor.capture.keras_models import load_keras
 from ckpt_doctor.capture.keras_names import batch_norms
 from ckpt_doctor.capture.program import ModelInput, Program
@@ -260,7 +261,11 @@ class _Trace:
                 elif trace.tf.compat.v1.get_default_graph() is not trace.graph:
                     trace.left[name] = _INNER
                 else:
-                    return trace.normalise(self, name, inputs, mask)
+                    rank = len(inputs.shape)
+                    reason = why_not_counted(self, rank, mask, _channel_axis(self, rank))
+                    if reason is None:
+                        return trace.normalise(self, name, inputs, mask)
+                    trace.left[name] = reason
             masked = {} if mask is None else {"mask": mask}
             return original(self, inputs, training=training, **masked)
 
@@ -270,9 +275,7 @@ class _Trace:
         """Return the layer's output, computed from placeholders for its statistics."""
         tf = self.tf
         x = tf.convert_to_tensor(x)
-        axis = int(layer.axis if isinstance(layer.axis, int) else next(iter(layer.axis)))
-        # Keras 2 counts a dimension more where it trains in batches of a part of the batch.
-        axis = (axis - (getattr(layer, "virtual_batch_size", None) is not None)) % x.shape.rank
+        axis = _channel_axis(layer, x.shape.rank)
         mean = tf.compat.v1.placeholder(tf.float32, [None])
         variance = tf.compat.v1.placeholder(tf.float32, [None])
         shape = [1] * x.shape.rank
@@ -284,15 +287,10 @@ class _Trace:
         if layer.beta is not None:
             shift += tf.reshape(tf.cast(tf.convert_to_tensor(layer.beta), tf.float32), [-1])
         y = tf.cast(x, tf.float32) * tf.reshape(inverse, shape) + tf.reshape(shift, shape)
-        counted = x
-        # Masked positions do not count in training (keras/src/layers/normalization/batch_normalization.py: `_moments`),
-        # but for the fused kernel of Keras 2, which does not know masks.
-        if mask is not None and not getattr(layer, "fused", False):
-            last = list(range(x.shape.rank))
-            last.append(last.pop(axis))
-            counted = tf.boolean_mask(tf.transpose(x, last), tf.cast(mask, tf.bool))
-            axis = counted.shape.rank - 1
-        self.sites.append(CutSite(name, counted.name, mean.name, variance.name, axis, float(layer.epsilon)))
+        measured = x
+        if masks(layer, mask):
+            measured, axis = counted(x, mask, axis), 1
+        self.sites.append(CutSite(name, measured.name, mean.name, variance.name, axis, float(layer.epsilon)))
         self.outputs.append(y.name)
         return tf.cast(y, layer.compute_dtype)
 
@@ -328,6 +326,9 @@ class _Trace:
         needed = whole.ancestors(
             [split_tensor(name)[0] for name in (*outputs, *(site.x for site in self.sites))], control=False
         )
+        tensors = [tensor.name for tensor in concrete.inputs[: len(self.inputs.names)]]
+        # An input that only says what is masked is not needed where a fused kernel does not look; it can be fed still.
+        needed |= {split_tensor(tensor)[0] for tensor in tensors}
         result = pb.GraphDef()
         result.versions.CopyFrom(whole.proto.versions)
         result.library.CopyFrom(whole.proto.library)
@@ -338,7 +339,6 @@ class _Trace:
                 kept = [entry for entry in copy.input if not entry.startswith("^")]
                 del copy.input[:]
                 copy.input.extend(kept)
-        tensors = [tensor.name for tensor in concrete.inputs[: len(self.inputs.names)]]
         cut = CutGraph(result, tuple(self.sites), (), set_variables(result))
         return KerasProgram(
             Program(
@@ -367,6 +367,12 @@ def _wrapped_variable(variable: Any) -> Any:
 
 def _several(axis: Any) -> bool:
     return not isinstance(axis, int) and len(list(axis)) != 1
+
+
+def _channel_axis(layer: Any, rank: int) -> int:
+    axis = int(layer.axis if isinstance(layer.axis, int) else next(iter(layer.axis)))
+    # Keras 2 counts a dimension more where it trains in batches of a part of the batch.
+    return (axis - (getattr(layer, "virtual_batch_size", None) is not None)) % rank
 
 
 def _framework_class(kind: type) -> type:
