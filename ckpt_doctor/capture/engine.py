@@ -16,6 +16,7 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from ckpt_doctor.capture.tally import Tally
 from ckpt_doctor.checkpoint import Array
 from ckpt_doctor.errors import BadRequest, RepairRefused
 from ckpt_doctor.graphs.graph import Graph
+from ckpt_doctor.graphs.loops import array_tensors
 from ckpt_doctor.moments import Moments
 from ckpt_doctor.observation import Observation
 from ckpt_doctor.progress import Listener, unheard
@@ -235,7 +237,7 @@ class Engine:
     ) -> dict[str, Observation]:
         awaited = [number for number in measured if self.sites[number].layer not in given]
         inputs = [entry.tensor for entry in self.program.inputs]
-        levels = plan_levels(self.graph, inputs, self.sites, measured, awaited, pooled=whole)
+        levels = plan_levels(self.graph, inputs, self.sites, measured, awaited, pooled=whole, unheld=self._unheld)
         batches = range(samples.batch_count)
         chunks = [list(batches)] if whole else [[number] for number in batches]
         _log.debug(
@@ -335,6 +337,14 @@ class Engine:
             # Towers share a batch in equal parts, virtual batches are parts of one: others may be what the model takes.
             _log.debug("batches of %d samples do not run; those that were given are tried", max(small.lengths))
             return run(samples)
+
+    @cached_property
+    def _unheld(self) -> frozenset[str]:
+        """The tensors that no run can hand to another: lists and handles, which have no value outside of TensorFlow."""
+        opaque = (self.tf.variant, self.tf.resource)
+        operations = self.session.graph.get_operations()
+        listed = {one.name for operation in operations for one in operation.outputs if one.dtype in opaque}
+        return frozenset(listed | array_tensors(self.graph))
 
     @property
     def _open_ended(self) -> bool:
