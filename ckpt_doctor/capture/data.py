@@ -347,7 +347,7 @@ def fits(where: str, array: Any, entry: ModelInput) -> None:
         raise BadRequest(f"{where} has shape {shape}; the input {entry.name} takes {shape_of(entry)}")
     wanted = numpy_dtype(entry.dtype)
     # What NumPy can turn into the input's type without losing its meaning.
-    kinds = {"f": "fiub", "i": "iub", "u": "iub", "b": "b", "c": "fiubc", "V": "fiub"}
+    kinds = {"f": "fiub", "i": "iub", "u": "iub", "b": "b", "c": "fiubc", "V": "fiub", "O": "SU"}
     if wanted.kind != array.dtype.kind and array.dtype.kind not in kinds.get(wanted.kind, ""):
         raise BadRequest(f"{where} is of type {array.dtype}; the input {entry.name} takes {entry.dtype}")
 

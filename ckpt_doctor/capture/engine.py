@@ -91,6 +91,14 @@ class Engine:
                 ) from error
         self.session = self.tf.compat.v1.Session(graph=tf_graph, config=self._config())
         self._set_variables()
+        self._start()
+
+    def _start(self) -> None:
+        starters = [self.session.graph.get_operation_by_name(name) for name in self.program.cut.starters]
+        try:
+            self.session.run(starters)
+        except self.tf.errors.OpError as error:
+            raise RepairRefused(f"a lookup table of the model cannot be filled: {reason(error)}") from error
 
     def _config(self) -> Any:
         config = self.tf.compat.v1.ConfigProto()
