@@ -168,9 +168,9 @@ def with_model(checkpoint: Checkpoint, model: str | None, *, allow_code: bool = 
     return with_meta_graph(checkpoint, data, str(path))
 
 
-def read_data(loaded: Loaded, request: DataOptions, kept: ExitStack) -> Samples:
+def read_data(loaded: Loaded, request: DataOptions, kept: ExitStack, progress: Listener = unheard) -> Samples:
     """Return the data, matched to the inputs of the model; `kept` frees what they hold."""
-    return read_samples(request, loaded.program.inputs, kept)
+    return read_samples(request, loaded.program.inputs, kept, progress)
 
 
 def stored_statistics(layers: Sequence[BatchNormLayer]) -> dict[str, tuple[Array, Array]]:
@@ -196,7 +196,7 @@ def observe(
     """
     loaded = load_model(checkpoint, inventory, request)
     with ExitStack() as kept:
-        samples = read_data(loaded, request, kept)
+        samples = read_data(loaded, request, kept, progress)
         engine = kept.enter_context(
             Engine(loaded.program, stored_statistics(inventory.layers), cache_memory=request.cache_memory)
         )

@@ -10,6 +10,7 @@ import numpy as np
 
 from ckpt_doctor.capture.live import LiveTensors
 from ckpt_doctor.checkpoint import Array
+from ckpt_doctor.progress import Listener, Progress, unheard
 
 # Batches that come from a stream are kept on disk beyond so many bytes.
 _STREAM_MEMORY = 64 * 10**6
@@ -83,7 +84,11 @@ def from_arrays(
 
 
 def from_stream(
-    batches: Iterable[Mapping[str, Array]], limit: int | None, notes: Sequence[str], kept: contextlib.ExitStack
+    batches: Iterable[Mapping[str, Array]],
+    limit: int | None,
+    notes: Sequence[str],
+    kept: contextlib.ExitStack,
+    progress: Listener = unheard,
 ) -> Samples:
     """Return the batches of a stream, which is read once and kept.
 
@@ -92,18 +97,20 @@ def from_stream(
         limit: Take at most so many samples.
         notes: What looks odd about the data; looked at after the stream was read.
         kept: Frees the batches when it is closed.
+        progress: Hears how many samples have been read.
     """
     store = kept.enter_context(LiveTensors(_STREAM_MEMORY))
     lengths: list[int] = []
     tensors: list[str] = []
     for batch in batches:
         room = None if limit is None else limit - sum(lengths)
-        if room is not None and room <= 0:
-            break
         tensors = list(batch)
         for tensor, array in batch.items():
             store.put(len(lengths), tensor, array if room is None else array[:room])
         lengths.append(len(store.get(len(lengths), tensors[0])))
+        progress(Progress("reading the data (samples)", sum(lengths), limit))
+        if sum(lengths) == limit:
+            break  # The next batch may take long to come.
 
     last: list[tuple[int, dict[str, Array]]] = []
 

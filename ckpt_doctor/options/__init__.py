@@ -88,7 +88,11 @@ class DataOptions(Options):
     )
     batch_size: int = option(64, Whole(1), "Samples in a batch.", "Samples in a batch.", metavar="N")
     samples: int | None = option(
-        None, Whole(1), "Use at most N samples, by the seed.", "Use at most so many samples.", metavar="N"
+        None,
+        Whole(1),
+        "Use at most N samples: by the seed, of a stream the first.",
+        "Use at most so many samples: chosen by the seed, of a stream (a dataset, a generator) the first.",
+        metavar="N",
     )
     seed: int | None = option(
         0,

@@ -126,7 +126,7 @@ class Work:
 
     def _open(self, loaded: Loaded) -> tuple[Engine, Samples]:
         """Read the data and start the model with the statistics of the source."""
-        self.feed = read_data(loaded, self.request, self.kept)
+        self.feed = read_data(loaded, self.request, self.kept, self.progress)
         self.engine = self.kept.enter_context(
             Engine(loaded.program, stored_statistics(self.inventory.layers), cache_memory=self.request.cache_memory)
         )
