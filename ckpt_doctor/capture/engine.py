@@ -17,7 +17,7 @@ import gc
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -56,6 +56,13 @@ _ALWAYS_ROOM = 100 * 10**6
 Pair = tuple[Array, Array]
 
 
+_Result = TypeVar("_Result")
+
+# Where a batch of another size than a graph was made for fails.
+_OF_SIZES = frozenset("Reshape MatMul BatchMatMulV2 Split SplitV Unpack ConcatV2".split())
+_OTHER_BATCHES = "; if the graph was made for batches of one size, give it with --batch-size N"
+
+
 class _DoesNotRun(RepairRefused):
     """TensorFlow cannot run the model on a batch."""
 
@@ -79,6 +86,7 @@ class Engine:
         self.graph = Graph(program.cut.proto)
         self.stored = stored
         self.cache_memory = cache_memory
+        self._drops_remainder = False
         self.tf = tensorflow()
         tf_graph = self.tf.Graph()
         with tf_graph.as_default():
@@ -155,7 +163,8 @@ class Engine:
         except self.tf.errors.OpError as error:
             node = getattr(error, "node_def", None)
             where = f"{node.op} {node.name}: " if node is not None else ""
-            raise _DoesNotRun(f"TensorFlow cannot run the model: {where}{reason(error)}") from error
+            advice = "" if node is None or node.op not in _OF_SIZES else _OTHER_BATCHES
+            raise _DoesNotRun(f"TensorFlow cannot run the model: {where}{reason(error)}{advice}") from error
         except (TypeError, ValueError) as error:
             raise BadRequest(f"the model cannot be fed: {error}") from error
         finally:
@@ -194,9 +203,30 @@ class Engine:
         wanted = set(layers)
         measured = [number for number, site in enumerate(self.sites) if site.layer in wanted]
         sequences = in_sequence(self.graph, self.sites, measured) if whole else set()
-        if not sequences:
-            return self._sweep(samples, measured, whole=whole, given={}, progress=progress), {}
-        return self._sweeps(samples, measured, sequences, progress)
+
+        def run(batches: Samples) -> tuple[dict[str, Observation], dict[str, str]]:
+            if not sequences:
+                return self._sweep(batches, measured, whole=whole, given={}, progress=progress), {}
+            return self._sweeps(batches, measured, sequences, progress)
+
+        return self._with_remainder(samples, run)
+
+    def fitted(self, samples: Samples) -> Samples:
+        """Return those of the samples that are run, with a note on the others: a last, short batch may be too short."""
+        return samples.without_remainder() if self._drops_remainder else samples
+
+    def _with_remainder(self, samples: Samples, run: Callable[[Samples], _Result]) -> _Result:
+        """Return what `run` gives for all samples, or without the last batch where only whole ones run."""
+        try:
+            return run(self.fitted(samples))
+        except _DoesNotRun as error:
+            shorter = samples.without_remainder()
+            if shorter.lengths == self.fitted(samples).lengths:
+                raise
+            _log.debug("%s; tried without the last batch of %d samples", error, samples.lengths[-1])
+            result = run(shorter)
+            self._drops_remainder = True
+            return result
 
     def _sweeps(
         self, samples: Samples, measured: Sequence[int], sequences: set[str], progress: Listener
@@ -363,16 +393,19 @@ class Engine:
         if not self._open_ended:
             return samples
         try:
-            one = self._run(inputs, {**feeds, **samples.fetch(0, 0, 1)})
+            few = self._run(inputs, {**feeds, **samples.fetch(0, 0, samples.multiple)})
         except _DoesNotRun:
             # As above: a single sample may be no batch.
             return samples
         room = self.cache_memory + _ALWAYS_ROOM
-        return samples.split(max(1, room // max(sum(value.nbytes for value in one), 1)))
+        each = sum(value.nbytes for value in few) // samples.multiple
+        return samples.split(max(1, room // max(each, 1)))
 
     def observe(self, samples: Samples, *, progress: Listener = unheard) -> dict[str, Observation]:
         """Return the moments of every layer in one plain inference pass with the stored statistics."""
-        return self._in_small_batches(samples, lambda batches: self._observed(batches, progress))
+        return self._with_remainder(
+            samples, lambda whole: self._in_small_batches(whole, lambda batches: self._observed(batches, progress))
+        )
 
     def _observed(self, samples: Samples, progress: Listener) -> dict[str, Observation]:
         feeds = self._statistics({}, {})

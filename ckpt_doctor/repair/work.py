@@ -108,9 +108,10 @@ class Work:
         if not measurable:
             return
         engine, feed = self._open(loaded)
+        measured, unsettled = engine.measure(feed, measurable, whole=whole, progress=self.progress)
+        self.feed = feed = engine.fitted(feed)
         self.samples, self.batches = len(feed), feed.batch_count
         self.notes += [*loaded.program.notes, *feed.notes]
-        measured, unsettled = engine.measure(feed, measurable, whole=whole, progress=self.progress)
         self.measured = measured
         self.left += unsettled.items()
         self.notes += doubts(self.inventory, measured)
