@@ -12,6 +12,7 @@ from ckpt_doctor.batchnorm import BatchNormLayer
 from ckpt_doctor.capture.program import ModelInput, Program
 from ckpt_doctor.checkpoint import Array, Checkpoint, Variable, numpy_dtype, same_values
 from ckpt_doctor.errors import BadRequest, RepairRefused
+from ckpt_doctor.graphs.augmentation import tensor_behind
 from ckpt_doctor.graphs.cut import READ, CutGraph, cut
 from ckpt_doctor.graphs.dropout import random_nodes
 from ckpt_doctor.graphs.facts import Site
@@ -81,7 +82,8 @@ def load(
         raise RepairRefused(
             f"the graph draws random numbers before a batch-norm layer ({opened_graph.nodes[random[0]].op} {random[0]}"
             f"{f' and {len(random) - 1} more' if len(random) > 1 else ''}), and they are no dropout that could be "
-            "taken out; if the noise belongs there at inference, allow it with --unproven"
+            f"taken out; {_without_chance(meta, opened, opened_graph, random, names)}if the noise belongs there at "
+            "inference, allow it with --unproven"
         )
     fixed = _fixed(opened, {tensor: (given, feeds[given]) for tensor, given in fed.items() if feeds and given in feeds})
     _log.debug(
@@ -113,6 +115,23 @@ def load(
         feeds=fixed,
         notes=tuple(notes),
         left=left,
+        random=random,
+    )
+
+
+def _without_chance(
+    meta: MetaGraph, opened: CutGraph, graph: Graph, random: Sequence[str], names: Mapping[str, str]
+) -> str:
+    """Return how to feed a graph behind its random numbers, in words; empty where no tensor can be named."""
+    inputs = {entry.tensor: entry for entry in opened.inputs}
+    found = tensor_behind(graph, random, inputs, [site.x for site in opened.sites])
+    if found is None or meta.graph.producer(found[0]) is None:
+        return ""
+    original = inputs[found[1]].original
+    name = names.get(original, original.removesuffix(":0"))
+    return (
+        f"if they augment the data, feed the tensor behind them with --input {name}={found[0]} (with data as they are "
+        "there, not augmented); "
     )
 
 
