@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -16,11 +17,12 @@ from ckpt_doctor.graphs.augmentation import tensor_behind
 from ckpt_doctor.graphs.cut import READ, CutGraph, cut
 from ckpt_doctor.graphs.dropout import random_nodes
 from ckpt_doctor.graphs.facts import Site
-from ckpt_doctor.graphs.graph import DTYPES, Graph, plain_dtype, split_tensor
+from ckpt_doctor.graphs.graph import DTYPES, Graph, plain_dtype, split_tensor, tensor_name
 from ckpt_doctor.graphs.loops import nodes_in_branches, nodes_in_loops
 from ckpt_doctor.graphs.meta_graph import MetaGraph
 from ckpt_doctor.graphs.saved_model import ServedGraph
 from ckpt_doctor.graphs.specialise import resolve_tensor
+from ckpt_doctor.graphs.tables import fill_tables
 
 _log = logging.getLogger(__name__)
 
@@ -85,6 +87,7 @@ def load(
             f"taken out; {_without_chance(meta, opened, opened_graph, random, names)}if the noise belongs there at "
             "inference, allow it with --unproven"
         )
+    opened = fill_tables(meta.graph, opened, _assets(checkpoint, meta), partial(_entries, checkpoint))
     fixed = _fixed(opened, {tensor: (given, feeds[given]) for tensor, given in fed.items() if feeds and given in feeds})
     _log.debug(
         "%s: cut open at %d sites of %d layers; %d layers left; %d variables; fed constants: %s",
@@ -117,6 +120,17 @@ def load(
         left=left,
         random=random,
     )
+
+
+def _assets(checkpoint: Checkpoint, meta: MetaGraph) -> dict[str, str]:
+    """Return the tensors that name files of a SavedModel, with the paths of the files."""
+    folder = Path(checkpoint.place, "assets")
+    return {tensor_name(asset.tensor_info.name): str(folder / asset.filename) for asset in meta.proto.asset_file_def}
+
+
+def _entries(checkpoint: Checkpoint, name: str) -> Array | None:
+    variable = checkpoint.variable(name)
+    return None if variable is None else variable.read()
 
 
 def _without_chance(
