@@ -13,24 +13,19 @@ The result pools all values that a layer saw; its variance is the population var
 
 from __future__ import annotations
 
-import gc
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from functools import cached_property
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from ckpt_doctor.capture.levels import Level, in_sequence, plan_levels
 from ckpt_doctor.capture.live import DEFAULT_LIMIT, LiveTensors
 from ckpt_doctor.capture.program import Program
-from ckpt_doctor.capture.runtime import reason, tensorflow
 from ckpt_doctor.capture.samples import Samples
+from ckpt_doctor.capture.session import DoesNotRun, Session
 from ckpt_doctor.capture.tally import Tally
 from ckpt_doctor.checkpoint import Array
-from ckpt_doctor.errors import BadRequest, RepairRefused
-from ckpt_doctor.graphs.graph import Graph
-from ckpt_doctor.graphs.loops import array_tensors
 from ckpt_doctor.moments import Moments
 from ckpt_doctor.observation import Observation
 from ckpt_doctor.progress import Listener, unheard
@@ -42,8 +37,6 @@ _log = logging.getLogger(__name__)
 SETTLED = 1e-5
 _AT_REST = 1e-6
 MOST_SWEEPS = 20
-
-_ASSIGNED_TOGETHER = 16 * 10**6
 
 # Bytes of inputs in a batch, where the engine chooses the batch: activations are some hundred times as large. Below
 # eight samples a processor's threads have too little to share.
@@ -58,16 +51,8 @@ Pair = tuple[Array, Array]
 
 _Result = TypeVar("_Result")
 
-# Where a batch of another size than a graph was made for fails.
-_OF_SIZES = frozenset("Reshape MatMul BatchMatMulV2 Split SplitV Unpack ConcatV2".split())
-_OTHER_BATCHES = "; if the graph was made for batches of one size, give it with --batch-size N"
 
-
-class _DoesNotRun(RepairRefused):
-    """TensorFlow cannot run the model on a batch."""
-
-
-class Engine:
+class Engine(Session):
     """Measures the sites of a program.
 
     Use as a context manager: it holds a TensorFlow session.
@@ -81,95 +66,13 @@ class Engine:
     def __init__(
         self, program: Program, stored: Mapping[str, tuple[Array, Array]], *, cache_memory: int = DEFAULT_LIMIT
     ) -> None:
-        self.program = program
-        self.sites = program.cut.sites
-        self.graph = Graph(program.cut.proto)
+        super().__init__(program)
         self.stored = stored
         self.cache_memory = cache_memory
         self._drops_remainder = False
-        self.tf = tensorflow()
-        tf_graph = self.tf.Graph()
-        with tf_graph.as_default():
-            definition = self.tf.compat.v1.GraphDef.FromString(program.cut.proto.SerializeToString())
-            try:
-                self.tf.import_graph_def(definition, name="")
-            except (ValueError, self.tf.errors.OpError) as error:
-                raise RepairRefused(
-                    f"TensorFlow {self.tf.__version__} cannot import the model's graph: {error}"
-                ) from error
-        self.session = self.tf.compat.v1.Session(graph=tf_graph, config=self._config())
-        self._set_variables()
-        self._start()
-
-    def _start(self) -> None:
-        starters = [self.session.graph.get_operation_by_name(name) for name in self.program.cut.starters]
-        try:
-            self.session.run(starters)
-        except self.tf.errors.OpError as error:
-            raise RepairRefused(f"a lookup table of the model cannot be filled: {reason(error)}") from error
-
-    def _config(self) -> Any:
-        config = self.tf.compat.v1.ConfigProto()
-        config.gpu_options.allow_growth = True  # the model may be in use beside us
-        rewrite = config.graph_options.rewrite_options
-        # Every level is a graph of its own, and optimising each costs more than it saves. NCHW convolutions run on a
-        # CPU only after a change of layout, which is the optimiser's.
-        layouts = {node.attr["data_format"].s for node in self.program.cut.proto.node if "data_format" in node.attr}
-        if any(layout.startswith(b"NC") for layout in layouts):
-            rewrite.cpu_layout_conversion = 1  # NCHW_TO_NHWC
-        else:
-            rewrite.disable_meta_optimizer = True
-        return config
-
-    def _set_variables(self) -> None:
-        # A run costs milliseconds, however small the value; all values at once would lie in memory twice.
-        assigns: list[str] = []
-        feeds: dict[str, Array] = {}
-        total = 0
-        for node, (placeholder, assign) in self.program.cut.variables.items():
-            assigns.append(assign)
-            feeds[placeholder] = self.program.values.pop(node)()
-            total += feeds[placeholder].nbytes
-            if sum(value.nbytes for value in feeds.values()) > _ASSIGNED_TOGETHER or len(feeds) > 100:
-                self.session.run(assigns, feeds)
-                assigns, feeds = [], {}
-        if assigns:
-            self.session.run(assigns, feeds)
-        _log.debug(
-            "TensorFlow %s runs %d nodes with %d batch-norm sites; the values of its variables take %d bytes",
-            self.tf.__version__,
-            len(self.program.cut.proto.node),
-            len(self.sites),
-            total,
-        )
-        if total > _ASSIGNED_TOGETHER:
-            # A Keras model that the values came from is made of cycles, and its memory serves the first runs.
-            del feeds
-            gc.collect()
 
     def __enter__(self) -> Engine:
         return self
-
-    def __exit__(self, *_: object) -> None:
-        self.session.close()
-
-    def _run(self, fetches: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
-        # Left on, recent GPUs round what goes into a convolution to ten bits, and statistics are right to 1e-3 only.
-        rounds = self.tf.config.experimental
-        before = rounds.tensor_float_32_execution_enabled()
-        rounds.enable_tensor_float_32_execution(False)
-        try:
-            values: list[Array] = self.session.run(list(fetches), {**self.program.feeds, **feeds})
-        except self.tf.errors.OpError as error:
-            node = getattr(error, "node_def", None)
-            where = f"{node.op} {node.name}: " if node is not None else ""
-            advice = "" if node is None or node.op not in _OF_SIZES else _OTHER_BATCHES
-            raise _DoesNotRun(f"TensorFlow cannot run the model: {where}{reason(error)}{advice}") from error
-        except (TypeError, ValueError) as error:
-            raise BadRequest(f"the model cannot be fed: {error}") from error
-        finally:
-            rounds.enable_tensor_float_32_execution(before)
-        return values
 
     def _statistics(
         self, known: Mapping[int, Pair], by_layer: Mapping[str, Pair], wanted: Collection[int] | None = None
@@ -219,7 +122,7 @@ class Engine:
         """Return what `run` gives for all samples, or without the last batch where only whole ones run."""
         try:
             return run(self.fitted(samples))
-        except _DoesNotRun as error:
+        except DoesNotRun as error:
             shorter = samples.without_remainder()
             if shorter.lengths == self.fitted(samples).lengths:
                 raise
@@ -369,20 +272,12 @@ class Engine:
         small = samples.split(max(_FEWEST_SAMPLES, int(_SMALL_BATCH / max(size, 1))))
         try:
             return run(small)
-        except _DoesNotRun:
+        except DoesNotRun:
             if small.lengths == samples.lengths:
                 raise
             # Towers share a batch in equal parts, virtual batches are parts of one: others may be what the model takes.
             _log.debug("batches of %d samples do not run; those that were given are tried", max(small.lengths))
             return run(samples)
-
-    @cached_property
-    def _unheld(self) -> frozenset[str]:
-        """The tensors that no run can hand to another: lists and handles, which have no value outside of TensorFlow."""
-        opaque = (self.tf.variant, self.tf.resource)
-        operations = self.session.graph.get_operations()
-        listed = {one.name for operation in operations for one in operation.outputs if one.dtype in opaque}
-        return frozenset(listed | array_tensors(self.graph))
 
     @property
     def _open_ended(self) -> bool:
@@ -394,7 +289,7 @@ class Engine:
             return samples
         try:
             few = self._run(inputs, {**feeds, **samples.fetch(0, 0, samples.multiple)})
-        except _DoesNotRun:
+        except DoesNotRun:
             # As above: a single sample may be no batch.
             return samples
         room = self.cache_memory + _ALWAYS_ROOM
