@@ -1,14 +1,18 @@
 """Models that look text and numbers up in tables, held against what Keras itself computes in front of the layer."""
 
 import sys
+from contextlib import ExitStack
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import ckpt_doctor
+from ckpt_doctor.capture.data import read_samples
 from ckpt_doctor.capture.live import LiveTensors
-from ckpt_doctor.errors import RepairRefused
+from ckpt_doctor.capture.program import ModelInput
+from ckpt_doctor.errors import BadRequest, RepairRefused
+from ckpt_doctor.options import DataOptions
 
 pytestmark = [
     pytest.mark.tensorflow,
@@ -122,6 +126,20 @@ def test_text_goes_to_disk_and_comes_back():
         live.put(0, "t", text)
         assert (live.held, live.spilled) == (0, 4 * 8 + 4 + 1 + 200)
         assert live.get(0, "t").tolist() == text.tolist()
+
+
+def test_text_as_objects_is_refused_with_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.savez("data.npz", city=np.array(["ber", "rom"], object))
+    inputs = [ModelInput("city", "city:0", "string", (None,))]
+    with ExitStack() as kept, pytest.raises(BadRequest, match=r"cannot be read as \.npz: .*; save text as x\.astype"):
+        read_samples(DataOptions(data=["data.npz"]), inputs, kept)
+    np.savez("data.npz", city=np.array(["ber", "rom"]))
+    with ExitStack() as kept:
+        assert read_samples(DataOptions(data=["data.npz"], seed=None), inputs, kept).read(0)["city:0"].tolist() == [
+            "ber",
+            "rom",
+        ]
 
 
 def test_an_empty_table_is_refused(tmp_path, monkeypatch):
