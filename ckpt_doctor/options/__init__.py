@@ -86,7 +86,13 @@ class DataOptions(Options):
         flag="--feed",
         metavar="TENSOR=VALUE",
     )
-    batch_size: int = option(64, Whole(1), "Samples in a batch.", "Samples in a batch.", metavar="N")
+    batch_size: int = option(
+        64,
+        Whole(1),
+        "Samples in a batch, if the model does not fix it.",
+        "Samples in a batch; a size that the model fixes goes before it.",
+        metavar="N",
+    )
     samples: int | None = option(
         None,
         Whole(1),
