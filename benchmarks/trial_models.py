@@ -536,8 +536,6 @@ MADE = {
             dtype="int64",
         ),
         lambda r: r.integers(0, 6, (50, 6)),
-        repaired=False,
-        reason="table",
     ),
     "subclassed Model": Case(Subclassed, numbers(8), keys=("x",)),
     "subclassed, dict inputs": Case(SubclassedTwoInputs, lambda r: {"a": numbers(8)(r), "b": numbers(6)(r)}),

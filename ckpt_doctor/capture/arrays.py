@@ -47,7 +47,9 @@ def read_arrays(where: str, path: Path, key: str | None, kept: ExitStack, *, sev
             key = key.strip("/") if key is not None else None
             found = _hdf5(where, path, key, kept, several=several)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, KeyError) as error:
-        raise BadRequest(f"{where}: {path} cannot be read as {path.suffix}: {error}") from error
+        # NumPy pickles arrays of Python objects, and pickles run code; text of pandas comes as such.
+        advice = "; save text as x.astype(str)" if "allow_pickle" in str(error) else ""
+        raise BadRequest(f"{where}: {path} cannot be read as {path.suffix}: {error}{advice}") from error
     if key is not None and key not in found:
         raise BadRequest(f"{where}: {path.name} has no array {key!r}; it has {listed(found)}")
     return found if key is None else {key: found[key]}

@@ -21,12 +21,13 @@ from ckpt_doctor.capture.arrays import listed, read_arrays, whole
 from ckpt_doctor.capture.images import image_samples
 from ckpt_doctor.capture.program import ModelInput
 from ckpt_doctor.capture.samples import Samples, from_arrays, from_stream, permutation
-from ckpt_doctor.capture.streams import by_input, record_batches, stacked, user_batches
+from ckpt_doctor.capture.streams import Stream, by_input, record_batches, stacked, user_batches, within_bounds
 from ckpt_doctor.capture.user_code import call, is_reference, load_function
 from ckpt_doctor.checkpoint import Array, numpy_dtype
 from ckpt_doctor.errors import BadRequest
 from ckpt_doctor.graphs.graph import tensor_name
 from ckpt_doctor.options import DataOptions
+from ckpt_doctor.progress import Listener, unheard
 
 _log = logging.getLogger(__name__)
 
@@ -56,7 +57,9 @@ class _Found:
     array: Any
 
 
-def read_samples(options: DataOptions, inputs: Sequence[ModelInput], kept: ExitStack) -> Samples:
+def read_samples(
+    options: DataOptions, inputs: Sequence[ModelInput], kept: ExitStack, progress: Listener = unheard
+) -> Samples:
     """Return the data that `--data` names, matched to the inputs of a model.
 
     Args:
@@ -65,9 +68,10 @@ def read_samples(options: DataOptions, inputs: Sequence[ModelInput], kept: ExitS
             stay as they are.
         inputs: The inputs that have to be fed.
         kept: Frees files and temporary copies when it is closed.
+        progress: Hears of every batch of a stream.
 
     Raises:
-        BadRequest: A file is absent or unreadable, or its arrays do not fit the inputs.
+        BadRequest: A file is absent or unreadable, or its arrays do not fit the inputs, or a stream does not end.
     """
     if not options.data:
         raise BadRequest("no data given; name it with --data FILE.npz")
@@ -79,8 +83,11 @@ def read_samples(options: DataOptions, inputs: Sequence[ModelInput], kept: ExitS
         samples = image_samples(Path(argument), entry, options, limit=options.samples, seed=options.seed)
     else:
         notes: list[str] = []
-        batches = _checked(argument, _batches("--data", argument, options), inputs, options, notes)
-        samples = from_stream(batches, options.samples, notes, kept)
+        stream = _stream("--data", argument, options, limited=options.samples is not None)
+        batches = _checked(argument, stream.batches, inputs, options, notes)
+        if not stream.ends and options.samples is None:
+            batches = within_bounds(f"--data {argument}", batches)
+        samples = from_stream(batches, options.samples, notes, kept, progress)
     if not len(samples):
         raise BadRequest(f"--data {options.data[0]}: the data hold no samples")
     return samples
@@ -111,7 +118,7 @@ def read_unmatched(option: str, options: DataOptions, inputs: Callable[[], Seque
         images = image_samples(path, entry, options, limit=None, seed=None, option=option)
         return {entry.name: np.concatenate([batch[entry.tensor] for batch in images])}
     if _is_records(argument):
-        batches = list(_batches(option, argument, options))
+        batches = list(_stream(option, argument, options, limited=False).batches)
         if not batches:
             raise BadRequest(f"{option} {argument}: the data hold no samples")
         return stacked(f"{option} {argument}", batches)
@@ -160,10 +167,10 @@ def _only_input(where: str, inputs: Sequence[ModelInput]) -> ModelInput:
     return inputs[0]
 
 
-def _batches(option: str, argument: str, options: DataOptions) -> Iterator[Any]:
+def _stream(option: str, argument: str, options: DataOptions, *, limited: bool) -> Stream:
     if _is_records(argument):
-        return record_batches(option, argument, options.parse, options.batch_size)
-    return user_batches(option, argument)
+        return Stream(record_batches(option, argument, options.parse, options.batch_size), ends=True)
+    return user_batches(option, argument, limited=limited)
 
 
 def _checked(
@@ -347,7 +354,7 @@ def fits(where: str, array: Any, entry: ModelInput) -> None:
         raise BadRequest(f"{where} has shape {shape}; the input {entry.name} takes {shape_of(entry)}")
     wanted = numpy_dtype(entry.dtype)
     # What NumPy can turn into the input's type without losing its meaning.
-    kinds = {"f": "fiub", "i": "iub", "u": "iub", "b": "b", "c": "fiubc", "V": "fiub"}
+    kinds = {"f": "fiub", "i": "iub", "u": "iub", "b": "b", "c": "fiubc", "V": "fiub", "O": "SU"}
     if wanted.kind != array.dtype.kind and array.dtype.kind not in kinds.get(wanted.kind, ""):
         raise BadRequest(f"{where} is of type {array.dtype}; the input {entry.name} takes {entry.dtype}")
 

@@ -13,22 +13,19 @@ The result pools all values that a layer saw; its variance is the population var
 
 from __future__ import annotations
 
-import gc
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
 from ckpt_doctor.capture.levels import Level, in_sequence, plan_levels
 from ckpt_doctor.capture.live import DEFAULT_LIMIT, LiveTensors
 from ckpt_doctor.capture.program import Program
-from ckpt_doctor.capture.runtime import reason, tensorflow
 from ckpt_doctor.capture.samples import Samples
+from ckpt_doctor.capture.session import DoesNotRun, Session
 from ckpt_doctor.capture.tally import Tally
 from ckpt_doctor.checkpoint import Array
-from ckpt_doctor.errors import BadRequest, RepairRefused
-from ckpt_doctor.graphs.graph import Graph
 from ckpt_doctor.moments import Moments
 from ckpt_doctor.observation import Observation
 from ckpt_doctor.progress import Listener, unheard
@@ -41,8 +38,6 @@ SETTLED = 1e-5
 _AT_REST = 1e-6
 MOST_SWEEPS = 20
 
-_ASSIGNED_TOGETHER = 16 * 10**6
-
 # Bytes of inputs in a batch, where the engine chooses the batch: activations are some hundred times as large. Below
 # eight samples a processor's threads have too little to share.
 _SMALL_BATCH = 4 * 10**6
@@ -54,11 +49,10 @@ _ALWAYS_ROOM = 100 * 10**6
 Pair = tuple[Array, Array]
 
 
-class _DoesNotRun(RepairRefused):
-    """TensorFlow cannot run the model on a batch."""
+_Result = TypeVar("_Result")
 
 
-class Engine:
+class Engine(Session):
     """Measures the sites of a program.
 
     Use as a context manager: it holds a TensorFlow session.
@@ -72,85 +66,13 @@ class Engine:
     def __init__(
         self, program: Program, stored: Mapping[str, tuple[Array, Array]], *, cache_memory: int = DEFAULT_LIMIT
     ) -> None:
-        self.program = program
-        self.sites = program.cut.sites
-        self.graph = Graph(program.cut.proto)
+        super().__init__(program)
         self.stored = stored
         self.cache_memory = cache_memory
-        self.tf = tensorflow()
-        tf_graph = self.tf.Graph()
-        with tf_graph.as_default():
-            definition = self.tf.compat.v1.GraphDef.FromString(program.cut.proto.SerializeToString())
-            try:
-                self.tf.import_graph_def(definition, name="")
-            except (ValueError, self.tf.errors.OpError) as error:
-                raise RepairRefused(
-                    f"TensorFlow {self.tf.__version__} cannot import the model's graph: {error}"
-                ) from error
-        self.session = self.tf.compat.v1.Session(graph=tf_graph, config=self._config())
-        self._set_variables()
-
-    def _config(self) -> Any:
-        config = self.tf.compat.v1.ConfigProto()
-        config.gpu_options.allow_growth = True  # the model may be in use beside us
-        rewrite = config.graph_options.rewrite_options
-        # Every level is a graph of its own, and optimising each costs more than it saves. NCHW convolutions run on a
-        # CPU only after a change of layout, which is the optimiser's.
-        layouts = {node.attr["data_format"].s for node in self.program.cut.proto.node if "data_format" in node.attr}
-        if any(layout.startswith(b"NC") for layout in layouts):
-            rewrite.cpu_layout_conversion = 1  # NCHW_TO_NHWC
-        else:
-            rewrite.disable_meta_optimizer = True
-        return config
-
-    def _set_variables(self) -> None:
-        # A run costs milliseconds, however small the value; all values at once would lie in memory twice.
-        assigns: list[str] = []
-        feeds: dict[str, Array] = {}
-        total = 0
-        for node, (placeholder, assign) in self.program.cut.variables.items():
-            assigns.append(assign)
-            feeds[placeholder] = self.program.values.pop(node)()
-            total += feeds[placeholder].nbytes
-            if sum(value.nbytes for value in feeds.values()) > _ASSIGNED_TOGETHER or len(feeds) > 100:
-                self.session.run(assigns, feeds)
-                assigns, feeds = [], {}
-        if assigns:
-            self.session.run(assigns, feeds)
-        _log.debug(
-            "TensorFlow %s runs %d nodes with %d batch-norm sites; the values of its variables take %d bytes",
-            self.tf.__version__,
-            len(self.program.cut.proto.node),
-            len(self.sites),
-            total,
-        )
-        if total > _ASSIGNED_TOGETHER:
-            # A Keras model that the values came from is made of cycles, and its memory serves the first runs.
-            del feeds
-            gc.collect()
+        self._drops_remainder = False
 
     def __enter__(self) -> Engine:
         return self
-
-    def __exit__(self, *_: object) -> None:
-        self.session.close()
-
-    def _run(self, fetches: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
-        # Left on, recent GPUs round what goes into a convolution to ten bits, and statistics are right to 1e-3 only.
-        rounds = self.tf.config.experimental
-        before = rounds.tensor_float_32_execution_enabled()
-        rounds.enable_tensor_float_32_execution(False)
-        try:
-            values: list[Array] = self.session.run(list(fetches), {**self.program.feeds, **feeds})
-        except self.tf.errors.OpError as error:
-            node = getattr(error, "node_def", None)
-            where = f"{node.op} {node.name}: " if node is not None else ""
-            raise _DoesNotRun(f"TensorFlow cannot run the model: {where}{reason(error)}") from error
-        except (TypeError, ValueError) as error:
-            raise BadRequest(f"the model cannot be fed: {error}") from error
-        finally:
-            rounds.enable_tensor_float_32_execution(before)
-        return values
 
     def _statistics(
         self, known: Mapping[int, Pair], by_layer: Mapping[str, Pair], wanted: Collection[int] | None = None
@@ -184,9 +106,30 @@ class Engine:
         wanted = set(layers)
         measured = [number for number, site in enumerate(self.sites) if site.layer in wanted]
         sequences = in_sequence(self.graph, self.sites, measured) if whole else set()
-        if not sequences:
-            return self._sweep(samples, measured, whole=whole, given={}, progress=progress), {}
-        return self._sweeps(samples, measured, sequences, progress)
+
+        def run(batches: Samples) -> tuple[dict[str, Observation], dict[str, str]]:
+            if not sequences:
+                return self._sweep(batches, measured, whole=whole, given={}, progress=progress), {}
+            return self._sweeps(batches, measured, sequences, progress)
+
+        return self._with_remainder(samples, run)
+
+    def fitted(self, samples: Samples) -> Samples:
+        """Return those of the samples that are run, with a note on the others: a last, short batch may be too short."""
+        return samples.without_remainder() if self._drops_remainder else samples
+
+    def _with_remainder(self, samples: Samples, run: Callable[[Samples], _Result]) -> _Result:
+        """Return what `run` gives for all samples, or without the last batch where only whole ones run."""
+        try:
+            return run(self.fitted(samples))
+        except DoesNotRun as error:
+            shorter = samples.without_remainder()
+            if shorter.lengths == self.fitted(samples).lengths:
+                raise
+            _log.debug("%s; tried without the last batch of %d samples", error, samples.lengths[-1])
+            result = run(shorter)
+            self._drops_remainder = True
+            return result
 
     def _sweeps(
         self, samples: Samples, measured: Sequence[int], sequences: set[str], progress: Listener
@@ -235,7 +178,7 @@ class Engine:
     ) -> dict[str, Observation]:
         awaited = [number for number in measured if self.sites[number].layer not in given]
         inputs = [entry.tensor for entry in self.program.inputs]
-        levels = plan_levels(self.graph, inputs, self.sites, measured, awaited, pooled=whole)
+        levels = plan_levels(self.graph, inputs, self.sites, measured, awaited, pooled=whole, unheld=self._unheld)
         batches = range(samples.batch_count)
         chunks = [list(batches)] if whole else [[number] for number in batches]
         _log.debug(
@@ -329,7 +272,7 @@ class Engine:
         small = samples.split(max(_FEWEST_SAMPLES, int(_SMALL_BATCH / max(size, 1))))
         try:
             return run(small)
-        except _DoesNotRun:
+        except DoesNotRun:
             if small.lengths == samples.lengths:
                 raise
             # Towers share a batch in equal parts, virtual batches are parts of one: others may be what the model takes.
@@ -345,16 +288,19 @@ class Engine:
         if not self._open_ended:
             return samples
         try:
-            one = self._run(inputs, {**feeds, **samples.fetch(0, 0, 1)})
-        except _DoesNotRun:
+            few = self._run(inputs, {**feeds, **samples.fetch(0, 0, samples.multiple)})
+        except DoesNotRun:
             # As above: a single sample may be no batch.
             return samples
         room = self.cache_memory + _ALWAYS_ROOM
-        return samples.split(max(1, room // max(sum(value.nbytes for value in one), 1)))
+        each = sum(value.nbytes for value in few) // samples.multiple
+        return samples.split(max(1, room // max(each, 1)))
 
     def observe(self, samples: Samples, *, progress: Listener = unheard) -> dict[str, Observation]:
         """Return the moments of every layer in one plain inference pass with the stored statistics."""
-        return self._in_small_batches(samples, lambda batches: self._observed(batches, progress))
+        return self._with_remainder(
+            samples, lambda whole: self._in_small_batches(whole, lambda batches: self._observed(batches, progress))
+        )
 
     def _observed(self, samples: Samples, progress: Listener) -> dict[str, Observation]:
         feeds = self._statistics({}, {})
@@ -379,4 +325,7 @@ class Engine:
 
 
 def _pair(moments: Moments) -> Pair:
+    if not moments.count:
+        # All of the batch is masked: Keras 3 divides sums of nothing by its epsilon (`_moments`).
+        return moments.mean, moments.m2
     return moments.mean, moments.variance

@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError
 from ckpt_doctor.analysis import with_meta_graph
 from ckpt_doctor.batchnorm import BatchNormLayer, Inventory
 from ckpt_doctor.capture import keras_door, keras_models, meta_graph_door
+from ckpt_doctor.capture.batches import as_taken
 from ckpt_doctor.capture.data import fixed_shapes, read_samples
 from ckpt_doctor.capture.engine import Engine
 from ckpt_doctor.capture.program import Program
@@ -168,9 +169,9 @@ def with_model(checkpoint: Checkpoint, model: str | None, *, allow_code: bool = 
     return with_meta_graph(checkpoint, data, str(path))
 
 
-def read_data(loaded: Loaded, request: DataOptions, kept: ExitStack) -> Samples:
-    """Return the data, matched to the inputs of the model; `kept` frees what they hold."""
-    return read_samples(request, loaded.program.inputs, kept)
+def read_data(loaded: Loaded, request: DataOptions, kept: ExitStack, progress: Listener = unheard) -> Samples:
+    """Return the data, matched to the inputs of the model, in batches that it takes; `kept` frees what they hold."""
+    return as_taken(read_samples(request, loaded.program.inputs, kept, progress), loaded.program)
 
 
 def stored_statistics(layers: Sequence[BatchNormLayer]) -> dict[str, tuple[Array, Array]]:
@@ -196,7 +197,7 @@ def observe(
     """
     loaded = load_model(checkpoint, inventory, request)
     with ExitStack() as kept:
-        samples = read_data(loaded, request, kept)
+        samples = read_data(loaded, request, kept, progress)
         engine = kept.enter_context(
             Engine(loaded.program, stored_statistics(inventory.layers), cache_memory=request.cache_memory)
         )

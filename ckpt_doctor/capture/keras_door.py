@@ -14,12 +14,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ckpt_doctor.batchnorm import BatchNormLayer
+from ckpt_doctor.capture.keras_captures import captures_of, states_of, wrapped_variable
 from ckpt_doctor.capture.keras_inputs import KerasInputs, inputs_of
+from ckpt_doctor.capture.keras_masks import counted, masks, why_not_counted
 from ckpt_doctor.capture.keras_models import load_keras
 from ckpt_doctor.capture.keras_names import batch_norms
 from ckpt_doctor.capture.program import ModelInput, Program
+from ckpt_doctor.capture.runtime import reason as said_in_a_line
 from ckpt_doctor.capture.runtime import tensorflow
-from ckpt_doctor.checkpoint import Array, Checkpoint
+from ckpt_doctor.checkpoint import Checkpoint
 from ckpt_doctor.errors import RepairRefused
 from ckpt_doctor.graphs.cut import CutGraph, CutSite, set_variables
 from ckpt_doctor.graphs.graph import Graph, split_tensor
@@ -30,6 +33,10 @@ _log = logging.getLogger(__name__)
 _ELSEWHERE = (
     "its statistics are also read elsewhere in the model (folded into a kernel, by another head), so it cannot be "
     "measured by itself"
+)
+_BEHIND_STATE = (
+    "a stateful recurrent layer before it carries its state from one batch to the next, so what goes into it depends "
+    "on the order of all data before; give the model with stateful=False with --model"
 )
 _INNER = "it runs inside a loop or a branch of the model, where its input cannot be seen"
 
@@ -150,7 +157,9 @@ class _Trace:
             again = self._without_dead_sites(concrete)
             elsewhere = self._read_elsewhere(concrete)
             self.left.update((name, _ELSEWHERE) for name in elsewhere - set(self.left))
-            again |= elsewhere
+            behind = self._behind_states(concrete)
+            self.left.update((name, _BEHIND_STATE) for name in behind - set(self.left))
+            again |= elsewhere | behind
             if not again:
                 break
             self.left.update((name, _INNER) for name in again - set(self.left))
@@ -188,8 +197,9 @@ class _Trace:
                 return self.tf.function(inference, autograph=False).get_concrete_function(*specs)
             # Any layer's code runs here, the user's own included.
             except Exception as error:
-                first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-                raise RepairRefused(f"the model {self.model.name} cannot be run at inference: {first}") from error
+                raise RepairRefused(
+                    f"the model {self.model.name} cannot be run at inference: {said_in_a_line(error)}"
+                ) from error
 
     def _without_dead_sites(self, concrete: Any) -> set[str]:
         """Drop sites whose output nothing needs, and return layers whose statistics are needed all the same.
@@ -223,7 +233,7 @@ class _Trace:
         for layer in batch_norms(self.model):
             name = self.names.get(id(layer))
             for variable in (layer.moving_mean, layer.moving_variance) if name in cut else ():
-                owners[id(_wrapped_variable(variable).handle)] = name
+                owners[id(wrapped_variable(variable).handle)] = name
         read = {internal.op.name: owners[id(one)] for one, internal in concrete.graph.captures if id(one) in owners}
         if not read:
             return set()
@@ -232,6 +242,15 @@ class _Trace:
         wanted += [site.x for site in self.sites]
         needed = graph.ancestors([split_tensor(name)[0] for name in wanted], control=False)
         return {name for node, name in read.items() if node in needed and name is not None}
+
+    def _behind_states(self, concrete: Any) -> set[str]:
+        """Return the cut layers whose input depends on what a recurrent layer kept of the batch before."""
+        states = {id(variable.handle) for variable in states_of(self.model)}
+        kept = {internal.op.name for one, internal in concrete.graph.captures if id(one) in states}
+        if not kept:
+            return set()
+        graph = Graph(pb.GraphDef.FromString(concrete.graph.as_graph_def().SerializeToString()))
+        return {site.layer for site in self.sites if kept & graph.ancestors([split_tensor(site.x)[0]], control=False)}
 
     @contextmanager
     def _cut_open(self) -> Iterator[None]:
@@ -260,7 +279,11 @@ class _Trace:
                 elif trace.tf.compat.v1.get_default_graph() is not trace.graph:
                     trace.left[name] = _INNER
                 else:
-                    return trace.normalise(self, name, inputs, mask)
+                    rank = len(inputs.shape)
+                    reason = why_not_counted(self, rank, mask, _channel_axis(self, rank))
+                    if reason is None:
+                        return trace.normalise(self, name, inputs, mask)
+                    trace.left[name] = reason
             masked = {} if mask is None else {"mask": mask}
             return original(self, inputs, training=training, **masked)
 
@@ -270,9 +293,7 @@ class _Trace:
         """Return the layer's output, computed from placeholders for its statistics."""
         tf = self.tf
         x = tf.convert_to_tensor(x)
-        axis = int(layer.axis if isinstance(layer.axis, int) else next(iter(layer.axis)))
-        # Keras 2 counts a dimension more where it trains in batches of a part of the batch.
-        axis = (axis - (getattr(layer, "virtual_batch_size", None) is not None)) % x.shape.rank
+        axis = _channel_axis(layer, x.shape.rank)
         mean = tf.compat.v1.placeholder(tf.float32, [None])
         variance = tf.compat.v1.placeholder(tf.float32, [None])
         shape = [1] * x.shape.rank
@@ -284,15 +305,10 @@ class _Trace:
         if layer.beta is not None:
             shift += tf.reshape(tf.cast(tf.convert_to_tensor(layer.beta), tf.float32), [-1])
         y = tf.cast(x, tf.float32) * tf.reshape(inverse, shape) + tf.reshape(shift, shape)
-        counted = x
-        # Masked positions do not count in training (keras/src/layers/normalization/batch_normalization.py: `_moments`),
-        # but for the fused kernel of Keras 2, which does not know masks.
-        if mask is not None and not getattr(layer, "fused", False):
-            last = list(range(x.shape.rank))
-            last.append(last.pop(axis))
-            counted = tf.boolean_mask(tf.transpose(x, last), tf.cast(mask, tf.bool))
-            axis = counted.shape.rank - 1
-        self.sites.append(CutSite(name, counted.name, mean.name, variance.name, axis, float(layer.epsilon)))
+        measured = x
+        if masks(layer, mask):
+            measured, axis = counted(x, mask, axis), 1
+        self.sites.append(CutSite(name, measured.name, mean.name, variance.name, axis, float(layer.epsilon)))
         self.outputs.append(y.name)
         return tf.cast(y, layer.compute_dtype)
 
@@ -300,46 +316,26 @@ class _Trace:
         graph = concrete.graph
         outputs = tuple(tensor.name for tensor in self.tf.nest.flatten(concrete.structured_outputs))
         whole = Graph(pb.GraphDef.FromString(graph.as_graph_def().SerializeToString()))
-        handles = {id(variable.handle): variable for variable in self._variables()}
-        values: dict[str, Callable[[], Array]] = {}
-        replaced: dict[str, pb.NodeDef] = {}
-        for external, internal in graph.captures:
-            node = pb.NodeDef(name=internal.op.name)
-            if id(external) in handles:
-                variable = handles[id(external)]
-                node.op = "VarHandleOp"
-                node.attr["dtype"].type = variable.dtype.as_datatype_enum
-                node.attr["shape"].shape.ParseFromString(variable.shape.as_proto().SerializeToString())
-                node.attr["shared_name"].s = internal.op.name.encode()
-                values[node.name] = variable.numpy
-            elif external.dtype == self.tf.resource:
-                raise RepairRefused(
-                    f"the model {self.model.name} uses {internal.op.name}, a table or a variable that it does not "
-                    "track; give a model without it (say, one that takes what the table gives) with --model"
-                )
-            else:
-                node.op = "Const"
-                node.attr["dtype"].type = external.dtype.as_datatype_enum
-                node.attr["value"].tensor.ParseFromString(
-                    self.tf.make_tensor_proto(external.numpy()).SerializeToString()
-                )
-            replaced[node.name] = node
         # What belongs to no site and no output (counters of seeds, losses) is left out, control edges with it.
         needed = whole.ancestors(
             [split_tensor(name)[0] for name in (*outputs, *(site.x for site in self.sites))], control=False
         )
+        tensors = [tensor.name for tensor in concrete.inputs[: len(self.inputs.names)]]
+        # An input that only says what is masked is not needed where a fused kernel does not look; it can be fed still.
+        needed |= {split_tensor(tensor)[0] for tensor in tensors}
+        captures = captures_of(self.model, graph, needed)
         result = pb.GraphDef()
         result.versions.CopyFrom(whole.proto.versions)
         result.library.CopyFrom(whole.proto.library)
         for node in whole.proto.node:
             if node.name in needed:
                 copy = result.node.add()
-                copy.CopyFrom(replaced.get(node.name, node))
+                copy.CopyFrom(captures.nodes.get(node.name, node))
                 kept = [entry for entry in copy.input if not entry.startswith("^")]
                 del copy.input[:]
                 copy.input.extend(kept)
-        tensors = [tensor.name for tensor in concrete.inputs[: len(self.inputs.names)]]
-        cut = CutGraph(result, tuple(self.sites), (), set_variables(result))
+        result.node.extend(captures.added)
+        cut = CutGraph(result, tuple(self.sites), (), set_variables(result), tuple(captures.starters))
         return KerasProgram(
             Program(
                 cut=cut,
@@ -349,24 +345,21 @@ class _Trace:
                         self.inputs.names, tensors, self.inputs.dtypes, self.inputs.shapes, strict=True
                     )
                 ),
-                values={node: values[node] for node in cut.variables},
+                values=captures.values,
             ),
             dict(zip(_output_names(self.model, outputs), outputs, strict=True)),
             self.left,
         )
 
-    def _variables(self) -> Iterator[Any]:
-        yield from map(_wrapped_variable, self.model.variables)
-
-
-def _wrapped_variable(variable: Any) -> Any:
-    """Return TensorFlow's variable of one of Keras: Keras 3 has it as `value`; on a plain one that is a method."""
-    wrapped = getattr(variable, "value", None)
-    return variable if wrapped is None or callable(wrapped) else wrapped
-
 
 def _several(axis: Any) -> bool:
     return not isinstance(axis, int) and len(list(axis)) != 1
+
+
+def _channel_axis(layer: Any, rank: int) -> int:
+    axis = int(layer.axis if isinstance(layer.axis, int) else next(iter(layer.axis)))
+    # Keras 2 counts a dimension more where it trains in batches of a part of the batch.
+    return (axis - (getattr(layer, "virtual_batch_size", None) is not None)) % rank
 
 
 def _framework_class(kind: type) -> type:

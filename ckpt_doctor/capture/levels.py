@@ -1,16 +1,19 @@
 """The plan of a measurement: which run computes what, and which tensors live on between runs.
 
 A site's level is the longest chain of sites before it. Every node that depends on data has the level of the latest
-thing that it waits for, so that each runs once.
+thing that it waits for, so that each runs once. A loop or a branch has one level, because its tensors can be neither
+fetched nor fed. A tensor that no run can hand to another, such as the list of steps that an RNN goes through, is made
+again from what can.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from ckpt_doctor.graphs.cut import CutSite
 from ckpt_doctor.graphs.graph import Graph, split_tensor, tensor_name
+from ckpt_doctor.graphs.loops import units
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ def plan_levels(
     awaited: Sequence[int],
     *,
     pooled: bool,
+    unheld: Collection[str] = (),
 ) -> list[Level]:
     """Return the runs that measure the named sites.
 
@@ -54,8 +58,10 @@ def plan_levels(
         measured: Indices of the sites whose input is wanted.
         awaited: Those of them that normalise with what was measured; all other sites are fed statistics that are known.
         pooled: Whether all sites of a layer share one pair of statistics, so that each waits for all of them.
+        unheld: Tensors that can be neither fetched nor fed; each level that reads one makes it again.
     """
-    level = _levels_of_nodes(graph, inputs, sites, awaited, pooled=pooled)
+    whole = units(graph)
+    level = _levels_of_nodes(graph, inputs, sites, awaited, whole, pooled=pooled)
     given = [tensor_name(name) for name in inputs]
     placeholders = {tensor: number for number, site in enumerate(sites) for tensor in (site.mean, site.variance)}
     statistics: dict[int, set[int]] = {}
@@ -73,16 +79,26 @@ def plan_levels(
     # Tensors that depend on data: the level that makes each, and the levels that read it.
     made: dict[str, int] = {}
     read: dict[str, set[int]] = {}
-    for name in needed & set(level):
+    # Nodes to run, each with the number of the level.
+    stack = [(name, level[name]) for name in needed & set(level)]
+    run: set[tuple[str, int]] = set()
+    while stack:
+        name, number = stack.pop()
+        if (name, number) in run:
+            continue
+        run.add((name, number))
         for tensor in graph.inputs(graph.nodes[name]):
             source = split_tensor(tensor)[0]
-            if source in level and tensor not in placeholders:
-                made[tensor] = level[source]
-                read.setdefault(tensor, set()).add(level[name])
-            elif tensor in placeholders:
-                statistics.setdefault(level[name], set()).add(placeholders[tensor])
+            if tensor in placeholders:
+                statistics.setdefault(number, set()).add(placeholders[tensor])
             elif source not in level:
-                statistics.setdefault(level[name], set()).update(known_statistics(source))
+                statistics.setdefault(number, set()).update(known_statistics(source))
+            elif number > level[source] and (tensor in unheld or source in whole.get(name, ())):
+                # Made again: its own inputs are read here, and all of a loop runs.
+                stack += [(member, number) for member in whole.get(source, (source,)) if member in needed]
+            else:
+                made[tensor] = level[source]
+                read.setdefault(tensor, set()).add(number)
     site_level = {number: level.get(split_tensor(sites[number].x)[0], 0) for number in measured}
     runs = []
     for number in range(1 + max(site_level.values(), default=0)):
@@ -107,7 +123,13 @@ def plan_levels(
 
 
 def _levels_of_nodes(
-    graph: Graph, inputs: Sequence[str], sites: Sequence[CutSite], awaited: Sequence[int], *, pooled: bool
+    graph: Graph,
+    inputs: Sequence[str],
+    sites: Sequence[CutSite],
+    awaited: Sequence[int],
+    whole: Mapping[str, frozenset[str]],
+    *,
+    pooled: bool,
 ) -> dict[str, int]:
     """Return the level of every node that depends on data; nodes of constants and variables have none."""
     waits: dict[str, list[str]] = {}
@@ -129,17 +151,24 @@ def _levels_of_nodes(
             name, ready = stack.pop()
             if name in level:
                 continue
-            sources = waits.get(name) or [split_tensor(t)[0] for t in graph.inputs(graph.nodes[name])]
+            members = whole.get(name, (name,))
+            sources = waits.get(name) or [
+                source
+                for member in members
+                for tensor in graph.inputs(graph.nodes[member])
+                if (source := split_tensor(tensor)[0]) not in members or len(members) == 1
+            ]
             if not ready:
                 if name in pending:
-                    # A loop's back edge: its nodes are one level.
+                    # A back edge, outside of what is known as a loop.
                     continue
-                pending.add(name)
+                pending.update(members)
                 stack.append((name, True))
                 stack.extend((source, False) for source in sources if source in graph.nodes and source not in level)
             else:
                 known = [level[source] for source in sources if level.get(source, -1) >= 0]
-                level[name] = max(known, default=-1) + (name in waits and bool(known))
+                number = max(known, default=-1) + (name in waits and bool(known))
+                level.update(dict.fromkeys(members, number))
 
     for name in graph.nodes:
         visit(name)

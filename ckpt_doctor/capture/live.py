@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import pickle
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -65,10 +66,11 @@ class LiveTensors:
         """
         key = (batch, tensor)
         self.drop(batch, tensor)
-        if self.held + value.nbytes + beside <= self.limit:
-            roomy = self.held + value.nbytes * (1 + to_come) <= _ROOMY * self.limit
+        size = _size(value)
+        if self.held + size + beside <= self.limit:
+            roomy = self.held + size * (1 + to_come) <= _ROOMY * self.limit
             self._memory[key] = value if roomy else _in_own_pages(value)
-            self.held += value.nbytes
+            self.held += size
             self.most_held = max(self.most_held, self.held)
             return
         if self._folder is None:
@@ -79,11 +81,11 @@ class LiveTensors:
             self._files += 1
             path = Path(self._folder.name) / f"{self._files}"
             path.touch()
-        # Raw bytes, because bfloat16 does not survive NumPy's own file format.
+        # Raw bytes, because bfloat16 does not survive NumPy's own file format. An array of text is made of pointers.
         with path.open("r+b") as file:
-            file.write(_raw(np.ascontiguousarray(value)))
+            file.write(pickle.dumps(value) if value.dtype.hasobject else _raw(np.ascontiguousarray(value)))
         self._disk[key] = (path, value.dtype, value.shape)
-        self.spilled += value.nbytes
+        self.spilled += size
 
     def get(self, batch: int, tensor: str) -> Array:
         """Return an array that was kept."""
@@ -91,6 +93,9 @@ class LiveTensors:
         if key in self._memory:
             return self._memory[key]
         path, dtype, shape = self._disk[key]
+        if dtype.hasobject:
+            text: Array = pickle.loads(path.read_bytes())
+            return text
         value = _in_pages(shape, dtype)
         left = _raw(value)
         with path.open("rb", buffering=0) as file:
@@ -102,10 +107,15 @@ class LiveTensors:
         """Forget an array; one that is not there is no error."""
         key = (batch, tensor)
         if key in self._memory:
-            self.held -= self._memory.pop(key).nbytes
+            self.held -= _size(self._memory.pop(key))
         if key in self._disk:
             # Written over and not removed: to free its blocks would cost more than all reading and writing.
             self._free.append(self._disk.pop(key)[0])
+
+
+def _size(value: Array) -> int:
+    """Return how many bytes an array takes, with the text that it points to."""
+    return value.nbytes + (sum(len(text) for text in value.flat) if value.dtype.hasobject else 0)
 
 
 def _raw(value: Array) -> memoryview:

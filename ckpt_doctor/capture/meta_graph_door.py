@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -12,14 +13,16 @@ from ckpt_doctor.batchnorm import BatchNormLayer
 from ckpt_doctor.capture.program import ModelInput, Program
 from ckpt_doctor.checkpoint import Array, Checkpoint, Variable, numpy_dtype, same_values
 from ckpt_doctor.errors import BadRequest, RepairRefused
+from ckpt_doctor.graphs.augmentation import tensor_behind
 from ckpt_doctor.graphs.cut import READ, CutGraph, cut
 from ckpt_doctor.graphs.dropout import random_nodes
 from ckpt_doctor.graphs.facts import Site
-from ckpt_doctor.graphs.graph import DTYPES, Graph, plain_dtype, split_tensor
+from ckpt_doctor.graphs.graph import DTYPES, Graph, plain_dtype, split_tensor, tensor_name
 from ckpt_doctor.graphs.loops import nodes_in_branches, nodes_in_loops
 from ckpt_doctor.graphs.meta_graph import MetaGraph
 from ckpt_doctor.graphs.saved_model import ServedGraph
 from ckpt_doctor.graphs.specialise import resolve_tensor
+from ckpt_doctor.graphs.tables import fill_tables
 
 _log = logging.getLogger(__name__)
 
@@ -81,8 +84,10 @@ def load(
         raise RepairRefused(
             f"the graph draws random numbers before a batch-norm layer ({opened_graph.nodes[random[0]].op} {random[0]}"
             f"{f' and {len(random) - 1} more' if len(random) > 1 else ''}), and they are no dropout that could be "
-            "taken out; if the noise belongs there at inference, allow it with --unproven"
+            f"taken out; {_without_chance(meta, opened, opened_graph, random, names)}if the noise belongs there at "
+            "inference, allow it with --unproven"
         )
+    opened = fill_tables(meta.graph, opened, _assets(checkpoint, meta), partial(_entries, checkpoint))
     fixed = _fixed(opened, {tensor: (given, feeds[given]) for tensor, given in fed.items() if feeds and given in feeds})
     _log.debug(
         "%s: cut open at %d sites of %d layers; %d layers left; %d variables; fed constants: %s",
@@ -113,6 +118,34 @@ def load(
         feeds=fixed,
         notes=tuple(notes),
         left=left,
+        random=random,
+    )
+
+
+def _assets(checkpoint: Checkpoint, meta: MetaGraph) -> dict[str, str]:
+    """Return the tensors that name files of a SavedModel, with the paths of the files."""
+    folder = Path(checkpoint.place, "assets")
+    return {tensor_name(asset.tensor_info.name): str(folder / asset.filename) for asset in meta.proto.asset_file_def}
+
+
+def _entries(checkpoint: Checkpoint, name: str) -> Array | None:
+    variable = checkpoint.variable(name)
+    return None if variable is None else variable.read()
+
+
+def _without_chance(
+    meta: MetaGraph, opened: CutGraph, graph: Graph, random: Sequence[str], names: Mapping[str, str]
+) -> str:
+    """Return how to feed a graph behind its random numbers, in words; empty where no tensor can be named."""
+    inputs = {entry.tensor: entry for entry in opened.inputs}
+    found = tensor_behind(graph, random, inputs, [site.x for site in opened.sites])
+    if found is None or meta.graph.producer(found[0]) is None:
+        return ""
+    original = inputs[found[1]].original
+    name = names.get(original, original.removesuffix(":0"))
+    return (
+        f"if they augment the data, feed the tensor behind them with --input {name}={found[0]} (with data as they are "
+        "there, not augmented); "
     )
 
 

@@ -45,6 +45,7 @@ class Program:
         feeds: Tensor to a value that is fed in every run.
         notes: What was done to the graph, in words.
         left: Layer to the reason why it is not cut open.
+        random: Names of the operations before a layer that draw random numbers, anew in every run.
     """
 
     cut: CutGraph
@@ -53,3 +54,4 @@ class Program:
     feeds: Mapping[str, Array] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     left: Mapping[str, str] = field(default_factory=dict)
+    random: tuple[str, ...] = ()

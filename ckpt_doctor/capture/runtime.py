@@ -15,6 +15,9 @@ from ckpt_doctor.errors import MissingExtra
 _PREAMBLE = re.compile(
     r"Graph execution error:|Detected at node|Node: '|<stack traces unavailable>|\s*\d* ?root error\(s\) found"
 )
+# Keras 3 tells first in which call a layer failed, then in bold letters why
+# (keras/src/utils/traceback_utils.py: `inject_argument_info_in_traceback`).
+_SAID_BY_LAYER = re.compile(r"Exception encountered when calling .*?\x1b\[1m(.+?)\x1b\[0m", re.DOTALL)
 _INSTALL = 'pip install "ckpt-doctor[tensorflow]"'
 
 
@@ -77,8 +80,11 @@ def keras(legacy: bool) -> Any:
 
 
 def reason(error: Exception) -> str:
-    """Return what an error of TensorFlow says, in a line and without the names that its runtime adds."""
-    text = str(getattr(error, "message", error)).strip() or type(error).__name__
+    """Return what an error of TensorFlow or Keras says, in a line and without the names that the runtime adds."""
+    said = _SAID_BY_LAYER.search(str(error))
+    text = (
+        said[1].strip() if said is not None else str(getattr(error, "message", error)).strip() or type(error).__name__
+    )
     lines = [line for line in text.splitlines() if line.strip() and not _PREAMBLE.match(line)] or [text]
     plain = re.sub(r"\{\{[^}]*\}\}\s*", "", lines[0])
     return re.sub(r"\s*\[Op:\w+\].*$", "", plain)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ckpt_doctor.capture.live import LiveTensors
 from ckpt_doctor.checkpoint import Array
+from ckpt_doctor.errors import BadRequest
+from ckpt_doctor.progress import Listener, Progress, unheard
 
 # Batches that come from a stream are kept on disk beyond so many bytes.
 _STREAM_MEMORY = 64 * 10**6
@@ -27,11 +31,13 @@ class Samples:
         lengths: Number of samples in each batch.
         fetch: Number of a batch, start and end in it, to arrays: tensor name to array of shape `(end - start, …)`.
         notes: What looks odd about the data, a sentence each.
+        multiple: The model takes batches of multiples of this.
     """
 
     lengths: tuple[int, ...]
     fetch: Fetch
     notes: tuple[str, ...] = ()
+    multiple: int = 1
 
     def __len__(self) -> int:
         return sum(self.lengths)
@@ -49,7 +55,8 @@ class Samples:
         return self.fetch(number, 0, self.lengths[number])
 
     def split(self, largest: int) -> Samples:
-        """Return the same samples in the same order, in batches of at most `largest`."""
+        """Return the same samples in the same order, in batches of at most `largest`, or of the least that runs."""
+        largest = max(self.multiple, largest - largest % self.multiple)
         places = [
             (number, start, min(start + largest, length))
             for number, length in enumerate(self.lengths)
@@ -60,7 +67,44 @@ class Samples:
             number, first, _ = places[piece]
             return self.fetch(number, first + start, first + end)
 
-        return Samples(tuple(end - start for _, start, end in places), fetch, self.notes)
+        return replace(self, lengths=tuple(end - start for _, start, end in places), fetch=fetch)
+
+    def regrouped(self, size: int, count: int) -> Samples:
+        """Return the first `count` samples in batches of `size`, the last of which may be shorter.
+
+        Raises:
+            BadRequest: Samples that would come into one batch differ in shape.
+        """
+        ends = list(itertools.accumulate(self.lengths))
+        starts = [end - length for end, length in zip(ends, self.lengths, strict=True)]
+        firsts = range(0, count, size)
+
+        def fetch(number: int, start: int, end: int) -> dict[str, Array]:
+            first, last = firsts[number] + start, firsts[number] + end
+            parts = [
+                self.fetch(batch, max(first, starts[batch]) - starts[batch], min(last, ends[batch]) - starts[batch])
+                for batch in range(bisect.bisect_right(ends, first), bisect.bisect_left(ends, last) + 1)
+            ]
+            if len(parts) == 1:
+                return parts[0]
+            try:
+                return {tensor: np.concatenate([part[tensor] for part in parts]) for tensor in parts[0]}
+            except ValueError as error:
+                raise BadRequest(
+                    f"samples of several batches cannot be put into one of {size}: {error}; give batches of that size"
+                ) from error
+
+        return replace(self, lengths=tuple(min(size, count - first) for first in firsts), fetch=fetch)
+
+    def without_remainder(self) -> Samples:
+        """Return the samples without the last batch where that is shorter than the others."""
+        if self.batch_count < 2 or self.lengths[-1] >= min(self.lengths[:-1]):
+            return self
+        note = (
+            f"the model does not run on the last {self.lengths[-1]} of {len(self):,} samples, which fill no batch of "
+            f"{max(self.lengths)}, so they were not used"
+        )
+        return replace(self, lengths=self.lengths[:-1], notes=(*self.notes, note))
 
 
 def permutation(count: int, seed: int | None) -> Array:
@@ -83,7 +127,11 @@ def from_arrays(
 
 
 def from_stream(
-    batches: Iterable[Mapping[str, Array]], limit: int | None, notes: Sequence[str], kept: contextlib.ExitStack
+    batches: Iterable[Mapping[str, Array]],
+    limit: int | None,
+    notes: Sequence[str],
+    kept: contextlib.ExitStack,
+    progress: Listener = unheard,
 ) -> Samples:
     """Return the batches of a stream, which is read once and kept.
 
@@ -92,18 +140,20 @@ def from_stream(
         limit: Take at most so many samples.
         notes: What looks odd about the data; looked at after the stream was read.
         kept: Frees the batches when it is closed.
+        progress: Hears how many samples have been read.
     """
     store = kept.enter_context(LiveTensors(_STREAM_MEMORY))
     lengths: list[int] = []
     tensors: list[str] = []
     for batch in batches:
         room = None if limit is None else limit - sum(lengths)
-        if room is not None and room <= 0:
-            break
         tensors = list(batch)
         for tensor, array in batch.items():
             store.put(len(lengths), tensor, array if room is None else array[:room])
         lengths.append(len(store.get(len(lengths), tensors[0])))
+        progress(Progress("reading the data (samples)", sum(lengths), limit))
+        if sum(lengths) == limit:
+            break  # The next batch may take long to come.
 
     last: list[tuple[int, dict[str, Array]]] = []
 

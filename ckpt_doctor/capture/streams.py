@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,18 +17,70 @@ from ckpt_doctor.checkpoint import Array
 from ckpt_doctor.errors import BadRequest
 
 
-def user_batches(option: str, argument: str) -> Iterator[Any]:
-    """Yield the batches that `MODULE:FUNCTION` gives: arrays, tuples or dicts.
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """Batches that come one after the other.
+
+    Attributes:
+        batches: Arrays, tuples or dicts.
+        ends: Whether it is known that they come to an end.
+    """
+
+    batches: Iterator[Any]
+    ends: bool
+
+
+def user_batches(option: str, argument: str, *, limited: bool) -> Stream:
+    """Return the batches that `MODULE:FUNCTION` gives: arrays, tuples or dicts.
+
+    What has a length and begins anew after it, as the generators of Keras do, is read once.
+
+    Args:
+        option: The option that named the function, for messages.
+        argument: What was given.
+        limited: Whether only so many samples are read.
 
     Raises:
-        BadRequest: The function cannot be loaded, fails, or gives nothing that can be gone through.
+        BadRequest: The function cannot be loaded, fails, gives nothing that can be gone through, or gives a
+            `tf.data.Dataset` without end and nothing limits it.
     """
     source = call(option, argument, load_function(option, argument))
+    length = _length(source)
     if not hasattr(source, "__iter__"):
+        if length is None or not hasattr(source, "__getitem__"):
+            raise BadRequest(
+                f"{option} {argument}: gives {type(source).__name__}; expected a tf.data.Dataset or an iterable of "
+                "batches"
+            )
+        # As `keras.utils.PyDataset`: batches by number.
+        return Stream(_guarded(option, argument, map(source.__getitem__, range(length))), ends=True)
+    if length == _ENDLESS and not limited:
         raise BadRequest(
-            f"{option} {argument}: gives {type(source).__name__}; expected a tf.data.Dataset or an iterable of batches"
+            f"{option} {argument}: gives a dataset without end (repeat()); say how much of it to use with --samples N, "
+            "or leave repeat() out"
         )
-    iterator = iter(source)
+    batches = _guarded(option, argument, iter(source))
+    if length is None or length == _ENDLESS:
+        return Stream(batches, ends=False)
+    return Stream(itertools.islice(batches, length), ends=True)
+
+
+# tf.data.INFINITE_CARDINALITY
+_ENDLESS = -1
+
+
+def _length(source: Any) -> int | None:
+    """Return how many batches a source gives, `_ENDLESS` for a dataset without end, None where nothing tells."""
+    if hasattr(source, "cardinality"):
+        count = int(source.cardinality())
+        return count if count >= _ENDLESS else None
+    try:
+        return len(source)
+    except (TypeError, NotImplementedError):
+        return None
+
+
+def _guarded(option: str, argument: str, iterator: Iterator[Any]) -> Iterator[Any]:
     while True:
         try:
             batch = next(iterator)
@@ -34,6 +88,29 @@ def user_batches(option: str, argument: str) -> Iterator[Any]:
             return
         except Exception as error:
             raise BadRequest(f"{option} {argument}: failed with {type(error).__name__}: {error}") from error
+        yield batch
+
+
+# Of a stream of which nothing tells whether it ends, so much is read: a hundred times what good estimates take.
+MOST_SAMPLES = 200_000
+MOST_BYTES = 4 * 10**9
+
+
+def within_bounds(where: str, batches: Iterable[dict[str, Array]]) -> Iterator[dict[str, Array]]:
+    """Yield the batches of a stream that may have no end.
+
+    Raises:
+        BadRequest: It goes on beyond `MOST_SAMPLES` or `MOST_BYTES`.
+    """
+    samples = size = 0
+    for batch in batches:
+        samples += len(next(iter(batch.values())))
+        size += sum(array.nbytes for array in batch.values())
+        if samples > MOST_SAMPLES or size > MOST_BYTES:
+            raise BadRequest(
+                f"{where}: has given {samples:,} samples ({size / 1e9:.1f} GB), and nothing tells whether it ends; say "
+                "how many of them to use with --samples N"
+            )
         yield batch
 
 

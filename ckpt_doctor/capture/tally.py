@@ -67,10 +67,18 @@ class Tally:
         self.progress(Progress("measuring", self.done, self.steps))
 
     def result(self) -> dict[str, Observation]:
-        """Return what was seen of every layer."""
+        """Return what was seen of every layer.
+
+        Raises:
+            RepairRefused: A layer saw nothing.
+        """
         table = {}
         for layer, moments in self.moments.items():
-            batches = [self.means[layer][batch] for batch in sorted(self.means[layer])]
+            if not moments.count:
+                raise RepairRefused(f"layer {layer}: its mask leaves no position of these data; give other data")
+            batches = [
+                self.means[layer][batch] for batch in sorted(self.means[layer]) if self.means[layer][batch].count
+            ]
             table[layer] = Observation(
                 samples=self.samples,
                 mean=moments.mean,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -31,7 +32,7 @@ def part_of(samples: Samples, most: int = _MOST_SAMPLES) -> Samples:
     def fetch(number: int, start: int, end: int) -> dict[str, Array]:
         return samples.fetch(chosen[number], start, end)
 
-    return Samples(tuple(samples.lengths[number] for number in chosen), fetch, samples.notes)
+    return replace(samples, lengths=tuple(samples.lengths[number] for number in chosen), fetch=fetch)
 
 
 def layers_at_several_sites(engine: Engine) -> set[str]:
@@ -76,8 +77,9 @@ def answers(
     before, engine.stored = engine.stored, statistics
     try:
         if all(entry.shape is not None and entry.shape[0] is None for entry in engine.program.inputs):
-            one = engine.run(tensors, samples.fetch(0, 0, 1))
-            samples = samples.split(max(1, _FETCHED_BYTES // max(1, sum(value.nbytes for value in one))))
+            few = engine.run(tensors, samples.fetch(0, 0, samples.multiple))
+            each = sum(value.nbytes for value in few) // samples.multiple
+            samples = samples.split(max(1, _FETCHED_BYTES // max(1, each)))
         kept: dict[str, list[Array]] = {name: [] for name in named}
         for values in engine.predict(samples, tensors):
             for name, value in zip(named, values, strict=True):

@@ -82,12 +82,14 @@ class CutGraph:
         sites: Where it is cut.
         inputs: What has to be fed.
         variables: Variable node to the placeholder and the op that set its value.
+        starters: Ops that run once before all else: they fill tables.
     """
 
     proto: pb.GraphDef
     sites: tuple[CutSite, ...]
     inputs: tuple[CutInput, ...]
     variables: Mapping[str, tuple[str, str]]
+    starters: tuple[str, ...] = ()
 
 
 def cut(

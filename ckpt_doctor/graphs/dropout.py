@@ -8,7 +8,7 @@ one product (or selection) of scaled values with a mask that compares uniform ra
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from ckpt_doctor.graphs.graph import Graph, split_tensor, tensor_name
 from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
@@ -43,9 +43,28 @@ def bypass_dropout(graph: Graph) -> tuple[Graph, tuple[str, ...]]:
 
 
 def random_nodes(graph: Graph, tensors: Iterable[str]) -> tuple[str, ...]:
-    """Return the names of the random ops that the tensors depend on."""
+    """Return the names of the random ops that the tensors depend on, loops and branches that hold some included."""
     needed = graph.ancestors((split_tensor(tensor)[0] for tensor in tensors), control=False)
-    return tuple(sorted(name for name in needed if graph.nodes[name].op in RANDOM_OPS))
+    drawing = _drawing_functions(graph)
+    return tuple(sorted(name for name in needed if _draws(graph.nodes[name], drawing)))
+
+
+def _draws(node: pb.NodeDef, drawing: Collection[str]) -> bool:
+    return node.op in RANDOM_OPS or any(value.func.name in drawing for value in node.attr.values())
+
+
+def _drawing_functions(graph: Graph) -> set[str]:
+    """Return the names of the functions of a graph in which random numbers are drawn."""
+    found: set[str] = set()
+    while True:
+        more = {
+            function.signature.name
+            for function in graph.proto.library.function
+            if function.signature.name not in found and any(_draws(node, found) for node in function.node_def)
+        }
+        if not more:
+            return found
+        found |= more
 
 
 def _follow(alias: dict[str, str], tensor: str) -> str:

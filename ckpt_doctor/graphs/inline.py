@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from ckpt_doctor.graphs.graph import split_tensor, tensor_name
+from ckpt_doctor.graphs.op_outputs import place_of
 from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
 
 _CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
@@ -20,42 +21,6 @@ _LOOPS = frozenset({"While", "StatelessWhile"})
 # Functions that call each other are not what TensorFlow writes; a damaged file may hold anything.
 _DEEPEST = 50
 _MOST_NODES = 2_000_000
-# The declared outputs of operations that have several (tensorflow/core/ops/*.cc); of an operation with one, and of one
-# whose only output is a list, the index is the index in the list.
-_OUTPUTS: dict[str, tuple[str, ...]] = {
-    "FusedBatchNorm": ("y", "batch_mean", "batch_variance", "reserve_space_1", "reserve_space_2"),
-    "FusedBatchNormV2": ("y", "batch_mean", "batch_variance", "reserve_space_1", "reserve_space_2"),
-    "FusedBatchNormV3": ("y", "batch_mean", "batch_variance", "reserve_space_1", "reserve_space_2", "reserve_space_3"),
-    "FusedBatchNormGradV3": (
-        "x_backprop", "scale_backprop", "offset_backprop", "reserve_space_4", "reserve_space_5",
-    ),
-    "Switch": ("output_false", "output_true"),
-    "RefSwitch": ("output_false", "output_true"),
-    "Merge": ("output", "value_index"),
-    "TopKV2": ("values", "indices"),
-    "TopK": ("values", "indices"),
-    "Unique": ("y", "idx"),
-    "UniqueV2": ("y", "idx"),
-    "UniqueWithCounts": ("y", "idx", "count"),
-    "ListDiff": ("out", "idx"),
-    "SoftmaxCrossEntropyWithLogits": ("loss", "backprop"),
-    "SparseSoftmaxCrossEntropyWithLogits": ("loss", "backprop"),
-    "MaxPoolWithArgmax": ("output", "argmax"),
-    "BroadcastGradientArgs": ("r0", "r1"),
-    "TensorListPopBack": ("output_handle", "tensor"),
-    "TensorListConcatV2": ("tensor", "lengths"),
-    "TensorArrayV3": ("handle", "flow"),
-    "NonMaxSuppressionV4": ("selected_indices", "valid_outputs"),
-    "NonMaxSuppressionV5": ("selected_indices", "selected_scores", "valid_outputs"),
-    "CombinedNonMaxSuppression": ("nmsed_boxes", "nmsed_scores", "nmsed_classes", "valid_detections"),
-    "Qr": ("q", "r"),
-    "Svd": ("s", "u", "v"),
-    "SelfAdjointEigV2": ("e", "v"),
-    "CudnnRNNV3": ("output", "output_h", "output_c", "reserve_space", "host_reserved"),
-    "StatelessRandomGetKeyCounterAlg": ("key", "counter", "alg"),
-    "StatelessRandomGetKeyCounter": ("key", "counter"),
-}  # fmt: skip
-
 Decide = Callable[[pb.NodeDef], "bool | None"]
 
 
@@ -147,14 +112,14 @@ class _Writer:
     ) -> None:
         """Add nodes of a graph, or of the function that `prefix` calls; `rename` maps its arguments to tensors."""
         nodes = list(nodes)
-        ops = {node.name: node.op for node in nodes}
+        named = {node.name: node for node in nodes}
         for node in nodes:
             copy = pb.NodeDef()
             copy.CopyFrom(node)
             copy.name = prefix + node.name
             if prefix:
                 del copy.input[:]
-                copy.input.extend(self._renamed(entry, prefix, rename, ops) for entry in node.input)
+                copy.input.extend(self._renamed(entry, prefix, rename, named) for entry in node.input)
                 for name, value in copy.attr.items():
                     if value.WhichOneof("value") == "placeholder" and value.placeholder in attributes:
                         copy.attr[name].CopyFrom(attributes[value.placeholder])
@@ -164,7 +129,7 @@ class _Writer:
             else:
                 self._call(copy, *called, depth)
 
-    def _renamed(self, entry: str, prefix: str, rename: Mapping[str, str], ops: Mapping[str, str]) -> str:
+    def _renamed(self, entry: str, prefix: str, rename: Mapping[str, str], named: Mapping[str, pb.NodeDef]) -> str:
         """Return an input inside a function as one of the graph."""
         if entry.startswith("^"):
             name = entry[1:]
@@ -176,15 +141,15 @@ class _Writer:
             return rename[node]
         output, _, index = rest.rpartition(":")
         number = int(index) if index.isdigit() else 0
-        outputs = self._outputs_of(ops.get(node, ""))
-        if output in outputs:
-            number += outputs.index(output)
+        if node in named:
+            number += self._place_of(named[node], output)
         return f"{prefix}{node}:{number}"
 
-    def _outputs_of(self, op: str) -> tuple[str, ...]:
-        if op in self.library:
-            return tuple(argument.name for argument in self.library[op].signature.output_arg)
-        return _OUTPUTS.get(op, ())
+    def _place_of(self, node: pb.NodeDef, output: str) -> int:
+        if node.op not in self.library:
+            return place_of(node, output)
+        outputs = [argument.name for argument in self.library[node.op].signature.output_arg]
+        return outputs.index(output) if output in outputs else 0
 
     def _called(self, node: pb.NodeDef) -> tuple[pb.FunctionDef, list[str], Mapping[str, pb.AttrValue]] | None:
         """Return the function that a node calls, the inputs that are its arguments, and its attributes."""
@@ -219,10 +184,10 @@ class _Writer:
         prefix = f"{node.name}/"
         rename = {argument.name: tensor for argument, tensor in zip(function.signature.input_arg, inputs, strict=True)}
         self.write(function.node_def, prefix, rename, depth + 1, attributes)
-        ops = {inner.name: inner.op for inner in function.node_def}
+        named = {inner.name: inner for inner in function.node_def}
         ends: list[str] = []
         for number, argument in enumerate(function.signature.output_arg):
-            tensor = self._renamed(function.ret.get(argument.name, ""), prefix, rename, ops)
+            tensor = self._renamed(function.ret.get(argument.name, ""), prefix, rename, named)
             self.alias[f"{node.name}:{number}"] = tensor_name(tensor)
             ends.append(split_tensor(tensor)[0])
         ends += [prefix + name for name in function.control_ret.values()]

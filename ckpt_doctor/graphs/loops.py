@@ -8,12 +8,15 @@ Source: tensorflow/core/ops/control_flow_ops.cc.
 
 from __future__ import annotations
 
-from ckpt_doctor.graphs.graph import Graph
+from collections.abc import Mapping
+
+from ckpt_doctor.graphs.graph import Graph, split_tensor
 
 _ENTERS = frozenset({"Enter", "RefEnter"})
 _EXITS = frozenset({"Exit", "RefExit"})
 _SWITCHES = frozenset({"Switch", "RefSwitch"})
 _MERGES = frozenset({"Merge", "RefMerge"})
+_PASSED_ON = _ENTERS | _EXITS | _SWITCHES | _MERGES | {"NextIteration", "RefNextIteration", "Identity"}
 # Loops within loops; a damaged graph may lead from one Enter to itself.
 _DEEPEST = 10
 
@@ -34,6 +37,55 @@ def nodes_in_branches(graph: Graph) -> frozenset[str]:
     """
     loops = nodes_in_loops(graph)
     return _between(graph, _named(graph, _SWITCHES) - loops, _named(graph, _MERGES) - loops)
+
+
+def units(graph: Graph) -> Mapping[str, frozenset[str]]:
+    """Return what can only run as a whole: node to all nodes of its loop or branch, with the Exits and Merges behind.
+
+    Nodes outside of loops and branches are not in the table.
+    """
+    inside = nodes_in_loops(graph) | nodes_in_branches(graph)
+    ends = _named(graph, _EXITS | _MERGES) - inside
+    found: dict[str, frozenset[str]] = {}
+    for start in inside:
+        if start in found:
+            continue
+        members: set[str] = set()
+        stack = [start]
+        while stack:
+            name = stack.pop()
+            if name in members:
+                continue
+            members.add(name)
+            stack += {split_tensor(entry)[0] for entry in graph.inputs(graph.nodes[name])} & inside
+            # What follows an end is outside; another loop may even begin there.
+            followers = () if name in ends else graph.dependents.get(name, ())
+            stack += [follower for follower in followers if follower in inside or follower in ends]
+        found.update(dict.fromkeys(members, frozenset(members)))
+    return found
+
+
+def array_tensors(graph: Graph) -> frozenset[str]:
+    """Return the tensors by which operations on a TensorArray reach it: its handle, and the flow that orders them.
+
+    A handle is valid in one run only. A flow is a number without meaning that all its operations take last
+    (tensorflow/core/ops/data_flow_ops.cc): whoever feeds it skips what was written.
+    """
+    stack: list[str] = []
+    for node in graph.proto.node:
+        inputs = graph.inputs(node) if node.op.startswith("TensorArray") else []
+        stack += [inputs[0], inputs[-1]] if len(inputs) > 1 else []
+    found = set()
+    while stack:
+        tensor = stack.pop()
+        producer = graph.producer(tensor)
+        if producer is None or tensor in found:
+            continue
+        found.add(tensor)
+        if producer.op in _PASSED_ON:
+            # The second input of a Switch is what decides.
+            stack += graph.inputs(producer)[:1] if producer.op in _SWITCHES else graph.inputs(producer)
+    return frozenset(found)
 
 
 def _named(graph: Graph, ops: frozenset[str]) -> frozenset[str]:

@@ -86,9 +86,19 @@ class DataOptions(Options):
         flag="--feed",
         metavar="TENSOR=VALUE",
     )
-    batch_size: int = option(64, Whole(1), "Samples in a batch.", "Samples in a batch.", metavar="N")
+    batch_size: int = option(
+        64,
+        Whole(1),
+        "Samples in a batch, if the model does not fix it.",
+        "Samples in a batch; a size that the model fixes goes before it.",
+        metavar="N",
+    )
     samples: int | None = option(
-        None, Whole(1), "Use at most N samples, by the seed.", "Use at most so many samples.", metavar="N"
+        None,
+        Whole(1),
+        "Use at most N samples: by the seed, of a stream the first.",
+        "Use at most so many samples: chosen by the seed, of a stream (a dataset, a generator) the first.",
+        metavar="N",
     )
     seed: int | None = option(
         0,

@@ -145,7 +145,7 @@ def _written(
     ) as ready:
         after = _analysed_after(analysis, ready.checkpoint, changes, named=named, whole=whole)
         seen = work.observe(after.inventory)
-        proof = prove(result.layers, after, seen)
+        proof = prove(result.layers, after, seen, work.noise(seen))
         objections = work.objections(after.inventory, seen)
         result = replace(
             result,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 
@@ -108,9 +109,10 @@ class Work:
         if not measurable:
             return
         engine, feed = self._open(loaded)
+        measured, unsettled = engine.measure(feed, measurable, whole=whole, progress=self.progress)
+        self.feed = feed = engine.fitted(feed)
         self.samples, self.batches = len(feed), feed.batch_count
         self.notes += [*loaded.program.notes, *feed.notes]
-        measured, unsettled = engine.measure(feed, measurable, whole=whole, progress=self.progress)
         self.measured = measured
         self.left += unsettled.items()
         self.notes += doubts(self.inventory, measured)
@@ -126,7 +128,7 @@ class Work:
 
     def _open(self, loaded: Loaded) -> tuple[Engine, Samples]:
         """Read the data and start the model with the statistics of the source."""
-        self.feed = read_data(loaded, self.request, self.kept)
+        self.feed = read_data(loaded, self.request, self.kept, self.progress)
         self.engine = self.kept.enter_context(
             Engine(loaded.program, stored_statistics(self.inventory.layers), cache_memory=self.request.cache_memory)
         )
@@ -148,6 +150,26 @@ class Work:
         except RepairRefused as refusal:
             self.notes.append(f"not compared with the data: {refusal}")
             return {}
+
+    def noise(self, seen: Mapping[str, Observation]) -> Mapping[str, float]:
+        """Return how far passes over the same data differ in each layer; empty for a graph that draws no numbers.
+
+        Args:
+            seen: What went into every layer in one pass, with the statistics that the model has now.
+        """
+        if self.engine is None or self.feed is None or not self.engine.program.random or not seen:
+            return {}
+        passes = [seen, *(self.engine.observe(self.feed, progress=self.progress) for _ in range(2))]
+        found = {}
+        for name in seen:
+            epsilon = self.by_name[name].epsilon or DEFAULT_EPSILON
+            pairs = itertools.combinations([one[name] for one in passes], 2)
+            found[name] = max(left.distance(right.mean, right.variance, epsilon) for left, right in pairs)
+        self.notes.append(
+            f"the graph draws random numbers before its layers ({self.engine.program.random[0]}), so the statistics "
+            f"are those of one draw; another differs by up to {max(found.values()):.1g} standard deviations"
+        )
+        return found
 
     def objections(self, after: Inventory, seen: Mapping[str, Observation]) -> Objections:
         """Return what speaks against the repair, by the file's own word about the data and by what the model answers.

@@ -135,3 +135,19 @@ def test_an_input_that_is_itself_normalised_is_read_from_the_data():
     first, second = plan("x\nbn1: x\nconv: bn1 x\nbn2: conv")
     assert (first.inputs, first.sites, first.fetches) == (("x:0",), (0,), ("x:0",))
     assert (second.inputs, second.sites, second.feeds) == (("x:0",), (1,), ())
+
+
+def test_what_cannot_be_handed_on_is_made_again_from_what_can():
+    """A list (`variant`) of steps that an RNN behind the first site goes through."""
+    graph = "x\nembedding: x\nlist: embedding\nlonger: list\nbn1: embedding\nrnn: bn1 longer\nbn2: rnn"
+    first, second = plan(graph, unheld={"list:0", "longer:0"})
+    assert (set(first.fetches), set(second.feeds)) == ({"embedding:0"}, {"embedding:0"})
+    assert set(second.fetches) == {"rnn:0"}
+
+
+def test_what_is_made_again_reads_its_statistics_again():
+    graph = "x\nbn1: x\nlist: bn1\nconv: bn1\nbn2: conv\nrnn: bn2 list\nbn3: rnn"
+    _, second, third = plan(graph, unheld={"list:0", "bn1:0"})
+    assert (second.normalised, third.normalised) == ((0,), (0, 1))
+    assert set(third.feeds) == {"conv:0"}
+    assert third.inputs == ("x:0",)

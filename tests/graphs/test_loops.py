@@ -1,7 +1,7 @@
 """What stands inside loops, on graphs made of names only."""
 
 from ckpt_doctor.graphs.graph import Graph
-from ckpt_doctor.graphs.loops import nodes_in_branches, nodes_in_loops
+from ckpt_doctor.graphs.loops import array_tensors, nodes_in_branches, nodes_in_loops, units
 from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
 
 
@@ -76,3 +76,33 @@ def test_a_branch_in_a_branch_does_not_end_it():
     found = nodes_in_branches(graph(*COND[:-2], *inner, "whole Merge no joined", "behind Mul whole"))
     assert {"deeper", "left", "right", "joined"} <= found
     assert not {"whole", "behind"} & found
+
+
+def test_a_loop_runs_as_a_whole_with_its_exits():
+    second = (
+        "enter2 Enter exit",
+        "merge2 Merge enter2",
+        "switch2 Switch merge2 condition2",
+        "condition2 LoopCond merge2",
+    )
+    found = units(graph(*LOOP, *second, "exit2 Exit switch2"))
+    first = {"enter", "merge", "switch", "condition", "body", "next", "exit"}
+    assert {name: found[name] for name in first} == dict.fromkeys(first, first)
+    assert found["exit2"] == {"enter2", "merge2", "switch2", "condition2", "exit2"}
+    assert not {"x", "after"} & found.keys()
+
+
+def test_a_branch_runs_as_a_whole_with_its_merge():
+    """Nothing but the Merge joins the sides."""
+    sides = ("s Switch x p", "a Mul s", "t Switch x p", "b Sub t:1", "m Merge a b")
+    for lines in (sides, sides[::-1]):
+        found = units(graph("x P", "p P", *lines, "y Mul m"))
+        assert found == dict.fromkeys("satbm", frozenset("satbm"))
+
+
+def test_an_array_is_reached_through_the_loop():
+    array = ("size P", "array TensorArrayV3 size", "values P", "write TensorArrayScatterV3 array index values array:1")
+    loop = ("in Enter write", "merge Merge in next", "to Switch merge go", "next NextIteration to:1", "out Exit to")
+    found = array_tensors(graph(*array, *loop, "read TensorArrayGatherV3 array index out"))
+    flow = {"out:0", "to:0", "to:1", "merge:0", "in:0", "next:0", "write:0", "array:1"}
+    assert found == {"array:0"} | flow

@@ -179,3 +179,13 @@ def test_another_verdict_is_no_success():
     with pytest.raises(VerificationFailed, match=r"the verdict \(BN204\)"):
         written_and_proven([layer_named(), example("beside")], [layer_named(), sick])
     written_and_proven([layer_named(), sick], [layer_named(), sick])
+
+
+def test_a_residual_beyond_rounding_is_left_unless_another_draw_differs_as_much():
+    off = {"bn": seen_at(mean=MEAN + 0.05 * np.sqrt(VARIANCE))}
+    analysis = Analysis(checkpoint_of(), Inventory((layer_named(),)))
+    entries = [entry(method="layerwise")]
+    assert "up to 0.01 is rounding" in prove(entries, analysis, off).remaining[0]
+    assert "up to 0.03 is the noise that the graph draws" in prove(entries, analysis, off, {"bn": 0.01}).remaining[0]
+    assert prove(entries, analysis, off, {"bn": 0.02}).remaining == ()
+    assert prove(entries, analysis, off, {"other": 0.02}).remaining != ()
