@@ -12,6 +12,7 @@ from functools import cached_property
 
 from ckpt_doctor.batchnorm.layer import ROLES, STATISTICS, BatchNormLayer, GradientTrace, Inventory, TrainingMode
 from ckpt_doctor.batchnorm.relatives import find_twins, with_averages, with_drifted, with_relatives, with_twins
+from ckpt_doctor.batchnorm.unshown import unshown_batch_norms, unshown_places
 from ckpt_doctor.batchnorm.values import training_steps, with_values
 from ckpt_doctor.checkpoint import Checkpoint
 from ckpt_doctor.graphs.facts import Evidence, LayerFacts, ModelFacts
@@ -49,11 +50,14 @@ def take_inventory(checkpoint: Checkpoint, facts: ModelFacts | None) -> Inventor
             layers.append(layer)
         elif layer.absent:
             unmatched.append(layer)
+    lost = list(unshown_batch_norms(facts, claimed))
+    doubts = unshown_places(facts, claimed)
+    claimed |= {name for layer in lost for name in layer.variables.values()}
     twins = find_twins(checkpoint, claimed, facts.copies if facts is not None else {})
-    grouped = _by_name(checkpoint, claimed | set(twins), facts)
+    grouped = _by_name(checkpoint, claimed | set(twins) | set(doubts), facts)
     layers, grouped = with_drifted(checkpoint, layers, unmatched, grouped)
     layers = with_relatives(layers, grouped, checkpoint)
-    layers += [_named(checkpoint, group) for group in grouped.layers]
+    layers += [*lost, *(_named(checkpoint, group) for group in grouped.layers)]
     layers = _with_own_names(with_twins(layers, twins))
     others = grouped.others | dict.fromkeys(twins, "twin")
     for layer in layers:
@@ -69,7 +73,7 @@ def take_inventory(checkpoint: Checkpoint, facts: ModelFacts | None) -> Inventor
     return Inventory(
         layers=tuple(with_values(checkpoint, layer) for layer in with_averages(checkpoint, layers, others)),
         others=others,
-        not_judged=grouped.not_judged | texts,
+        not_judged=grouped.not_judged | texts | doubts,
         evidence=("names", *evidence),
         model=facts,
         steps=training_steps(checkpoint),

@@ -90,6 +90,21 @@ class Companion:
 
 
 @dataclass(frozen=True)
+class Unshown:
+    """Gamma and beta of a layer that no object of a checkpoint shows; the optimizer that trained them lists them.
+
+    Attributes:
+        gamma: Name of its variable in the file; None where the file has only its slots.
+        beta: Likewise.
+        names: What its variables and their slots call the layer, in this order.
+    """
+
+    gamma: str | None
+    beta: str | None
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class LayerFacts:
     """One batch-norm layer as the model describes it.
 
@@ -169,6 +184,7 @@ class ModelFacts:
         slots: Name of a variable to the optimizer's slots of it, where the optimizer numbers its variables and only
             the model says which is whose.
         copies: Name of every variable that the file holds a second time, to the name of that which it is a copy of.
+        unshown: Normalisation whose gamma and beta only an optimizer lists.
     """
 
     evidence: Evidence
@@ -181,3 +197,4 @@ class ModelFacts:
     names: frozenset[str] | None = None
     slots: Mapping[str, OptimizerSlots] = field(default_factory=dict)
     copies: Mapping[str, str] = field(default_factory=dict)
+    unshown: tuple[Unshown, ...] = ()

@@ -14,6 +14,7 @@ from dataclasses import replace
 from google.protobuf.message import DecodeError
 
 from ckpt_doctor.graphs.facts import Companion, LayerFacts, ModelFacts
+from ckpt_doctor.graphs.object_lists import unshown_layers
 from ckpt_doctor.graphs.object_slots import object_slots
 from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
 
@@ -68,6 +69,7 @@ def describe_objects(data: bytes) -> ModelFacts:
         layers=tuple(_named(list(layers.values()))),
         other_normalization=frozenset(other),
         slots=object_slots(graph),
+        unshown=tuple(unshown_layers(graph)),
     )
 
 
