@@ -176,7 +176,8 @@ def _by_name(checkpoint: Checkpoint, claimed: set[str], facts: ModelFacts | None
     known: Container[str] = ()
     if facts is not None and facts.evidence in ("graph", "config") and not facts.problems:
         # A description speaks for the variables that it names; one that lies in the file itself speaks for all.
-        known = {variable.name for variable in left} if facts.names is None else facts.names
+        names = (variable.name for variable in left)
+        known = {name for name in names if not name.startswith(facts.unseen)} if facts.names is None else facts.names
     return group_variables(
         left,
         known=known,

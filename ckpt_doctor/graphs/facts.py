@@ -184,6 +184,8 @@ class ModelFacts:
         slots: Name of a variable to the optimizer's slots of it, where the optimizer numbers its variables and only
             the model says which is whose.
         copies: Name of every variable that the file holds a second time, to the name of that which it is a copy of.
+        unseen: Groups of the file, each with a slash at its end or empty for all of it, whose layers the description
+            does not list: those inside a class of the user's own.
         unshown: Normalisation whose gamma and beta only an optimizer lists.
     """
 
@@ -197,4 +199,5 @@ class ModelFacts:
     names: frozenset[str] | None = None
     slots: Mapping[str, OptimizerSlots] = field(default_factory=dict)
     copies: Mapping[str, str] = field(default_factory=dict)
+    unseen: tuple[str, ...] = ()
     unshown: tuple[Unshown, ...] = ()

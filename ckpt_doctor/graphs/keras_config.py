@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from ckpt_doctor.checkpoint import Checkpoint
 from ckpt_doctor.graphs.facts import Companion, LayerFacts, ModelFacts
@@ -42,8 +42,19 @@ def describe_keras(checkpoint: Checkpoint) -> ModelFacts:
         layers=tuple(layers),
         trains=bool(file.steps),
         other_normalization=frozenset(i.path[-1] for i in found if _OTHER_NORMALIZATION.search(i.class_name)),
+        unseen=tuple(_unseen(file, found)) if file.legacy else (),
         slots=numbered_slots(file.trainable, file.optimizer, checkpoint.descriptions.keras_training),
     )
+
+
+def _unseen(file: KerasFile, found: Sequence[Found]) -> Iterator[str]:
+    """Yield the groups of a legacy file that hold what is inside a class of the user's own."""
+    root = file.checkpoint.attributes.get("root", "")
+    for item in found:
+        if item.own_class and not is_batch_norm(item.class_name, item.config):
+            # The model itself, of a class that lists no layers, has all groups.
+            group = item.path[0] if item.path[0] in file.checkpoint.attributes.get("weight_names", ()) else ""
+            yield "".join(f"{part}/" for part in (root, group) if part)
 
 
 def _facts(file: KerasFile, found: Found, name: str) -> LayerFacts:

@@ -32,6 +32,7 @@ class Found:
         trainable: Whether it and everything around it is trainable.
         inside: What of no class of Keras may run it in a mode of its own: the path of the outermost model or wrapper
             around it, or its own class with all options; empty where there is none.
+        own_class: Whether its class is one of the user's own, of whose inside the config says nothing.
     """
 
     class_name: str
@@ -40,6 +41,7 @@ class Found:
     group: str
     trainable: bool
     inside: str = ""
+    own_class: bool = False
 
 
 class NotUnderstood(Exception):
@@ -139,7 +141,10 @@ def layers_of(
         return
     if own_code and (class_name.rpartition(">")[2] not in BATCH_NORM_CLASSES):
         inside = inside or _kind_of_batch_norm(class_name, config) or "/".join(path)
-    yield Found(class_name, config, path or (str(config.get("name", class_name)),), group, trainable, inside)
+    # Keras writes the registered name of classes that are not its own, from 2.12 on; before, the package in their name.
+    # A model that lists no layers is of such a class, too.
+    foreign = depth == 0 or bool(entry.get("registered_name")) or ">" in class_name
+    yield Found(class_name, config, path or (str(config.get("name", class_name)),), group, trainable, inside, foreign)
     for attribute, member in _WRAPPED.items():
         wrapped = config.get(attribute)
         if isinstance(wrapped, dict) and "class_name" in wrapped:
