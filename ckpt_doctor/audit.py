@@ -26,7 +26,7 @@ from ckpt_doctor.formats import open_checkpoint
 from ckpt_doctor.formats._storage import open_source
 from ckpt_doctor.formats.discovery import discover
 from ckpt_doctor.observation import Observation
-from ckpt_doctor.options import DataOptions, ScanOptions, reference, takes
+from ckpt_doctor.options import DataOptions, ScanOptions, takes
 from ckpt_doctor.progress import Listener, Progress, unheard
 from ckpt_doctor.result import (
     AuditResult,
@@ -198,16 +198,14 @@ def _read(path: str, how: _How, seen: tuple[Damage, ...]) -> CheckpointResult:
     if how.meta is not None:
         checkpoint = with_meta_graph(checkpoint, how.meta, how.meta_path)
     model = how.request.model
-    # A function that builds the model needs Keras; without data a scan loads none.
-    described = model is not None and (bool(how.request.data) or reference(model) is None or Path(model).exists())
-    if described:
+    if model is not None:
         from ckpt_doctor.capture.estimation import with_model
 
         checkpoint = with_model(checkpoint, model, allow_code=how.request.allow_code)
     analysis = analyse(checkpoint, values=not how.quick, verify=not how.quick, seen=seen)
     if how.meta is not None:
         refuse_another_model(analysis, f"--meta {how.meta_path}")
-    if described:
+    if model is not None:
         refuse_another_model(analysis, f"--model {model}")
     observed, unobserved = _observed(analysis, how)
     verdict = judge(analysis, Policy(how.selection, observed, unobserved, how.tolerance, strict=how.strict))
@@ -226,7 +224,7 @@ def _read(path: str, how: _How, seen: tuple[Damage, ...]) -> CheckpointResult:
         values={layer.name: _values(layer, observed.get(layer.name)) for layer in inventory.layers}
         if how.keep_values
         else {},
-        measured_with=how.request.words(DataOptions) if how.request.data else (),
+        measured_with=how.request.words(DataOptions) if how.request.data or how.request.model else (),
     )
 
 

@@ -136,6 +136,8 @@ class ModelDescriptions:
         object_graph: A serialised `TrackableObjectGraph`.
         keras_config: The JSON of a Keras model: `{"class_name": …, "config": …}`.
         keras_training: The JSON of its compile call (`training_config`, `compile_config`).
+        live: What a live model, built by the function that `--model` names, says of these variables: a
+            `graphs.facts.ModelFacts`.
         unread: Why a model that lies there is not among these, where it cannot be read.
     """
 
@@ -145,6 +147,7 @@ class ModelDescriptions:
     object_graph: bytes | None = None
     keras_config: str | None = None
     keras_training: str | None = None
+    live: object | None = None
     unread: str | None = None
 
 

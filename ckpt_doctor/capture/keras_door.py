@@ -8,6 +8,7 @@ graph comes cut open.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -40,6 +41,9 @@ _BEHIND_STATE = (
 )
 _INNER = "it runs inside a loop or a branch of the model, where its input cannot be seen"
 
+# Graphs in which Keras only looks what shapes come out, as a Sequential without an input does for every new shape
+# (tf_keras/src/engine/base_layer.py: `_infer_output_signature`; keras/src/backend/tensorflow/core.py: the same).
+_SCRATCH = re.compile(r"(^|_)scratch_graph|^keras_graph$")
 
 # Gives the dimensions of the data for each input; None where they differ from batch to batch.
 ShapesOfData = Callable[[Sequence[ModelInput]], tuple[tuple[int, ...], ...] | None]
@@ -84,7 +88,7 @@ def load(
         RepairRefused: Keras cannot load or run the model, it carries code, or weights of it have no value of the file.
     """
     loaded = load_keras(checkpoint, layers, model, allow_code=allow_code)
-    chosen = set(wanted)
+    chosen = set(wanted) - set(loaded.left)
     names = {key: name for key, name in loaded.names.items() if name in chosen}
     inputs = inputs_of(loaded.model)
     restored = set(map(id, loaded.model.weights))
@@ -105,7 +109,7 @@ def load(
         len(chosen),
     )
     unknown = dict.fromkeys(chosen - set(loaded.names.values()), "nothing in the model tells which of its layers it is")
-    return replace(traced, left={**traced.left, **unknown})
+    return replace(traced, left={**traced.left, **unknown, **loaded.left})
 
 
 def _refuse_made_up(where: str, weights: Sequence[Any]) -> None:
@@ -273,10 +277,11 @@ class _Trace:
 
         def call(self: Any, inputs: Any, training: Any = None, mask: Any = None) -> Any:
             name = trace.names.get(id(self))
-            if name is not None and name not in trace.left:
+            here = trace.tf.compat.v1.get_default_graph()
+            if name is not None and name not in trace.left and not _SCRATCH.search(str(getattr(here, "name", ""))):
                 if _several(self.axis):
                     trace.left[name] = "it normalises over several axes"
-                elif trace.tf.compat.v1.get_default_graph() is not trace.graph:
+                elif here is not trace.graph:
                     trace.left[name] = _INNER
                 else:
                     rank = len(inputs.shape)

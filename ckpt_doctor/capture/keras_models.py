@@ -9,19 +9,23 @@ from __future__ import annotations
 import json
 import logging
 import re
+import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import threading
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from google.protobuf.message import DecodeError
 
-from ckpt_doctor.batchnorm import ROLES, BatchNormLayer
+from ckpt_doctor.batchnorm import ROLES, BatchNormLayer, take_inventory
 from ckpt_doctor.capture.keras_code import METADATA, refuse_code, refuse_code_in
-from ckpt_doctor.capture.keras_names import batch_norms, names_in
+from ckpt_doctor.capture.keras_description import config_of, describe_live
+from ckpt_doctor.capture.keras_file_names import NOT_SHOWN, FileNames, file_names, layer_names, names_in, owners_of
+from ckpt_doctor.capture.keras_names import batch_norms, identity
 from ckpt_doctor.capture.keras_old_groups import has_old_groups, with_groups_of_today
+from ckpt_doctor.capture.keras_places import places_of
 from ckpt_doctor.capture.runtime import keras, tensorflow
 from ckpt_doctor.capture.user_code import call, is_reference, load_function
 from ckpt_doctor.checkpoint import Array, Checkpoint
@@ -29,7 +33,7 @@ from ckpt_doctor.errors import BadRequest, RepairRefused
 from ckpt_doctor.formats import format_of, open_checkpoint
 from ckpt_doctor.formats.interface import Changes
 from ckpt_doctor.graphs import describe
-from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
+from ckpt_doctor.graphs.facts import ModelFacts
 
 _log = logging.getLogger(__name__)
 
@@ -49,6 +53,8 @@ _LONGEST_REASON = 300
 # How Keras 3 and Keras 2 say that a class is missing.
 _UNKNOWN_CLASS = re.compile(r"(?:Could not locate class|Unknown layer:) '?([\w>]+)'?")
 
+_ONE_AT_A_TIME = threading.Lock()
+
 
 @dataclass(frozen=True, eq=False)
 class KerasModel:
@@ -57,10 +63,12 @@ class KerasModel:
     Attributes:
         model: The Keras model.
         names: `id` of a batch-norm layer to its name in the inventory.
+        left: Layer of the inventory to the reason why its statistics have no place in the file.
     """
 
     model: Any
     names: Mapping[int, str]
+    left: Mapping[str, str] = field(default_factory=dict)
 
 
 def is_keras(checkpoint: Checkpoint, model: str | None) -> bool:
@@ -78,33 +86,78 @@ def masks(checkpoint: Checkpoint) -> bool:
 
 
 def with_keras_config(checkpoint: Checkpoint, model: str, *, allow_code: bool) -> Checkpoint:
-    """Return a weights-only file with the config of `--model`, which says what its weights are.
+    """Return a file with what `--model` says of its weights: the config, or what a live model shows.
 
-    Where Keras made up other names for the layers than those in the file, what the file itself says is better.
+    Where Keras made up other names for the layers than those in the file, a config says less than the file itself.
     """
+    said = checkpoint.descriptions
+    if said.meta_graph is not None or said.saved_model is not None:
+        return checkpoint
+    live = None
+    if _builds(model) and checkpoint.layout.keras:
+        live = build(model, allow_code=allow_code)
+    elif said.object_graph is not None and checkpoint.layout.restores_objects:
+        try:
+            live = build(model, allow_code=allow_code)
+        except RepairRefused as refusal:
+            # Loading refuses it again, if the model must run; what the file itself says is judged without it.
+            _log.debug("%s: not described by --model %s: %s", checkpoint.path, model, refusal)
+    if live is not None and any(getattr(layer, "moving_mean", None) is None for layer in batch_norms(live)):
+        # Loading refuses it, with the reason.
+        return checkpoint
+    facts = None if live is None else _shown_by(live, checkpoint)
+    if facts is not None:
+        return replace(checkpoint, descriptions=replace(said, live=facts))
     if not checkpoint.layout.weights_only:
         return checkpoint
-    text = _config_of(model, allow_code=allow_code)
-    described = replace(checkpoint, descriptions=replace(checkpoint.descriptions, keras_config=text))
-    facts = describe(described)
-    assert facts is not None
-    names = [{name for role in ROLES if (name := getattr(layer, role)) is not None} for layer in facts.layers]
+    text = _config_of(model) if live is None else config_of(live)
+    if text is None:
+        return checkpoint
+    described = replace(checkpoint, descriptions=replace(said, keras_config=text))
+    told = describe(described)
+    assert told is not None
+    names = [{name for role in ROLES if (name := getattr(layer, role)) is not None} for layer in told.layers]
     stored = {variable.name for variable in checkpoint.variables}
     unexpected = {name for name in stored.difference(*names) if name.rpartition("/")[2].partition(":")[0] in ROLES}
     return checkpoint if unexpected and not all(map(stored.intersection, names)) else described
 
 
-def _config_of(model: str, *, allow_code: bool) -> str:
-    """Return the config of the Keras model that `--model` names; only a function must run to tell."""
+def _shown_by(model: Any, checkpoint: Checkpoint) -> ModelFacts | None:
+    """Return what a live model shows of a checkpoint's batch norm; None where its names in the file are not clear."""
+    if has_old_groups(checkpoint):
+        return None
+    told = describe(checkpoint)
+    held = take_inventory(checkpoint, told).layers
+    slotted = set() if told is None else set(told.slots)
+    # Classes of Keras are patched for a moment to see where it stores them.
+    with _ONE_AT_A_TIME:
+        facts = describe_live(checkpoint, model, _version(model), owners_of(held), slotted)
+    return facts if facts.names else None
+
+
+def _builds(model: str) -> bool:
+    """Return whether `--model` names a function."""
+    return is_reference(model) and not Path(model).exists()
+
+
+def _version(model: Any) -> str:
+    """Return the version of the Keras that a model is of."""
+    packages = (kind.__module__.partition(".")[0] for kind in type(model).__mro__)
+    package = next((name for name in packages if name in ("keras", "tf_keras")), "")
+    return str(getattr(sys.modules.get(package), "__version__", ""))
+
+
+def _config_of(model: str) -> str:
+    """Return the config of the Keras model in the file that `--model` names."""
     path = Path(model)
     if path.suffix == ".json":
         return _text(path)
-    if path.is_file():
-        config = open_checkpoint(model).descriptions.keras_config
-        if config is None:
-            raise BadRequest(f"--model {model}: holds no model config; name a whole model, its .json or a function")
-        return config
-    return str(build(model, allow_code=allow_code).to_json())
+    if not path.is_file():
+        raise BadRequest(f"--model {model}: there is no such file")
+    config = open_checkpoint(model).descriptions.keras_config
+    if config is None:
+        raise BadRequest(f"--model {model}: holds no model config; name a whole model, its .json or a function")
+    return config
 
 
 def load_keras(
@@ -124,7 +177,8 @@ def load_keras(
     if checkpoint.layout.restores_objects:
         assert model is not None
         _log.debug("%s: restored by its objects into the model that %s gives", checkpoint.path, model)
-        return _restored(checkpoint, layers, build(model, allow_code=allow_code))
+        built = build(model, allow_code=allow_code)
+        return _restored(checkpoint, layers, built, file_names(checkpoint, built))
     with tempfile.TemporaryDirectory(prefix="ckpt-doctor-") as folder:
         path = Path(checkpoint.place)
         additions = completion(checkpoint, layers)
@@ -136,7 +190,8 @@ def load_keras(
         )
         if additions:
             completed = Path(folder) / path.name
-            format_of(checkpoint).rewrite(checkpoint, completed, Changes(values=additions))
+            orders, _ = places_of(checkpoint, additions)
+            format_of(checkpoint).rewrite(checkpoint, completed, Changes(values=additions, weight_names=orders))
             path = completed
             checkpoint = replace(
                 open_checkpoint(completed), path=checkpoint.path, places={checkpoint.path: str(completed)}
@@ -236,94 +291,71 @@ def completion(checkpoint: Checkpoint, layers: Sequence[BatchNormLayer]) -> dict
 def _from_saved_model(checkpoint: Checkpoint, layers: Sequence[BatchNormLayer], *, allow_code: bool) -> KerasModel:
     refuse_code_in(checkpoint.path, allow_code)
     model = _loading(checkpoint.path, keras(legacy=True).models.load_model, checkpoint.place, compile=False)
-    return KerasModel(model, _names_by_object(checkpoint, layers, model)[1])
+    return KerasModel(model, layer_names(file_names(checkpoint, model), batch_norms(model), owners_of(layers)))
 
 
-def _restored(checkpoint: Checkpoint, layers: Sequence[BatchNormLayer], model: Any) -> KerasModel:
-    """Return a model with the values of an object-based checkpoint."""
-    tf = tensorflow()
-    attribute, names = _names_by_object(checkpoint, layers, model)
-    root = tf.train.Checkpoint(root=model) if attribute is None else tf.train.Checkpoint(**{attribute: model})
-    # Not `restore`: that also asks for the root's own save counter, which weights alone do not have.
-    path = Path(checkpoint.place, "variables", "variables") if checkpoint.layout.folder else checkpoint.place
-    status = _loading(checkpoint.path, root.read, str(path))
-    try:
-        status.assert_existing_objects_matched()
-    except AssertionError as error:
-        first = str(error).strip().splitlines()[0]
-        raise RepairRefused(f"{checkpoint.path}: does not hold all values of the model: {first}") from error
-    status.expect_partial()
-    return KerasModel(model, names)
-
-
-def _names_by_object(
-    checkpoint: Checkpoint, layers: Sequence[BatchNormLayer], model: Any
-) -> tuple[str | None, dict[int, str]]:
-    """Return under which attribute of the checkpoint's root the model lies, and the inventory's names of its layers.
-
-    The object graph of the file is walked along the paths that lead to the batch-norm layers in the live model.
+def _restored(checkpoint: Checkpoint, layers: Sequence[BatchNormLayer], model: Any, names: FileNames) -> KerasModel:
+    """Return a model with the values of an object-based checkpoint.
 
     Raises:
-        RepairRefused: The paths lead nowhere: it is another model.
+        RepairRefused: A weight of the model has no value of the file.
     """
     tf = tensorflow()
-    try:
-        graph = pb.TrackableObjectGraph.FromString(checkpoint.descriptions.object_graph or b"")
-    except DecodeError as error:
-        raise RepairRefused(f"{checkpoint.path}: its object graph is damaged") from error
-    if not graph.nodes:
-        raise RepairRefused(f"{checkpoint.path}: has no object graph; --model can name the .meta of a TF1 checkpoint")
-    by_key = {key: layer.name for layer in layers for key in layer.variables.values()}
-    paths = _paths(tf.train.TrackableView(model), set(map(id, batch_norms(model))))
-    starts: list[tuple[str | None, int]] = [(None, 0)]
-    starts += [(child.local_name, child.node_id) for child in graph.nodes[0].children]
-    best: tuple[str | None, dict[int, str]] = (None, {})
-    for attribute, start in starts:
-        found = {}
-        for layer, path in paths.items():
-            node = _walk(graph, start, path)
-            keys = _keys(graph, node) if node is not None else ()
-            name = next((by_key[key] for key in keys if key in by_key), None)
-            if name is not None:
-                found[layer] = name
-        if len(found) > len(best[1]):
-            best = (attribute, found)
-    if not best[1]:
-        raise RepairRefused(f"{checkpoint.path}: none of its batch-norm layers lies where the model has its own")
-    return best
+    live = layer_names(names, batch_norms(model), owners_of(layers))
+    left = {live[key]: reason for key, reason in names.unplaced.items() if key in live}
+    _refuse_without_values(checkpoint, model, names, {name for layer in layers for name in layer.absent.values()})
+    additions = completion(checkpoint, [layer for layer in layers if layer.name not in left])
+    with tempfile.TemporaryDirectory(prefix="ckpt-doctor-") as folder:
+        # Not `restore`: that also asks for the root's own save counter, which weights alone do not have.
+        path = Path(checkpoint.place, "variables", "variables") if checkpoint.layout.folder else Path(checkpoint.place)
+        if additions:
+            path = Path(folder) / "completed"
+            _, objects = places_of(checkpoint, additions)
+            format_of(checkpoint).rewrite(checkpoint, path, Changes(values=additions, objects=objects))
+        attribute = names.attribute
+        root = tf.train.Checkpoint(root=model) if attribute is None else tf.train.Checkpoint(**{attribute: model})
+        status = _loading(checkpoint.path, root.read, str(path))
+        try:
+            # What an optimizer leads to is no object of the model for TensorFlow.
+            if not names.by_optimizer:
+                status.assert_existing_objects_matched()
+        except AssertionError as error:
+            first = str(error).strip().splitlines()[0]
+            raise RepairRefused(f"{checkpoint.path}: does not hold all values of the model: {first}") from error
+        status.expect_partial()
+    for variable in model.weights:
+        if identity(variable) in names.by_optimizer:
+            stored = checkpoint.variable(names.names[identity(variable)])
+            assert stored is not None
+            variable.assign(stored.read())
+    return KerasModel(model, live, left)
 
 
-def _paths(view: Any, wanted: set[int]) -> dict[int, tuple[str, ...]]:
-    """Return the shortest path from the root to every wanted object, breadth first as TensorFlow does it."""
-    found: dict[int, tuple[str, ...]] = {}
-    seen = {id(view.root)}
-    queue: list[tuple[Any, tuple[str, ...]]] = [(view.root, ())]
-    for item, path in queue:
-        if id(item) in wanted:
-            found[id(item)] = path
-        for name, child in view.children(item).items():
-            if id(child) not in seen:
-                seen.add(id(child))
-                queue.append((child, (*path, name)))
-    return found
+def _refuse_without_values(checkpoint: Checkpoint, model: Any, names: FileNames, absent: Container[str]) -> None:
+    """Refuse a model with weights that no value of the file gets into, but for missing statistics.
 
-
-def _walk(graph: pb.TrackableObjectGraph, start: int, path: Sequence[str]) -> int | None:
-    number = start
-    for name in path:
-        following = {child.local_name: child.node_id for child in graph.nodes[number].children}.get(name)
-        if following is None or not 0 <= following < len(graph.nodes):
-            return None
-        number = following
-    return number
-
-
-def _keys(graph: pb.TrackableObjectGraph, number: int) -> list[str]:
-    keys = []
-    for child in graph.nodes[number].children:
-        if 0 <= child.node_id < len(graph.nodes):
-            keys += [attribute.checkpoint_key for attribute in graph.nodes[child.node_id].attributes]
-    return keys
+    TensorFlow's own check passes where Keras 3 does not show it a layer.
+    """
+    # Their names are made up anew for every model that is built, and nothing is written for them.
+    unplaced = {
+        identity(variable)
+        for layer in batch_norms(model)
+        if id(layer) in names.unplaced
+        for variable in (layer.moving_mean, layer.moving_variance)
+    }
+    lacking = [
+        variable
+        for variable in model.weights
+        if identity(variable) not in unplaced
+        and ((name := names.of(variable)) is None or (checkpoint.variable(name) is None and name not in absent))
+    ]
+    if lacking:
+        first = getattr(lacking[0], "path", lacking[0].name)
+        why = NOT_SHOWN if identity(lacking[0]) in names.hidden else "name the model that was saved with --model"
+        raise RepairRefused(
+            f"{checkpoint.path}: does not hold all values of the model: {len(lacking)} of its {len(model.weights)} "
+            f"weights are not in the file (first: {first}); {why}"
+        )
 
 
 def _text(path: Path) -> str:

@@ -53,6 +53,7 @@ def with_variables(serialised: bytes, places: dict[str, ObjectPlace | None]) -> 
         if key in known:
             continue
         owner, attribute = _owner(graph, key, place)
+        _hold(graph, owner, place)
         held = _child(graph, owner, attribute)
         if held is not None and not graph.nodes[held].attributes:
             # The object is there, and only its value was not saved.
@@ -64,6 +65,18 @@ def with_variables(serialised: bytes, places: dict[str, ObjectPlace | None]) -> 
         )
         graph.nodes[owner].children.add(node_id=len(graph.nodes) - 1, local_name=attribute)
     return bytes(graph.SerializeToString(deterministic=True))
+
+
+def _hold(graph: pb.TrackableObjectGraph, owner: int, place: ObjectPlace | None) -> None:
+    """Let an object hold what is beside a new variable, as far as it does not."""
+    for attribute, key in place.beside.items() if place is not None else ():
+        if _child(graph, owner, attribute) is None:
+            holder = next(
+                number
+                for number, node in enumerate(graph.nodes)
+                if any(h.checkpoint_key == key for h in node.attributes)
+            )
+            graph.nodes[owner].children.add(node_id=holder, local_name=attribute)
 
 
 def _owner(graph: pb.TrackableObjectGraph, key: str, place: ObjectPlace | None) -> tuple[int, str]:
@@ -81,18 +94,23 @@ def _owner(graph: pb.TrackableObjectGraph, key: str, place: ObjectPlace | None) 
                 return number, place.attribute
     if key.endswith(_VALUE_SUFFIX):
         *parents, last = (_unescape(part) for part in key[: -len(_VALUE_SUFFIX)].split("/"))
-        owner = _walk(graph, parents)
+        owner = _walk(graph, parents, makes=place is not None and place.makes_owner)
         if owner is not None:
             return owner, attribute or last
     raise RepairRefused(f"{key}: no object of the checkpoint's object graph can own it")
 
 
-def _walk(graph: pb.TrackableObjectGraph, names: list[str]) -> int | None:
+def _walk(graph: pb.TrackableObjectGraph, names: list[str], *, makes: bool = False) -> int | None:
+    """Return the number of the node to which names lead from the root, made where it is lacking; None without."""
     if not graph.nodes:
         return None
     number = 0
     for name in names:
         following = _child(graph, number, name)
+        if following is None and makes:
+            graph.nodes.add()
+            following = len(graph.nodes) - 1
+            graph.nodes[number].children.add(node_id=following, local_name=name)
         if following is None:
             return None
         number = following

@@ -24,11 +24,16 @@ class ObjectPlace:
         sibling: Key of a variable that the same object owns (`…/gamma/.ATTRIBUTES/VARIABLE_VALUE`); None: the owner is
             the object to which the new key's own path leads.
         full_name: The variable's name for people, `bn/moving_mean`.
+        makes_owner: Whether objects to which the new key's path leads are made where the graph lacks them.
+        beside: Other attributes of the owner, each with the key of a variable that is there: the owner holds them
+            afterwards, if it did not hold anything under these names.
     """
 
     attribute: str
     sibling: str | None = None
     full_name: str = ""
+    makes_owner: bool = False
+    beside: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

@@ -61,14 +61,25 @@ def _strongest(checkpoint: Checkpoint) -> Description | None:
     descriptions = checkpoint.descriptions
     if descriptions.meta_graph is not None or descriptions.saved_model is not None:
         return _read_graph(checkpoint)
+    if isinstance(descriptions.live, ModelFacts):
+        from ckpt_doctor.graphs.live_layers import with_live_layers
+
+        return Description(with_live_layers(_of_file(checkpoint), descriptions.live))
+    facts = _of_file(checkpoint)
+    return None if facts is None else Description(facts)
+
+
+def _of_file(checkpoint: Checkpoint) -> ModelFacts | None:
+    """Return what a config or an object graph in the file says."""
+    descriptions = checkpoint.descriptions
     if descriptions.keras_config is not None:
         from ckpt_doctor.graphs.keras_config import describe_keras
 
-        return Description(describe_keras(checkpoint))
+        return describe_keras(checkpoint)
     if descriptions.object_graph is not None:
         from ckpt_doctor.graphs.object_graph import describe_objects
 
-        return Description(describe_objects(descriptions.object_graph))
+        return describe_objects(descriptions.object_graph)
     return None
 
 

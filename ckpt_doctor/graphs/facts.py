@@ -187,6 +187,8 @@ class ModelFacts:
         unseen: Groups of the file, each with a slash at its end or empty for all of it, whose layers the description
             does not list: those inside a class of the user's own.
         unshown: Normalisation whose gamma and beta only an optimizer lists.
+        weight_orders: Legacy Keras files: layer group to the names of all its weights in the order in which Keras loads
+            them, missing statistics included, where a live model tells.
     """
 
     evidence: Evidence
@@ -201,3 +203,4 @@ class ModelFacts:
     copies: Mapping[str, str] = field(default_factory=dict)
     unseen: tuple[str, ...] = ()
     unshown: tuple[Unshown, ...] = ()
+    weight_orders: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

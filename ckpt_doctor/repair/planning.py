@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ckpt_doctor.batchnorm import BatchNormLayer
+from ckpt_doctor.capture.keras_places import places_of
 from ckpt_doctor.checkpoint import Array, Checkpoint, numpy_dtype
 from ckpt_doctor.errors import RepairRefused
 from ckpt_doctor.formats.interface import Changes
@@ -59,7 +60,8 @@ def changes_of(source: Checkpoint, meta: MetaGraph | None, plans: Sequence[Layer
             new_meta = extend_saver(meta.proto, added).SerializeToString()
         elif source.descriptions.saved_model is not None:
             new_model = extend_saved_model(source.descriptions.saved_model, added)
-    return Changes(values=values, meta_graph=new_meta, saved_model=new_model)
+    orders, objects = places_of(source, values)
+    return Changes(values=values, meta_graph=new_meta, saved_model=new_model, weight_names=orders, objects=objects)
 
 
 def _named_values(source: Checkpoint, plan: LayerPlan) -> list[tuple[str, Array]]:

@@ -194,7 +194,9 @@ def _described_before(analysis: Analysis, written: Checkpoint, changes: Changes)
     compared byte for byte when it is written.
     """
     old, new = analysis.checkpoint.descriptions, written.descriptions
-    same = all(getattr(new, each) == getattr(old, each) for each in ("object_graph", "keras_config", "keras_training"))
+    same = all(
+        getattr(new, each) == getattr(old, each) for each in ("object_graph", "keras_config", "keras_training", "live")
+    )
     same = same and new.meta_graph in (old.meta_graph, changes.meta_graph)
     return analysis.description if same and new.saved_model in (old.saved_model, changes.saved_model) else None
 
@@ -210,6 +212,7 @@ def _described_alike(written: Checkpoint, source: Checkpoint) -> Checkpoint:
         descriptions=replace(
             written.descriptions,
             keras_config=said.keras_config,
+            live=said.live,
             meta_graph=said.meta_graph,
             meta_graph_path=said.meta_graph_path,
         ),

@@ -58,7 +58,7 @@ def next_step(checkpoint: CheckpointResult) -> NextStep | None:
     if checkpoint.measured_with:
         words = [_quoted(word) for word in checkpoint.measured_with]
         options += [" ".join(pair) for pair in _pairs(words)]
-    elif estimates:
+    if estimates and "--data" not in checkpoint.measured_with:
         options.append("--data DATA.npz")
         remarks.insert(0, "DATA.npz: inputs like those of training, by numpy.savez; no labels needed")
     if of_data:
