@@ -312,12 +312,13 @@ def _restored(checkpoint: Checkpoint, layers: Sequence[BatchNormLayer], model: A
             path = Path(folder) / "completed"
             _, objects = places_of(checkpoint, additions)
             format_of(checkpoint).rewrite(checkpoint, path, Changes(values=additions, objects=objects))
+        compiled = _without_optimizer(model)
         attribute = names.attribute
         root = tf.train.Checkpoint(root=model) if attribute is None else tf.train.Checkpoint(**{attribute: model})
         status = _loading(checkpoint.path, root.read, str(path))
         try:
-            # What an optimizer leads to is no object of the model for TensorFlow.
-            if not names.by_optimizer:
+            # What an optimizer leads to is no object of the model for TensorFlow; the model's own is not asked for.
+            if not names.by_optimizer and not compiled:
                 status.assert_existing_objects_matched()
         except AssertionError as error:
             first = str(error).strip().splitlines()[0]
@@ -329,6 +330,16 @@ def _restored(checkpoint: Checkpoint, layers: Sequence[BatchNormLayer], model: A
             assert stored is not None
             variable.assign(stored.read())
     return KerasModel(model, live, left)
+
+
+def _without_optimizer(model: Any) -> bool:
+    """Take the optimizer out of a model, which may be another than that of the file; return whether it had one."""
+    if getattr(model, "optimizer", None) is None:
+        return False
+    # Deleted first: TensorFlow keeps following an attribute that is only set to None.
+    del model.optimizer
+    model.optimizer = None
+    return True
 
 
 def _refuse_without_values(checkpoint: Checkpoint, model: Any, names: FileNames, absent: Container[str]) -> None:

@@ -60,19 +60,22 @@ def match_objects(checkpoint: Checkpoint, model: Any) -> Matched:
     graph = _object_graph(checkpoint)
     view = tensorflow().train.TrackableView(model)
     children = _Children(view)
-    best = Matched()
+    best, most = Matched(), 0
     alone = _only_model(graph)
+    # A compiled model has an optimizer, and so has the root of many files: its variables tell nothing of the place.
+    weights = set(map(identity, model.weights))
     for attribute, start in [
         (None, 0),
         *((child.local_name, child.node_id) for child in graph.nodes[0].children if child.node_id < len(graph.nodes)),
     ]:
         found = _side_by_side(graph, attribute, start, children)
         # Where nothing of the model is shown, the one object that may be it is taken for it.
-        if len(found.keys) > len(best.keys) or (not best.keys and not found.keys and attribute == alone):
-            best = found
+        matched = len(weights.intersection(found.keys))
+        if matched > most or (matched == most == 0 and attribute == alone):
+            best, most = found, matched
     best = _with_trained(checkpoint, graph, model, best)
     # One that has made no weights yet is refused when it is run, which makes them.
-    if not best.keys and model.weights:
+    if weights and not weights.intersection(best.keys):
         raise RepairRefused(f"{checkpoint.path}: no variable of it lies where the model of --model has its own")
     return best
 
