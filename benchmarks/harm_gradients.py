@@ -1,7 +1,8 @@
 """What gradients tell of the nets of `harm.py`: the table in `docs/evidence.md`.
 
 `python benchmarks/harm_gradients.py [--folder FOLDER]` reads every file that was trained so far and asks of every layer
-that was trained in one mode only, healthy ones among them, how it ran. Returns 1 if any answer is wrong.
+that was trained in one mode only, healthy ones among them, how it ran. Returns 1 if any answer is wrong. `--models`
+asks of checkpoints of objects alone, with the `model.json` beside each as `--model`, and takes TensorFlow.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ if __package__:
 else:
     from harm_fix import numbers_of
 
+OF_OBJECTS = ("checkpoint", "tf_weights")
 BY = ("slots", "weights", "scale")
 
 
@@ -31,6 +33,7 @@ def main() -> int:
     """Ask, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=Path.home() / ".cache" / "ckpt-doctor-harm")
+    parser.add_argument("--models", action="store_true")
     arguments = parser.parse_args()
     # `scan` asks only of layers whose statistics are missing or untouched.
     training_modes._is_asked = lambda layer: True
@@ -39,11 +42,16 @@ def main() -> int:
     for path in sorted((arguments.folder / "nets").glob("*/labels.json")):
         nets += 1
         for label in json.loads(path.read_text("utf-8")):
-            if label["file"] is None:
+            if label["file"] is None or (arguments.models and label["format"] not in OF_OBJECTS):
                 continue
             file = arguments.folder / label["file"]
             try:
-                inventory = analyse(open_checkpoint(file), values=False, verify=False).inventory
+                checkpoint = open_checkpoint(file)
+                if arguments.models:
+                    from ckpt_doctor.capture.estimation import with_model
+
+                    checkpoint = with_model(checkpoint, str(arguments.folder / label["model"]))
+                inventory = analyse(checkpoint, values=False, verify=False).inventory
             except CkptDoctorError as error:
                 print(f"{file}: {error}", file=sys.stderr)
                 continue
