@@ -16,7 +16,7 @@ import numpy as np
 from ckpt_doctor.batchnorm.values import training_steps
 from ckpt_doctor.capture.keras_captures import wrapped_variable
 from ckpt_doctor.capture.keras_file_names import FileNames, file_names, numbered
-from ckpt_doctor.capture.keras_names import batch_norms, identity
+from ckpt_doctor.capture.keras_names import batch_norms, identity, is_variable
 from ckpt_doctor.checkpoint import Array, Checkpoint, ModelDescriptions, Variable
 from ckpt_doctor.graphs.facts import Companion, LayerFacts, LinearInFront, ModelFacts
 from ckpt_doctor.graphs.keras_config import describe_keras
@@ -93,7 +93,8 @@ def _in_config(config: str, model: Any) -> Iterator[tuple[str, Any]]:
     by_path = dict(_by_path(model, ()))
     for entry in found:
         if entry.path in by_path:
-            yield from numbered(entry.group, by_path[entry.path])
+            kept = numbered(entry.group, by_path[entry.path])
+            yield from ((name, variable) for name, variable in kept if is_variable(variable))
 
 
 def _by_path(layer: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -23,7 +23,7 @@ from ckpt_doctor.batchnorm import ROLES, BatchNormLayer, take_inventory
 from ckpt_doctor.capture.keras_code import METADATA, refuse_code, refuse_code_in
 from ckpt_doctor.capture.keras_description import config_of, describe_live
 from ckpt_doctor.capture.keras_file_names import NOT_SHOWN, FileNames, file_names, layer_names, names_in, owners_of
-from ckpt_doctor.capture.keras_names import batch_norms, identity
+from ckpt_doctor.capture.keras_names import batch_norms, identity, is_variable
 from ckpt_doctor.capture.keras_old_groups import has_old_groups, with_groups_of_today
 from ckpt_doctor.capture.keras_places import places_of
 from ckpt_doctor.capture.runtime import keras, tensorflow
@@ -357,7 +357,8 @@ def _refuse_without_values(checkpoint: Checkpoint, model: Any, names: FileNames,
     lacking = [
         variable
         for variable in model.weights
-        if identity(variable) not in unplaced
+        if is_variable(variable)
+        and identity(variable) not in unplaced
         and ((name := names.of(variable)) is None or (checkpoint.variable(name) is None and name not in absent))
     ]
     if lacking:

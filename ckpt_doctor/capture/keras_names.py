@@ -24,8 +24,12 @@ def is_variable(item: Any) -> bool:
 
 
 def identity(variable: Any) -> int:
-    """Return what is the same for all objects that stand for one variable: Keras wraps it to cast what it gives."""
-    return id(wrapped_variable(variable).handle)
+    """Return what is the same for all objects that stand for one variable: Keras wraps it to cast what it gives.
+
+    A table that Keras 2 lists among its weights has no handle, and stands for itself.
+    """
+    wrapped = wrapped_variable(variable)
+    return id(getattr(wrapped, "handle", wrapped))
 
 
 def named(model: Any) -> dict[str, Any]:
