@@ -183,7 +183,8 @@ DATA = [
     needs_tensorflow(array(images=np.zeros((0, 8, 8, 1), np.float32)), "--data wrong.npz: the data hold no samples"),
     needs_tensorflow(
         array(images=np.array([None])),
-        "--data wrong.npz: wrong.npz cannot be read as .npz: Object arrays cannot be loaded when allow_pickle=False",
+        "--data wrong.npz: wrong.npz cannot be read as .npz: Object arrays cannot be loaded when allow_pickle=False; "
+        "save text as x.astype(str)",
     ),
     needs_tensorflow(
         lambda: Path("wrong.npz").write_bytes(b"PK\x03\x04rubbish"),
