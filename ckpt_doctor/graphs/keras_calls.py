@@ -10,10 +10,11 @@ DEEPEST = 30
 
 
 class Call(NamedTuple):
-    """A call of a layer: the names of the layers that it reads, and its other arguments."""
+    """A call of a layer: the names of the layers that it reads, its other arguments, and those that only mask it."""
 
     sources: list[str]
     arguments: Mapping[str, Any]
+    masks: tuple[str, ...] = ()
 
 
 def layers_in(entry: object) -> list[tuple[str, Mapping[str, Any]]] | None:
@@ -46,17 +47,20 @@ def calls_of(layer: Mapping[str, Any]) -> list[Call]:
     for call in inbound if isinstance(inbound, list) else ():
         sources: list[str] = []
         arguments: dict[str, Any] = {}
+        masks: tuple[str, ...] = ()
         if isinstance(call, dict):
             given = call.get("kwargs")
             arguments = given if isinstance(given, dict) else {}
-            sources = list(_histories([call.get("args"), arguments], 0))
+            masks = tuple(_histories(arguments.get("mask"), 0))
+            read = {name: value for name, value in arguments.items() if name != "mask"}
+            sources = list(_histories([call.get("args"), read], 0))
         elif isinstance(call, list):
             for one in call if call and isinstance(call[0], list) else [call]:
                 if isinstance(one, list) and one and isinstance(one[0], str):
                     sources.append(one[0])
                     if len(one) > 3 and isinstance(one[3], dict):
                         arguments = {**arguments, **one[3]}
-        found.append(Call(sources, arguments))
+        found.append(Call(sources, arguments, masks))
     return found
 
 

@@ -201,7 +201,7 @@ def _models(entry: Any, path: Path, depth: int) -> Iterator[tuple[dict[str, _Nod
         previous = name
     for name, node in nodes.items():
         for call in node.calls:
-            for source in call.sources:
+            for source in (*call.sources, *call.masks):
                 if source in nodes:
                     nodes[source].readers.append(name)
     config = entry["config"]
