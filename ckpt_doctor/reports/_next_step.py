@@ -54,7 +54,7 @@ def next_step(checkpoint: CheckpointResult) -> NextStep | None:
     estimates = any(finding.repair == "estimate" for finding in chosen)
     if estimates and "--model" not in checkpoint.measured_with and not {"graph", "config"} & set(checkpoint.evidence):
         options.append("--model MODEL")
-        remarks.append("MODEL: its .meta (best that of the training), SavedModel or Keras config, or FILE.py:FUNCTION")
+        remarks.append("MODEL: its .meta, best that of the training; a Keras model or its .json; or FILE.py:FUNCTION")
     if checkpoint.measured_with:
         words = [_quoted(word) for word in checkpoint.measured_with]
         options += [" ".join(pair) for pair in _pairs(words)]
