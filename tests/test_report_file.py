@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from ckpt_doctor.cli import main
 from tests.catalogue import FIXTURES
 
 COLD = FIXTURES / "zoo" / "tf1"
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(FIXTURES.parent)}
 
 
 @pytest.fixture
@@ -96,10 +99,25 @@ def test_an_older_report_stays_until_the_new_one_is_whole(here, monkeypatch, cap
     assert not list(Path().glob(".*"))
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
 def test_a_device_is_written_to_as_it_is(here):
     assert main(["scan", "cold", "--output", os.devnull]) == 1
     assert not Path(os.devnull).is_file()
+
+
+@pytest.mark.skipif(not Path("/dev/stdout").exists(), reason="this system has no such name")
+@pytest.mark.parametrize("kind", ["pipe", "file"])
+def test_the_streams_of_a_process_have_names(here, kind):
+    """As in `--report sarif=/dev/stdout`, whatever stdout is."""
+    command = [sys.executable, "-m", "ckpt_doctor", "scan", "cold", "--format", "json", "--output", "/dev/stdout"]
+    with Path("kept.json").open("w+b") as kept:
+        inode = os.fstat(kept.fileno()).st_ino
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE if kind == "pipe" else kept, timeout=120, check=False, env=ENVIRONMENT
+        )
+        text = done.stdout if kind == "pipe" else Path("kept.json").read_bytes()
+        assert Path("kept.json").stat().st_ino == inode
+    assert done.returncode == 1
+    assert json.loads(text)["schema"] == "ckpt-doctor/scan/1"
 
 
 def test_a_receipt_that_cannot_be_written_does_not_hide_the_repair(here, monkeypatch, capsys):

@@ -43,7 +43,7 @@ def check_report(option: str, name: str) -> None:
 def write_report(option: str, name: str, text: str) -> None:
     """Write a report; what was there stays until all of it is written.
 
-    A device, a pipe, or a name that leads to one, is written to as it is.
+    A device or a pipe is written to as it is, and so is all in `/dev` and `/proc`.
 
     Args:
         option: The option that names the file, for messages.
@@ -55,11 +55,12 @@ def write_report(option: str, name: str, text: str) -> None:
     """
     check_report(option, name)
     content = text.encode("utf-8", "backslashreplace")
-    path = Path(os.path.realpath(name))
-    if path.exists() and not path.is_file():
-        path.write_bytes(content)
-        return
+    path = Path(name)
     outputs = Outputs(overwrite=True)
     with outputs.all_or_nothing():
-        outputs.stage(path).write_bytes(content)
+        # `/dev/stdout` may be a file, and others hold it open.
+        if (path.exists() and not path.is_file()) or path.absolute().parts[1:2] in (("dev",), ("proc",)):
+            path.write_bytes(content)
+            return
+        outputs.stage(Path(os.path.realpath(path))).write_bytes(content)
         outputs.commit()
