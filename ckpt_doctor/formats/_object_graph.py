@@ -69,14 +69,19 @@ def with_variables(serialised: bytes, places: dict[str, ObjectPlace | None]) -> 
 
 def _hold(graph: pb.TrackableObjectGraph, owner: int, place: ObjectPlace | None) -> None:
     """Let an object hold what is beside a new variable, as far as it does not."""
-    for attribute, key in place.beside.items() if place is not None else ():
-        if _child(graph, owner, attribute) is None:
-            holder = next(
-                number
-                for number, node in enumerate(graph.nodes)
-                if any(h.checkpoint_key == key for h in node.attributes)
-            )
-            graph.nodes[owner].children.add(node_id=holder, local_name=attribute)
+    lacking = {
+        key: attribute
+        for attribute, key in (place.beside.items() if place is not None else ())
+        if _child(graph, owner, attribute) is None
+    }
+    for number, node in enumerate(graph.nodes):
+        for held in node.attributes:
+            if held.checkpoint_key in lacking:
+                graph.nodes[owner].children.add(node_id=number, local_name=lacking.pop(held.checkpoint_key))
+    if lacking:
+        raise RepairRefused(
+            f"the object graph of the checkpoint does not know {min(lacking)}; nothing can be put beside"
+        )
 
 
 def _owner(graph: pb.TrackableObjectGraph, key: str, place: ObjectPlace | None) -> tuple[int, str]:
