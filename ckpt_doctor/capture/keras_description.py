@@ -7,12 +7,14 @@ of all formats are described by the one reader of configs, `graphs.keras_config`
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from ckpt_doctor.batchnorm import ROLES
 from ckpt_doctor.batchnorm.values import training_steps
 from ckpt_doctor.capture.keras_captures import wrapped_variable
 from ckpt_doctor.capture.keras_file_names import FileNames, file_names, numbered
@@ -20,14 +22,13 @@ from ckpt_doctor.capture.keras_names import batch_norms, identity, is_variable
 from ckpt_doctor.checkpoint import Array, Checkpoint, ModelDescriptions, Variable
 from ckpt_doctor.graphs.facts import Companion, LayerFacts, LinearInFront, ModelFacts
 from ckpt_doctor.graphs.keras_config import describe_keras
-from ckpt_doctor.graphs.keras_layers import NotUnderstood, layers_of, parsed
+from ckpt_doctor.graphs.keras_layers import WRAPPED, NotUnderstood, layers_of, parsed
 
-_ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
+_log = logging.getLogger(__name__)
+
 _RENORM = ("moving_stddev", "renorm_mean", "renorm_stddev")
 # Where Keras 3 keeps the counter of its optimizer.
 _COUNTER = "optimizer/vars/0"
-# What wrappers call the layers that they wrap, as in `graphs.keras_layers`.
-_WRAPPED = ("layer", "forward_layer", "backward_layer", "cell")
 
 
 def describe_live(
@@ -80,7 +81,8 @@ def config_of(model: Any) -> str | None:
     try:
         return str(model.to_json())
     # `get_config` is the user's own code in a class of theirs, and may raise anything.
-    except Exception:  # noqa: BLE001 - the live objects are described all the same
+    except Exception as error:  # noqa: BLE001 - the live objects are described all the same
+        _log.debug("%s gives no config: %s: %s", type(model).__name__, type(error).__name__, error)
         return None
 
 
@@ -100,7 +102,7 @@ def _in_config(config: str, model: Any) -> Iterator[tuple[str, Any]]:
 def _by_path(layer: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Yield the layers inside a model or a wrapper by the names around them, as `graphs.keras_layers` gives them."""
     inner = getattr(layer, "layers", None)
-    held = inner if isinstance(inner, list) else [getattr(layer, name, None) for name in _WRAPPED]
+    held = inner if isinstance(inner, list) else [getattr(layer, name, None) for name in WRAPPED]
     for child in held:
         name = getattr(child, "name", None)
         if isinstance(name, str):
@@ -134,7 +136,7 @@ def _value_of(variable: Any) -> Callable[[], Array]:
 
 def _own_facts(layer: Any, names: FileNames, called: Mapping[str, str]) -> LayerFacts | None:
     """Return what a live batch-norm layer says of itself; None where nothing tells its place in the file."""
-    roles = {role: names.of(getattr(layer, role, None)) for role in _ROLES}
+    roles = {role: names.of(getattr(layer, role, None)) for role in ROLES}
     mean, variance = roles["moving_mean"], roles["moving_variance"]
     if mean is None or variance is None:
         return None

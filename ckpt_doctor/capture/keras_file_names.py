@@ -15,14 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from ckpt_doctor.batchnorm import BatchNormLayer
+from ckpt_doctor.batchnorm import ROLES, STATISTICS, BatchNormLayer
 from ckpt_doctor.capture.keras_names import batch_norms, identity, named
 from ckpt_doctor.capture.keras_objects import match_objects
 from ckpt_doctor.checkpoint import Checkpoint
 
 _MARKER = "ckpt_doctor"
-_ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
-_STATISTICS = _ROLES[2:]
 # Seen with Keras 3.15.1: a `TrackedList` or `TrackedDict` is no child of its layer in `tf.train.TrackableView`.
 NOT_SHOWN = (
     "Keras 3 does not show TensorFlow the layers that a model holds in a list or a dict, so tf.train.Checkpoint keeps "
@@ -85,7 +83,7 @@ def _of_objects(checkpoint: Checkpoint, model: Any) -> FileNames:
     names = dict(matched.keys)
     unplaced: dict[int, str] = {}
     for layer in batch_norms(model):
-        for role in _STATISTICS:
+        for role in STATISTICS:
             variable = getattr(layer, role, None)
             if variable is None or identity(variable) in names:
                 continue
@@ -179,7 +177,7 @@ def _of_lists(checkpoint: Checkpoint, model: Any) -> FileNames:
     statistics = {
         identity(variable): role
         for layer in batch_norms(model)
-        for role in _STATISTICS
+        for role in STATISTICS
         if (variable := getattr(layer, role, None)) is not None
     }
     names: dict[int, str] = {}
@@ -215,12 +213,12 @@ def _in_order(
     if len(weights) == len(variables):
         # In a layer of layers, weights are listed in another order while one of them is frozen.
         fits = all(
-            shapes[name] in (None, tuple(one.shape)) and (_last(name) in _STATISTICS) <= (identity(one) in statistics)
+            shapes[name] in (None, tuple(one.shape)) and (_last(name) in STATISTICS) <= (identity(one) in statistics)
             for name, one in zip(weights, variables, strict=True)
         )
         return list(weights) if fits else None
     lasting = [one for one in variables if identity(one) not in statistics]
-    kept = [name for name in weights if _last(name) not in _STATISTICS]
+    kept = [name for name in weights if _last(name) not in STATISTICS]
     if len(lasting) != len(kept) or any(
         shapes[name] not in (None, tuple(one.shape)) for name, one in zip(kept, lasting, strict=True)
     ):
@@ -288,7 +286,7 @@ def _by_path(live: Sequence[Any], stored: Sequence[BatchNormLayer]) -> dict[int,
     """Match layers by the path of their statistics, which legacy files hold as names."""
     found = {}
     for layer in stored:
-        own = {role: name for role in _STATISTICS if (name := layer.variables.get(role) or layer.absent.get(role))}
+        own = {role: name for role in STATISTICS if (name := layer.variables.get(role) or layer.absent.get(role))}
         fitting = [
             other
             for other in live
@@ -318,7 +316,7 @@ def layer_names(names: FileNames, live: Iterable[Any], owners: Mapping[str, str]
     """
     found: dict[int, str] = {}
     for layer in live:
-        for role in _ROLES:
+        for role in ROLES:
             owner = owners.get(names.of(getattr(layer, role, None)) or "")
             if owner is not None:
                 found[id(layer)] = owner

@@ -19,12 +19,9 @@ from ckpt_doctor.capture.keras_names import identity, is_variable
 from ckpt_doctor.capture.runtime import tensorflow
 from ckpt_doctor.checkpoint import Checkpoint
 from ckpt_doctor.errors import RepairRefused
+from ckpt_doctor.graphs.object_graph import VALUE_SUFFIX
+from ckpt_doctor.graphs.object_optimizers import TRAINED, is_optimizer, members, optimizers
 from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
-
-# tensorflow/python/trackable/trackable_utils.py: `object_attributes_checkpoint_key`.
-_VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
-_TRAINED = "_trainable_variables"
-_STEPS = "_iterations"
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +45,7 @@ class Matched:
     def key_below(self, owner: Any, attribute: str) -> str | None:
         """Return the key that a variable has which an object holds; None where TensorFlow does not reach the object."""
         path = self.paths.get(id(owner))
-        return None if path is None else "/".join(map(_escaped, (*path, attribute))) + _VALUE
+        return None if path is None else "/".join(map(_escaped, (*path, attribute))) + VALUE_SUFFIX
 
 
 def match_objects(checkpoint: Checkpoint, model: Any) -> Matched:
@@ -90,7 +87,7 @@ def _only_model(graph: pb.TrackableObjectGraph) -> str | None:
         for child in graph.nodes[0].children
         if 0 <= child.node_id < len(graph.nodes)
         and not graph.nodes[child.node_id].attributes
-        and all(inner.local_name != _STEPS for inner in graph.nodes[child.node_id].children)
+        and not is_optimizer(graph.nodes[child.node_id])
     ]
     if len(names) > 1:
         return ""
@@ -179,17 +176,11 @@ def _with_trained(checkpoint: Checkpoint, graph: pb.TrackableObjectGraph, model:
 
 def _lists_of_optimizers(graph: pb.TrackableObjectGraph) -> Iterable[list[str]]:
     """Yield the keys of the variables that each optimizer trains, in its order."""
-    for node in graph.nodes:
-        children = {child.local_name: child.node_id for child in node.children}
-        if _STEPS not in children or not 0 <= children.get(_TRAINED, -1) < len(graph.nodes):
-            continue
-        members = {
-            int(child.local_name): graph.nodes[child.node_id].attributes
-            for child in graph.nodes[children[_TRAINED]].children
-            if child.local_name.isdigit() and 0 <= child.node_id < len(graph.nodes)
-        }
-        if sorted(members) == list(range(len(members))) and all(members.values()):
-            yield [members[place][0].checkpoint_key for place in range(len(members))]
+    for children in optimizers(graph):
+        listed = members(graph, children.get(TRAINED))
+        entries = graph.nodes[children[TRAINED]].children if listed else ()
+        if listed and sorted(listed) == list(range(sum(entry.local_name.isdigit() for entry in entries))):
+            yield [graph.nodes[listed[place]].attributes[0].checkpoint_key for place in sorted(listed)]
 
 
 def _escaped(name: str) -> str:

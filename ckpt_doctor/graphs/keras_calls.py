@@ -51,9 +51,9 @@ def calls_of(layer: Mapping[str, Any]) -> list[Call]:
         if isinstance(call, dict):
             given = call.get("kwargs")
             arguments = given if isinstance(given, dict) else {}
-            masks = tuple(_histories(arguments.get("mask"), 0))
+            masks = tuple(_histories(arguments.get("mask")))
             read = {name: value for name, value in arguments.items() if name != "mask"}
-            sources = list(_histories([call.get("args"), read], 0))
+            sources = _histories([call.get("args"), read])
         elif isinstance(call, list):
             for one in call if call and isinstance(call[0], list) else [call]:
                 if isinstance(one, list) and one and isinstance(one[0], str):
@@ -64,17 +64,30 @@ def calls_of(layer: Mapping[str, Any]) -> list[Call]:
     return found
 
 
-def _histories(value: object, depth: int) -> Iterator[str]:
-    """Yield the layers whose outputs an argument holds."""
+def input_shapes(layer: Mapping[str, Any]) -> Iterator[Any]:
+    """Yield the shapes of the tensors that Keras 3 calls a layer with, as its config has them."""
+    inbound = layer.get("inbound_nodes")
+    for call in inbound if isinstance(inbound, list) else ():
+        if isinstance(call, dict):
+            yield from (tensor.get("shape") for tensor in _tensors([call.get("args"), call.get("kwargs")], 0))
+
+
+def _histories(value: object) -> list[str]:
+    """Return the layers whose outputs an argument holds."""
+    histories = (tensor.get("keras_history") for tensor in _tensors(value, 0))
+    return [str(history[0]) for history in histories if isinstance(history, list) and history]
+
+
+def _tensors(value: object, depth: int) -> Iterator[Mapping[str, Any]]:
+    """Yield the configs of the tensors in an argument."""
     if depth > DEEPEST:
         return
     if isinstance(value, dict):
         config = value.get("config")
-        history = config.get("keras_history") if isinstance(config, dict) else None
-        if isinstance(history, list) and history:
-            yield str(history[0])
+        if isinstance(config, dict) and "keras_history" in config:
+            yield config
             return
         value = list(value.values())
     if isinstance(value, list):
         for one in value:
-            yield from _histories(one, depth + 1)
+            yield from _tensors(one, depth + 1)

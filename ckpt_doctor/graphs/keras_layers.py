@@ -12,7 +12,7 @@ BATCH_NORM_CLASSES = frozenset(
     "BatchNormalization BatchNormalizationV1 BatchNormalizationV2 SyncBatchNormalization TPUBatchNormalization".split()
 )
 # Attributes under which wrappers keep the layers they wrap (keras/src/layers/rnn/bidirectional.py and wrapper.py).
-_WRAPPED = {"layer": "layer", "forward_layer": "forward_layer", "backward_layer": "backward_layer", "cell": "cell"}
+WRAPPED = ("layer", "forward_layer", "backward_layer", "cell")
 # What Keras itself puts around layers, and runs in the mode in which it is run.
 _KERAS_CONTAINERS = frozenset("Functional Model Sequential TimeDistributed Bidirectional".split())
 # A class of the user's own, derived from Keras' layer.
@@ -145,11 +145,11 @@ def layers_of(
     # A model that lists no layers is of such a class, too.
     foreign = depth == 0 or bool(entry.get("registered_name")) or ">" in class_name
     yield Found(class_name, config, path or (str(config.get("name", class_name)),), group, trainable, inside, foreign)
-    for attribute, member in _WRAPPED.items():
+    for attribute in WRAPPED:
         wrapped = config.get(attribute)
         if isinstance(wrapped, dict) and "class_name" in wrapped:
             inner_config = wrapped.get("config") or {}
             name = str(inner_config.get("name", attribute)) if isinstance(inner_config, dict) else attribute
             yield from layers_of(
-                wrapped, (*path, name), f"{group}/{member}", trainable, depth + 1, inside, listed_twice
+                wrapped, (*path, name), f"{group}/{attribute}", trainable, depth + 1, inside, listed_twice
             )

@@ -13,7 +13,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ckpt_doctor.graphs.keras_calls import DEEPEST, calls_of, layers_in
+from ckpt_doctor.graphs.keras_calls import DEEPEST, calls_of, input_shapes, layers_in
+from ckpt_doctor.graphs.keras_layers import WRAPPED
 
 _TIME_DISTRIBUTED = "TimeDistributed"
 # A wrapper of a kernel, which calls its layer once (keras/src/layers/normalization/spectral_normalization.py).
@@ -72,7 +73,7 @@ def _walk(
     if not isinstance(config, dict):
         return
     yield path or (str(config.get("name", "")),), updates
-    for attribute in ("layer", "forward_layer", "backward_layer", "cell"):
+    for attribute in WRAPPED:
         wrapped = config.get(attribute)
         inner = wrapped.get("config") if isinstance(wrapped, dict) and "class_name" in wrapped else None
         if isinstance(inner, dict):
@@ -100,21 +101,7 @@ def _time_steps(wrapper: Mapping[str, Any]) -> int | None:
     """Return the length of the time axis that a wrapper was built with; None where it is open or not written down."""
     build = wrapper.get("build_config")
     shapes = [build.get("input_shape")] if isinstance(build, dict) else []
-    shapes += list(_shapes(wrapper.get("inbound_nodes"), 0))
+    shapes += input_shapes(wrapper)
     known = {shape[1] for shape in shapes if isinstance(shape, list) and len(shape) > 1}
     steps = known.pop() if len(known) == 1 else None
     return steps if isinstance(steps, int) and steps > 0 else None
-
-
-def _shapes(value: Any, depth: int) -> Iterator[Any]:
-    """Yield the shapes of the tensors that a layer of Keras 3 is called with."""
-    if depth > DEEPEST:
-        return
-    if isinstance(value, dict):
-        if value.get("class_name") == "__keras_tensor__" and isinstance(value.get("config"), dict):
-            yield value["config"].get("shape")
-            return
-        value = [value.get("args"), value.get("kwargs")]
-    if isinstance(value, list):
-        for one in value:
-            yield from _shapes(one, depth + 1)

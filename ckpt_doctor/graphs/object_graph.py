@@ -18,7 +18,7 @@ from ckpt_doctor.graphs.object_lists import unshown_layers
 from ckpt_doctor.graphs.object_slots import object_slots
 from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
 
-_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
+VALUE_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 # Keras' names, then Sonnet 2's.
 _GAMMA = ("gamma", "scale")
 _BETA = ("beta", "offset")
@@ -136,7 +136,7 @@ def _statistic(graph: pb.TrackableObjectGraph, number: int, role: str, companion
 
 
 def _path(key: str) -> str:
-    return key[: -len(_SUFFIX)] if key.endswith(_SUFFIX) else key
+    return key[: -len(VALUE_SUFFIX)] if key.endswith(VALUE_SUFFIX) else key
 
 
 def _owner(key: str) -> str:

@@ -8,14 +8,13 @@ statistics. The slots bear the whole path, `adam/net_bn0_gamma_momentum`, and tf
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from ckpt_doctor.graphs.facts import Unshown
+from ckpt_doctor.graphs.object_optimizers import TRAINED, is_optimizer, members, optimizers
 from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
 
-_STEPS = "_iterations"
 _COUNTER = "save_counter"
-_TRAINED = "_trainable_variables"
 # keras/src/optimizers/base_optimizer.py names a slot `{optimizer}/{path with _ for /}_{kind of slot}`.
 _SLOT_OF_KERAS_3 = re.compile(r"^[^/]+/(?P<layer>.+)_(?P<role>gamma|beta)_[a-z_]+$")
 # tf_keras/src/optimizers: `{optimizer}/{kind of slot}/{variable}`, without the optimizer outside of `fit`.
@@ -23,8 +22,6 @@ _SLOT_OF_KERAS_2 = re.compile(
     r"^(?:[^/]+/)?(?:m|v|u|vhat|momentum|velocity|average_gradient|accumulator|accumulated_grad|accumulated_delta_var)/"
     r"(?P<layer>.+)/(?P<role>gamma|beta)$"
 )
-
-_Node = pb.TrackableObjectGraph.TrackableObject
 
 
 def unshown_layers(graph: pb.TrackableObjectGraph) -> list[Unshown]:
@@ -35,21 +32,20 @@ def unshown_layers(graph: pb.TrackableObjectGraph) -> list[Unshown]:
         for number, node in enumerate(graph.nodes)
         if number not in lists
         for child in node.children
-        if not (_is_optimizer(node) and child.local_name.startswith("_"))
+        if not (is_optimizer(node) and child.local_name.startswith("_"))
     }
-    found = [one for node in graph.nodes if _is_optimizer(node) for one in _of_optimizer(graph, node, shown)]
+    found = [one for children in optimizers(graph) for one in _of_optimizer(graph, children, shown)]
     return list(dict.fromkeys(found))
 
 
-def _of_optimizer(graph: pb.TrackableObjectGraph, node: _Node, shown: set[int]) -> Iterator[Unshown]:
-    children = {child.local_name: child.node_id for child in node.children}
-    trained = _members(graph, children.get(_TRAINED))
+def _of_optimizer(graph: pb.TrackableObjectGraph, children: Mapping[str, int], shown: set[int]) -> Iterator[Unshown]:
+    trained = members(graph, children.get(TRAINED))
     spoken: dict[int, tuple[str, str]] = {}
     by_name: dict[tuple[str, str], None] = {}
     for name, number in children.items():
-        if name in (_TRAINED, "_variables"):
+        if name in (TRAINED, "_variables"):
             continue
-        for place, slot in _members(graph, number).items():
+        for place, slot in members(graph, number).items():
             label = _label(graph, slot)
             said = _SLOT_OF_KERAS_3.match(label) or _SLOT_OF_KERAS_2.match(label)
             if said is not None:
@@ -76,28 +72,10 @@ def _spoken(name: str) -> str:
     return name.replace("/", "_")
 
 
-def _is_optimizer(node: _Node) -> bool:
-    return any(child.local_name == _STEPS for child in node.children)
-
-
 def _lists(graph: pb.TrackableObjectGraph) -> Iterator[int]:
     """Yield the lists that optimizers hold."""
-    for node in graph.nodes:
-        if _is_optimizer(node):
-            yield from (child.node_id for child in node.children if child.local_name.startswith("_"))
-
-
-def _members(graph: pb.TrackableObjectGraph, number: int | None) -> dict[int, int]:
-    """Return the variables of a list, by their places in it."""
-    if number is None or not 0 <= number < len(graph.nodes):
-        return {}
-    return {
-        int(child.local_name): child.node_id
-        for child in graph.nodes[number].children
-        if child.local_name.isdigit()
-        and 0 <= child.node_id < len(graph.nodes)
-        and graph.nodes[child.node_id].attributes
-    }
+    for children in optimizers(graph):
+        yield from (number for name, number in children.items() if name.startswith("_"))
 
 
 def _label(graph: pb.TrackableObjectGraph, number: int) -> str:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from ckpt_doctor.graphs.facts import OptimizerSlots
+from ckpt_doctor.graphs.object_optimizers import TRAINED, members, optimizers
 from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
 
 # Attributes under which optimizers keep their lists (keras/src/optimizers, tf_keras/src/optimizers).
@@ -18,7 +19,6 @@ _FIRST = ("_momentums", "momentums", "_m")
 _SECOND = ("_velocities", "_v", "_accumulated_grads")
 _ROOT = ("_u",)
 _RAISED = ("_accumulators",)
-_TRAINED = "_trainable_variables"
 _OF_RMSPROP = "_average_gradients"
 
 
@@ -26,9 +26,8 @@ def object_slots(graph: pb.TrackableObjectGraph) -> dict[str, OptimizerSlots]:
     """Return the slots of every variable that an optimizer of the graph trains, by their keys in the file."""
     found: dict[str, OptimizerSlots] = {}
     by_full_name = _by_full_name(graph)
-    for node in graph.nodes:
-        children = {child.local_name: child.node_id for child in node.children}
-        if "_iterations" not in children or not {*_FIRST, *_SECOND, *_RAISED} & set(children):
+    for children in optimizers(graph):
+        if not {*_FIRST, *_SECOND, *_RAISED} & set(children):
             continue
         first, second, root, raised = (
             next((_members(graph, children[name]) for name in names if name in children), {})
@@ -36,7 +35,7 @@ def object_slots(graph: pb.TrackableObjectGraph) -> dict[str, OptimizerSlots]:
         )
         if _OF_RMSPROP in children:  # Its momentum is of steps that were divided by the root already.
             first = {}
-        owners = _members(graph, children[_TRAINED]) if _TRAINED in children else {}
+        owners = _members(graph, children.get(TRAINED))
         for place in {*first, *second, *root, *raised}:
             kept = [slots[place] for slots in (first, second, root, raised) if place in slots]
             named = owners.get(place) or next(filter(None, map(by_full_name.get, _owners(kept[0].full_name))), None)
@@ -54,17 +53,9 @@ def object_slots(graph: pb.TrackableObjectGraph) -> dict[str, OptimizerSlots]:
 _Tensor = pb.TrackableObjectGraph.SerializedTensor
 
 
-def _members(graph: pb.TrackableObjectGraph, number: int) -> Mapping[str, _Tensor]:
+def _members(graph: pb.TrackableObjectGraph, number: int | None) -> Mapping[int, _Tensor]:
     """Return the variables of a list, by their places in it."""
-    if not 0 <= number < len(graph.nodes):
-        return {}
-    found = {}
-    for child in graph.nodes[number].children:
-        if child.local_name.isdigit() and 0 <= child.node_id < len(graph.nodes):
-            attributes = graph.nodes[child.node_id].attributes
-            if attributes:
-                found[child.local_name] = attributes[0]
-    return found
+    return {place: graph.nodes[node].attributes[0] for place, node in members(graph, number).items()}
 
 
 def _by_full_name(graph: pb.TrackableObjectGraph) -> dict[str, _Tensor]:
