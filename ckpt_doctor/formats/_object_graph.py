@@ -80,7 +80,7 @@ def _hold(graph: pb.TrackableObjectGraph, owner: int, place: ObjectPlace | None)
                 graph.nodes[owner].children.add(node_id=number, local_name=lacking.pop(held.checkpoint_key))
     if lacking:
         raise RepairRefused(
-            f"the object graph of the checkpoint does not know {min(lacking)}; nothing can be put beside"
+            f"{min(lacking)} is not in the object graph of the checkpoint, so nothing can be put beside it"
         )
 
 

@@ -39,5 +39,5 @@ def test_objects_are_made_and_hold_what_is_beside():
 
 def test_what_is_beside_must_be_there():
     place = ObjectPlace("moving_mean", makes_owner=True, beside={"gamma": f"model/other{VALUE}"})
-    with pytest.raises(RepairRefused, match="model/other.* is not in the object graph"):
+    with pytest.raises(RepairRefused, match=r"model/other.* is not in the object graph"):
         with_variables(graph_of_an_optimizer().SerializeToString(), {MEAN: place})
