@@ -49,3 +49,12 @@ def measured(model, images):
         return found
 
     return measured
+
+
+@pytest.fixture
+def v1(tf):
+    """TensorFlow's old interface, with the old control flow: Switch and Merge, Enter and Exit."""
+    tf.compat.v1.disable_control_flow_v2()
+    with tf.Graph().as_default():
+        yield tf.compat.v1
+    tf.compat.v1.enable_control_flow_v2()

@@ -11,7 +11,7 @@ from ckpt_doctor.errors import RepairRefused
 from ckpt_doctor.formats import open_checkpoint
 from ckpt_doctor.graphs import describe
 from ckpt_doctor.graphs.meta_graph import MetaGraph
-from tests.capture.test_meta_graph_door import IMAGES, Model, assert_close, moments, normal, product
+from tests.capture.small_graphs import IMAGES, Model, assert_close, moments, normal, product
 
 pytestmark = pytest.mark.tensorflow
 

@@ -8,7 +8,7 @@ import pytest
 
 from ckpt_doctor.capture.samples import from_arrays
 from ckpt_doctor.errors import BadRequest, RepairRefused
-from tests.capture.test_meta_graph_door import IMAGES, Model, assert_close, moments, normal, product
+from tests.capture.small_graphs import IMAGES, Model, assert_close, moments, normal, product
 
 pytestmark = pytest.mark.tensorflow
 

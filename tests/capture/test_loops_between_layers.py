@@ -4,21 +4,12 @@ import numpy as np
 import pytest
 
 import ckpt_doctor
-from tests.capture.test_meta_graph_door import IMAGES, Model, assert_close, moments, normal, product
+from tests.capture.small_graphs import IMAGES, Model, assert_close, moments, normal, product
 
 pytestmark = pytest.mark.tensorflow
 
 WORDS = np.random.default_rng(1).integers(1, 9, (80, 7))
 WORDS[:, 4:] *= np.random.default_rng(2).random((80, 1)) > 0.5
-
-
-@pytest.fixture
-def v1(tf):
-    """TensorFlow's old interface, with the old control flow: Switch and Merge, Enter and Exit."""
-    tf.compat.v1.disable_control_flow_v2()
-    with tf.Graph().as_default():
-        yield tf.compat.v1
-    tf.compat.v1.enable_control_flow_v2()
 
 
 @pytest.fixture

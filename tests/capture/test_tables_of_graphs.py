@@ -8,7 +8,7 @@ import pytest
 
 import ckpt_doctor
 from ckpt_doctor.errors import RepairRefused
-from tests.capture.test_meta_graph_door import EPSILON, Model, assert_close, moments
+from tests.capture.small_graphs import EPSILON, Model, assert_close, moments
 
 pytestmark = pytest.mark.tensorflow
 
