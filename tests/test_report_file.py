@@ -42,16 +42,16 @@ OPTIONS = [
     ("fix", "cold", "--method", "debias", "--unproven", "--output", "new", "--receipt", "{}"),
 ]
 TARGETS = {
-    "cold.index": "is a checkpoint or a file of one (tensor-bundle)",
-    "cold.data-00000-of-00001": "is a checkpoint or a file of one (tensor-bundle)",
-    "cold.meta": "is a checkpoint or a file of one (tensor-bundle)",
-    "broken.keras": "is a checkpoint or a file of one (keras-v3)",
-    "link": "is a checkpoint or a file of one (keras-v3)",
-    "served/saved_model.pb": "is a checkpoint or a file of one (saved-model)",
-    "served/variables/variables.index": "is a checkpoint or a file of one (tensor-bundle)",
-    "served/fingerprint.pb": "is a file of the SavedModel",
-    "served/assets.extra/labels.txt": "is a file of the SavedModel",
-    "checkpoint": "is the file in which TensorFlow lists its checkpoints",
+    "cold.index": "would overwrite a checkpoint or a file of one (tensor-bundle)",
+    "cold.data-00000-of-00001": "would overwrite a checkpoint or a file of one (tensor-bundle)",
+    "cold.meta": "would overwrite a checkpoint or a file of one (tensor-bundle)",
+    "broken.keras": "would overwrite a checkpoint or a file of one (keras-v3)",
+    "link": "would overwrite a checkpoint or a file of one (keras-v3)",
+    "served/saved_model.pb": "would overwrite a checkpoint or a file of one (saved-model)",
+    "served/variables/variables.index": "would overwrite a checkpoint or a file of one (tensor-bundle)",
+    "served/fingerprint.pb": "would overwrite a file of the SavedModel",
+    "served/assets.extra/labels.txt": "would overwrite a file of the SavedModel",
+    "checkpoint": "would overwrite the file in which TensorFlow lists its checkpoints",
 }
 
 

@@ -21,7 +21,7 @@ from ckpt_doctor.capture.keras_objects import match_objects
 from ckpt_doctor.checkpoint import Checkpoint
 
 _MARKER = "ckpt_doctor"
-# Seen with Keras 3.15.1: a `TrackedList` or `TrackedDict` is no child of its layer in `tf.train.TrackableView`.
+# Seen with Keras 3.15.1: a `TrackedList` or `TrackedDict` is not a child of its layer in `tf.train.TrackableView`.
 NOT_SHOWN = (
     "Keras 3 does not show TensorFlow the layers that a model holds in a list or a dict, so tf.train.Checkpoint keeps "
     "of them only what an optimizer trains; hold them in a tuple or in attributes, or keep weights with "
@@ -223,7 +223,7 @@ def _in_order(
         shapes[name] not in (None, tuple(one.shape)) for name, one in zip(kept, lasting, strict=True)
     ):
         return None
-    # Keras numbers scopes anew in every process; what is there of a layer tells which scope of the file is its own.
+    # Keras numbers scopes in each process from 0; the variables that the file has tell which scope is the layer's.
     scopes: dict[str, set[str]] = {}
     for name, one in zip(kept, lasting, strict=True):
         scopes.setdefault(_path(one).rpartition("/")[0], set()).add(name.rpartition("/")[0])
@@ -263,8 +263,8 @@ def names_in(
         checkpoint: The file as Keras loaded it; its format says how Keras names what it stores.
         layers: The batch-norm layers of its inventory.
         model: The Keras model with the file's values.
-        built: Whether the model does not come from the file. The names that Keras made up for its layers then count
-            from another number, and a layer may bear the name of another one in the file: Keras loads by order.
+        built: Whether the model does not come from the file. Keras then numbers its layers from another number, and a
+            layer may bear the name of another one in the file: Keras loads by order.
     """
     live = batch_norms(model)
     if built:

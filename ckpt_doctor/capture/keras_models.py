@@ -88,7 +88,7 @@ def masks(checkpoint: Checkpoint) -> bool:
 def with_keras_config(checkpoint: Checkpoint, model: str, *, allow_code: bool) -> Checkpoint:
     """Return a file with what `--model` says of its weights: the config, or what a live model shows.
 
-    Where Keras made up other names for the layers than those in the file, a config says less than the file itself.
+    If Keras invented other layer names than those in the file, a config says less than the file itself.
     """
     said = checkpoint.descriptions
     if said.meta_graph is not None or said.saved_model is not None:
@@ -317,7 +317,7 @@ def _restored(checkpoint: Checkpoint, layers: Sequence[BatchNormLayer], model: A
         root = tf.train.Checkpoint(root=model) if attribute is None else tf.train.Checkpoint(**{attribute: model})
         status = _loading(checkpoint.path, root.read, str(path))
         try:
-            # What an optimizer leads to is no object of the model for TensorFlow; the model's own is not asked for.
+            # For TensorFlow, what only an optimizer holds is not part of the model, whose own optimizer is taken out.
             if not names.by_optimizer and not compiled:
                 status.assert_existing_objects_matched()
         except AssertionError as error:
@@ -347,7 +347,7 @@ def _refuse_without_values(checkpoint: Checkpoint, model: Any, names: FileNames,
 
     TensorFlow's own check passes where Keras 3 does not show it a layer.
     """
-    # Their names are made up anew for every model that is built, and nothing is written for them.
+    # Keras invents their names for each model that it builds, and nothing is written for them.
     unplaced = {
         identity(variable)
         for layer in batch_norms(model)

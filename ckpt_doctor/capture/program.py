@@ -45,7 +45,7 @@ class Program:
         feeds: Tensor to a value that is fed in every run.
         notes: What was done to the graph, in words.
         left: Layer to the reason why it is not cut open.
-        random: Names of the operations before a layer that draw random numbers, anew in every run.
+        random: Names of the operations before a layer that draw random numbers, other ones in each run.
     """
 
     cut: CutGraph

@@ -33,7 +33,7 @@ class Stream:
 def user_batches(option: str, argument: str, *, limited: bool) -> Stream:
     """Return the batches that `MODULE:FUNCTION` gives: arrays, tuples or dicts.
 
-    What has a length and begins anew after it, as the generators of Keras do, is read once.
+    A generator with a length that starts again after it, as those of Keras, is read once.
 
     Args:
         option: The option that named the function, for messages.

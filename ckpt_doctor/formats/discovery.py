@@ -142,7 +142,7 @@ class _Search:
         self.found.setdefault(_identity(path), path)
 
     def _recognised(self, path: str) -> None:
-        """Take a checkpoint; what lies in a folder that is one, or has its name, is looked at too."""
+        """Take a checkpoint, and walk a folder that is one or has its name."""
         self._add(_name_of(path))
         if not is_remote(path) and is_folder(path):
             self._walk(path)
@@ -182,7 +182,7 @@ class _Search:
                 self._walk(inner)
 
     def _files(self, folder: str, names: list[str]) -> None:
-        # What is no regular file (a pipe) would be waited for.
+        # Reading a pipe would wait for ever.
         state = read_state(folder, names) if STATE_FILE in names and is_file(join(folder, STATE_FILE)) else None
         skipped = set() if state is None or self._all_listed else set(state.older)
         present = set(names)

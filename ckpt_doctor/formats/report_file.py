@@ -30,14 +30,14 @@ def check_report(option: str, name: str) -> None:
     for place in dict.fromkeys((path, Path(os.path.realpath(path)))):
         form, owner = recognise(str(place)), model_of_a_part(place)
         if form is not None:
-            what = f"is a checkpoint or a file of one ({form.name})"
+            what = f"a checkpoint or a file of one ({form.name})"
         elif owner is not None:
-            what = f"is a file of the SavedModel {owner}"
+            what = f"a file of the SavedModel {owner}"
         elif place.name == STATE_FILE and place.is_file():
-            what = "is the file in which TensorFlow lists its checkpoints"
+            what = "the file in which TensorFlow lists its checkpoints"
         else:
             continue
-        raise BadRequest(f"{option} {name}: {what}, and would be lost; give another name")
+        raise BadRequest(f"{option} {name}: would overwrite {what}; give another name")
 
 
 def write_report(option: str, name: str, text: str) -> None:

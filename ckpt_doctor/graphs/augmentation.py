@@ -11,7 +11,7 @@ from ckpt_doctor.graphs.dropout import RANDOM_OPS
 from ckpt_doctor.graphs.graph import DTYPES, Graph, split_tensor
 from ckpt_doctor.graphs.loops import array_tensors, units
 
-# What of a tensor is no data: random numbers are drawn for the shape of the images, or between bounds.
+# Operations whose results are not data: random numbers are drawn for the shape of the images, or between bounds.
 _NO_DATA = frozenset("Shape ShapeN Size Rank".split()) | (RANDOM_OPS - {"RandomShuffle"})
 _NUMBERS = frozenset("float32 float64 float16 bfloat16 uint8 int32 int64".split())
 

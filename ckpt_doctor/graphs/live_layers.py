@@ -1,4 +1,4 @@
-"""What a live model says of its batch norm, joined with what lies in the file.
+"""What a live model says of its batch norm, joined with what is in the file.
 
 A file may hold more than the model of `--model`: a second network beside it. Of that its own object graph speaks.
 """
