@@ -11,8 +11,11 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ckpt_doctor.checkpoint import Variable
+from ckpt_doctor.naming.own_words import layers_in_own_words
 from ckpt_doctor.naming.positions import read_positions
 from ckpt_doctor.naming.reading import (
+    AFFINE,
+    STATISTICS,
     Named,
     bare_name,
     is_other_normalization,
@@ -23,8 +26,6 @@ from ckpt_doctor.naming.reading import (
     with_role,
 )
 
-STATISTICS = ("moving_mean", "moving_variance")
-_AFFINE = ("gamma", "beta")
 # One copy of the model for each device, by variable scope (tensorflow/models, tutorials/image/cifar10_multi_gpu).
 _TOWER = re.compile(r"^(?P<before>(?:.*/)?)(?P<tower>(?:tower|replica|clone|gpu)_?(?P<number>\d+))/(?P<rest>.+)$")
 # In a file without a model, so many groups of gamma and beta beside a convolution are no coincidence.
@@ -159,7 +160,7 @@ class _Sorter:
                 self._complete(group)
                 layers.append(group)
             else:
-                self.others.update({name: role if role in _AFFINE else "weight" for role, name in group.roles.items()})
+                self.others.update({name: role if role in AFFINE else "weight" for role, name in group.roles.items()})
                 self.others.update({name: key.rpartition("/")[2] for key, name in group.companions.items()})
         layers = self._without_towers(layers)
         for group in layers:
@@ -175,7 +176,7 @@ class _Sorter:
                 fits = not statistics
             elif len(statistics) == len(STATISTICS):
                 fits = self._are_a_pair(roles) and (
-                    bool(set(_AFFINE) & set(roles)) or company is not None or looks_like_batch_norm(scope)
+                    bool(set(AFFINE) & set(roles)) or company is not None or looks_like_batch_norm(scope)
                 )
                 if not fits and self._are_a_pair(roles) and not is_other_normalization(scope):
                     reason = "a mean and a variance without gamma and beta: batch norm or a scaling of inputs"
@@ -196,44 +197,24 @@ class _Sorter:
                 self.others.update(dict.fromkeys(roles.values(), "weight"))
 
     def _add_own_words(self) -> None:
-        """Find layers whose statistics have names of their author's own: `b0_mean` and `b0_var` beside `b0_gamma`.
-
-        Four vectors of one length whose names end in words for gamma, beta, mean and variance are a layer. A name that
-        a description of the model speaks for is left to it.
-        """
+        """Add the layers whose variables have words of their author's own."""
         free = {name for roles in self.maybe.values() for name in roles.values()}
         free |= {name for name, kind in self.others.items() if kind == "weight"}
-        candidates: dict[str, dict[str, dict[str, str]]] = {}
-        for name in sorted(free):
-            if name in self.known or len(self.by_name[name].shape) != 1:
-                continue
-            for layer, role, stem in possible_roles(name):
-                candidates.setdefault(layer, {}).setdefault(role, {})[stem] = name
-        # `a/b0_mean` is of `a/b0` before it is one that `a` calls `b0_mean`.
-        for layer, words in sorted(candidates.items(), key=lambda entry: "" not in entry[1].get("moving_mean", ())):
-            group = self.groups.get(layer)
-            roles = dict(group.roles) if group is not None else {}
-            pairs = set(words.get("moving_mean", ())) & set(words.get("moving_variance", ()))
-            if set(roles) - set(_AFFINE) or len(pairs) != 1 or is_other_normalization(layer):
-                continue
-            (stem,) = pairs
-            for role in (*_AFFINE, *STATISTICS):
-                own = words.get(role, {})
-                roles.setdefault(role, own.get(stem) or own.get("", ""))
-            taken = {} if group is None else group.roles
-            if any(name not in free for role, name in roles.items() if role not in taken):
-                continue
-            counted = any(self._counts(roles[role]) for role in STATISTICS)
-            if counted or len({self.by_name[name].shape for name in roles.values()}) != 1:
-                continue
+        vectors = {name: self.by_name[name].shape for name in free if name not in self.known}
+        groups = {scope: group.roles for scope, group in self.groups.items()}
+        for layer, roles in layers_in_own_words(vectors, groups, self._are_alike):
             self.group(layer).roles.update(roles)
             self.group(layer).initial = None
             for name in roles.values():
-                free.discard(name)
                 self.others.pop(name, None)
-            for scope in {layer, *(found for name in roles.values() for found, _, _ in possible_roles(name))}:
-                words_here = self.maybe.get(scope, {})
-                self.maybe[scope] = {role: name for role, name in words_here.items() if name in free}
+            for scope in {layer, *(scope for name in roles.values() for scope, _, _ in possible_roles(name))}:
+                words = self.maybe.get(scope, {})
+                self.maybe[scope] = {role: name for role, name in words.items() if name not in roles.values()}
+
+    def _are_alike(self, roles: Mapping[str, str]) -> bool:
+        """Return whether variables have one shape, and no `count` is beside the statistics."""
+        alike = len({self.by_name[name].shape for name in roles.values()}) == 1
+        return alike and not any(self._counts(roles[role]) for role in STATISTICS)
 
     def _are_a_pair(self, roles: Mapping[str, str]) -> bool:
         """Return whether a plain `mean` and `variance` are vectors of one shape without a `count` beside them.
@@ -258,7 +239,7 @@ class _Sorter:
             if said.kind == "slot":
                 self.others[name] = "optimizer slot"
                 self._attach_slot(name, said)
-            elif group is None or (kind == "shadow" and of in _AFFINE):
+            elif group is None or (kind == "shadow" and of in AFFINE):
                 self.others[name] = kind
                 if group is not None:
                     group.copies[f"{of}/{kind}"] = name
@@ -276,7 +257,7 @@ class _Sorter:
             return self.group(said.layer)
         if said.kind == "companion" and said.of in STATISTICS and said.role in ("biased", "average"):
             return self.group(undoubled(said.layer))
-        if said.kind == "shadow" and said.role in _AFFINE:
+        if said.kind == "shadow" and said.role in AFFINE:
             # Where only averages were kept, gamma's shadow may come before those of the statistics.
             twins = (with_role(said.of, role) + "/ExponentialMovingAverage" for role in STATISTICS)
             return self.group(said.layer) if all(twin in self.by_name for twin in twins) else None
@@ -301,7 +282,7 @@ class _Sorter:
         pairs = [
             scope
             for scope, group in self.groups.items()
-            if set(group.roles) == set(_AFFINE)
+            if set(group.roles) == set(AFFINE)
             and not self._is_known(group)
             and not is_other_normalization(scope)
             and self._may_be(scope)
@@ -325,7 +306,7 @@ class _Sorter:
 
     def _doubt(self, group: Group) -> str | None:
         """Return why a group may be batch norm or not, or None."""
-        if len(group.statistics) == 1 and not set(_AFFINE) & set(group.roles) and not looks_like_batch_norm(group.name):
+        if len(group.statistics) == 1 and not set(AFFINE) & set(group.roles) and not looks_like_batch_norm(group.name):
             (role,) = group.statistics
             return f"a {role.replace('_', ' ')} alone, without variables of a layer beside it"
         return None
@@ -338,7 +319,7 @@ class _Sorter:
         if any(key.startswith("layer/accu_") for key in group.companions):
             return True
         if group.statistics or not group.roles:
-            alone = not set(_AFFINE) & set(group.roles)
+            alone = not set(AFFINE) & set(group.roles)
             counted = alone and any(self._counts(name) for name in group.roles.values())
             return not (counted and not looks_like_batch_norm(scope))
         if any(key.partition("/")[0] in STATISTICS for key in group.companions):

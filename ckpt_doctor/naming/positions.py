@@ -19,9 +19,9 @@ import numpy as np
 
 from ckpt_doctor.checkpoint import Array, Variable
 from ckpt_doctor.errors import UnreadableCheckpoint
-from ckpt_doctor.naming.reading import is_other_normalization, looks_like_batch_norm
+from ckpt_doctor.naming.reading import AFFINE, STATISTICS, is_other_normalization, looks_like_batch_norm
 
-_ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
+_ROLES = (*AFFINE, *STATISTICS)
 # Batch renormalisation's own variables follow (tf.keras/layers/normalization.py: `_add_renorm_weight`).
 _RENORM = ("moving_stddev", "renorm_mean", "renorm_stddev")
 _MEMBER = re.compile(r"^(?:(?P<scope>.*)/)?vars/(?P<number>\d+)$")

@@ -10,6 +10,8 @@ from functools import lru_cache
 from typing import Literal, NamedTuple
 
 ATTRIBUTES = "/.ATTRIBUTES/VARIABLE_VALUE"
+AFFINE = ("gamma", "beta")
+STATISTICS = ("moving_mean", "moving_variance")
 
 Kind = Literal["batch-norm", "maybe", "slot", "shadow", "companion", "counter", "other"]
 
