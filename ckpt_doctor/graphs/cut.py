@@ -14,7 +14,16 @@ from types import MappingProxyType
 import numpy as np
 
 from ckpt_doctor.graphs.facts import Site
-from ckpt_doctor.graphs.graph import DTYPES, FLOAT32, VARIABLE_OPS, Graph, plain_dtype, split_tensor, tensor_name
+from ckpt_doctor.graphs.graph import (
+    DTYPES,
+    FLOAT32,
+    VARIABLE_OPS,
+    Graph,
+    constant_node,
+    plain_dtype,
+    split_tensor,
+    tensor_name,
+)
 from ckpt_doctor.graphs.sites import FUSED_OPS
 from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
 
@@ -169,11 +178,8 @@ def _as_read(result: pb.GraphDef, variable: pb.NodeDef, placeholder: str, tensor
     """Add what makes of a fed statistic the value of its variable, in its shape and type; return the tensor."""
     name = f"{READ}{split_tensor(tensor)[0]}"
     sizes = np.array([dim.size for dim in variable.attr["shape"].shape.dim], np.int32)
-    layout = result.node.add(name=f"{name}/shape", op="Const")
-    layout.attr["dtype"].type = _INT32
-    layout.attr["value"].tensor.dtype = _INT32
-    layout.attr["value"].tensor.tensor_shape.dim.add().size = len(sizes)
-    layout.attr["value"].tensor.tensor_content = sizes.tobytes()
+    layout = constant_node(f"{name}/shape", sizes)
+    result.node.append(layout)
     shaped = result.node.add(name=name, op="Reshape")
     shaped.input.extend([placeholder, f"{layout.name}:0"])
     shaped.attr["T"].type = FLOAT32
@@ -315,15 +321,10 @@ class _Normalisation:
         self.result.node[-1].attr["shape"].shape.dim.add().size = -1
         return tensor
 
-    def _constant(self, name: str, value: np.ndarray[tuple[int, ...], np.dtype[np.generic]], dtype: int) -> str:
-        tensor = self._node(name, "Const", (), dtype=dtype)
-        proto = self.result.node[-1].attr["value"].tensor
-        proto.dtype = dtype
-        proto.tensor_shape.SetInParent()
-        for size in value.shape:
-            proto.tensor_shape.dim.add().size = size
-        proto.tensor_content = value.tobytes()
-        return tensor
+    def _constant(self, name: str, value: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> str:
+        node = constant_node(f"{self.prefix}/{name}", value)
+        self.result.node.append(node)
+        return f"{node.name}:0"
 
     def _fused(self, original: pb.NodeDef, site: Site) -> str:
         assert site.scale is not None
@@ -344,8 +345,8 @@ class _Normalisation:
         return flat if dtype == FLOAT32 else self._node(f"{name}_cast", "Cast", (flat,), SrcT=dtype, DstT=FLOAT32)
 
     def _written_out(self, dtype: int, site: Site) -> str:
-        self._flat = self._constant("flat", np.array([-1], np.int32), _INT32)
-        epsilon = self._constant("epsilon", np.array(site.epsilon, np.float32), FLOAT32)
+        self._flat = self._constant("flat", np.array([-1], np.int32))
+        epsilon = self._constant("epsilon", np.array(site.epsilon, np.float32))
         shifted = self._node("shifted", "AddV2", (self.variance, epsilon), T=FLOAT32)
         inverse = self._node("inverse", "Rsqrt", (shifted,), T=FLOAT32)
         if site.scale is not None:
@@ -358,7 +359,7 @@ class _Normalisation:
         factors = []
         for name, tensor in (("factor", inverse), ("summand", shift)):
             if site.axis == 1:
-                layout = self._constant(f"{name}_layout", np.array([1, -1, 1, 1], np.int32), _INT32)
+                layout = self._constant(f"{name}_layout", np.array([1, -1, 1, 1], np.int32))
                 tensor = self._node(f"{name}_reshaped", "Reshape", (tensor, layout), T=FLOAT32, Tshape=_INT32)
             if dtype != FLOAT32:
                 tensor = self._node(f"{name}_cast", "Cast", (tensor,), SrcT=FLOAT32, DstT=dtype)

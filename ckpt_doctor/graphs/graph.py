@@ -19,6 +19,7 @@ DTYPES = {
     10: "bool", 14: "bfloat16", 17: "uint16", 18: "complex128", 19: "float16", 20: "resource", 22: "uint32",
     23: "uint64",
 }  # fmt: skip
+_NUMBERS = {name: number for number, name in DTYPES.items()}
 FLOAT32 = 1
 # Reference types are the plain type plus 100.
 _REFERENCE = 100
@@ -119,6 +120,23 @@ def constant_of(tensor: pb.Tensor) -> npt.NDArray[Any] | None:
     result[: len(kept)] = kept
     result[len(kept) :] = values[-1]
     return result.reshape(shape)
+
+
+def constant_node(name: str, value: npt.NDArray[Any], device: str = "") -> pb.NodeDef:
+    """Return a `Const` node; of an array of objects, one of the bytes that it holds."""
+    dtype = _NUMBERS["string" if value.dtype == object else value.dtype.name]
+    node = pb.NodeDef(name=name, op="Const", device=device)
+    node.attr["dtype"].type = dtype
+    tensor = node.attr["value"].tensor
+    tensor.dtype = dtype
+    tensor.tensor_shape.SetInParent()
+    for size in value.shape:
+        tensor.tensor_shape.dim.add().size = size
+    if value.dtype == object:
+        tensor.string_val.extend(bytes(text) for text in value.reshape(-1))
+    else:
+        tensor.tensor_content = np.ascontiguousarray(value).tobytes()
+    return node
 
 
 class Graph:

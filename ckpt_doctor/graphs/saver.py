@@ -15,11 +15,10 @@ import numpy as np
 
 from ckpt_doctor.checkpoint import numpy_dtype
 from ckpt_doctor.errors import RepairRefused
-from ckpt_doctor.graphs.graph import DTYPES, VARIABLE_OPS, Graph, plain_dtype, split_tensor, tensor_name
+from ckpt_doctor.graphs.graph import DTYPES, VARIABLE_OPS, Graph, constant_node, plain_dtype, split_tensor, tensor_name
 from ckpt_doctor.graphs.replicas import averaged_variable, copies_of
 from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
 
-_STRING = 7
 _FLOATS = frozenset({1, 2, 14, 19})
 # SaveV2's inputs are prefix, names, slices, then one tensor for each name.
 _FIRST_TENSOR = 3
@@ -135,13 +134,7 @@ def _unused(graph: Graph, name: str) -> str:
 
 
 def _strings(name: str, values: list[bytes], like: pb.NodeDef) -> pb.NodeDef:
-    node = pb.NodeDef(name=name, op="Const", device=like.device)
-    node.attr["dtype"].type = _STRING
-    tensor = node.attr["value"].tensor
-    tensor.dtype = _STRING
-    tensor.tensor_shape.dim.add().size = len(values)
-    tensor.string_val.extend(values)
-    return node
+    return constant_node(name, np.array(values, object), like.device)
 
 
 def _add(definition: pb.GraphDef, graph: Graph, node: pb.NodeDef) -> pb.NodeDef:
@@ -181,12 +174,8 @@ def _mean(definition: pb.GraphDef, graph: Graph, prefix: str, tensors: list[str]
     total = pb.NodeDef(name=_unused(graph, f"{prefix}/AddN"), op="AddN", device=device, input=tensors)
     total.attr["N"].i = len(tensors)
     total.attr["T"].type = dtype
-    number = pb.NodeDef(name=_unused(graph, f"{prefix}/truediv/y"), op="Const", device=device)
-    number.attr["dtype"].type = dtype
-    value = number.attr["value"].tensor
-    value.dtype = dtype
-    value.tensor_shape.SetInParent()
-    value.tensor_content = np.array(len(tensors), numpy_dtype(DTYPES[dtype])).tobytes()
+    count = np.array(len(tensors), numpy_dtype(DTYPES[dtype]))
+    number = constant_node(_unused(graph, f"{prefix}/truediv/y"), count, device)
     mean = pb.NodeDef(name=_unused(graph, f"{prefix}/truediv"), op="RealDiv", device=device)
     mean.input.extend(_add(definition, graph, node).name for node in (total, number))
     mean.attr["T"].type = dtype

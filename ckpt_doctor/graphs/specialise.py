@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ckpt_doctor.graphs.graph import DTYPES, VARIABLE_OPS, Graph, sound, split_tensor, tensor_name
+from ckpt_doctor.graphs.graph import DTYPES, VARIABLE_OPS, Graph, constant_node, sound, split_tensor, tensor_name
 from ckpt_doctor.graphs.inline import inline
 from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
 
@@ -193,7 +193,7 @@ def specialise(graph: Graph, switches: Mapping[str, bool]) -> Graph:
         if node.name in wiring.dead_nodes or node.name in resolved_nodes:
             continue
         if node.name in switches:
-            result.node.append(_boolean_constant(node.name, switches[node.name]))
+            result.node.append(constant_node(node.name, np.array(switches[node.name])))
             continue
         copy = result.node.add()
         copy.CopyFrom(node)
@@ -233,12 +233,3 @@ def _with_branches(graph: Graph, switches: Mapping[str, bool]) -> tuple[Graph, d
 
 def _short(tensor: str) -> str:
     return tensor[:-2] if tensor.endswith(":0") else tensor
-
-
-def _boolean_constant(name: str, value: bool) -> pb.NodeDef:
-    node = pb.NodeDef(name=name, op="Const")
-    node.attr["dtype"].type = 10
-    node.attr["value"].tensor.dtype = 10
-    node.attr["value"].tensor.tensor_shape.SetInParent()
-    node.attr["value"].tensor.bool_val.append(bool(np.bool_(value)))
-    return node

@@ -16,7 +16,7 @@ import numpy as np
 from ckpt_doctor.checkpoint import Array
 from ckpt_doctor.errors import RepairRefused
 from ckpt_doctor.graphs.cut import CutGraph
-from ckpt_doctor.graphs.graph import DTYPES, VARIABLE_OPS, Graph, split_tensor, tensor_name
+from ckpt_doctor.graphs.graph import VARIABLE_OPS, Graph, constant_node, split_tensor, tensor_name
 from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
 
 _TABLES = frozenset(
@@ -26,7 +26,6 @@ _TABLES = frozenset(
 ) | {"AnonymousHashTable", "AnonymousMutableHashTable", "AnonymousMutableHashTableOfTensors"}
 _FROM_VALUES = frozenset("InitializeTable InitializeTableV2 LookupTableImport LookupTableImportV2".split())
 _FROM_FILE = frozenset("InitializeTableFromTextFile InitializeTableFromTextFileV2".split())
-_NUMBERS = {name: number for number, name in DTYPES.items()}
 # What has no value before a run.
 _SOURCES = frozenset("Placeholder PlaceholderV2 PlaceholderWithDefault".split()) | VARIABLE_OPS
 
@@ -144,18 +143,7 @@ class _Filler:
         return self._constant(f"{table}/{number}", value)
 
     def _constant(self, name: str, value: Array) -> str:
-        dtype = _NUMBERS["string" if value.dtype == object else value.dtype.name]
-        node = pb.NodeDef(name=f"ckpt_doctor/table/{name}", op="Const")
-        node.attr["dtype"].type = dtype
-        proto = node.attr["value"].tensor
-        proto.dtype = dtype
-        proto.tensor_shape.SetInParent()
-        for size in value.shape:
-            proto.tensor_shape.dim.add().size = size
-        if value.dtype == object:
-            proto.string_val.extend(bytes(text) for text in value.reshape(-1))
-        else:
-            proto.tensor_content = np.ascontiguousarray(value).tobytes()
+        node = constant_node(f"ckpt_doctor/table/{name}", value)
         self._add(node)
         return tensor_name(node.name)
 
