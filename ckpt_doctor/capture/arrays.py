@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ import numpy as np
 
 from ckpt_doctor.checkpoint import Array
 from ckpt_doctor.errors import BadRequest
+from ckpt_doctor.formats.temporary import TemporaryFolder
 
 # Compressed members above this are unpacked to a temporary file, not held in memory.
 _IN_MEMORY = 64 * 10**6
@@ -82,7 +82,7 @@ def _npz(path: Path, key: str | None, kept: ExitStack) -> dict[str, Any]:
             if member is None or member.file_size <= _IN_MEMORY or (key is not None and name != key):
                 found[name] = _Lazy(path, name) if key is not None and name != key else archive[name]
                 continue
-            folder = kept.enter_context(tempfile.TemporaryDirectory(prefix="ckpt-doctor-"))
+            folder = kept.enter_context(TemporaryFolder())
             copy = Path(folder) / "array.npy"
             with members.open(member) as source, copy.open("wb") as target:
                 while chunk := source.read(_CHUNK):

@@ -6,7 +6,6 @@ objects: each of the three tells for every class of model, the user's own includ
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from ckpt_doctor.batchnorm import ROLES, STATISTICS, BatchNormLayer
 from ckpt_doctor.capture.keras_names import batch_norms, identity, named
 from ckpt_doctor.capture.keras_objects import match_objects
 from ckpt_doctor.checkpoint import Checkpoint
+from ckpt_doctor.formats.temporary import TemporaryFolder
 
 _MARKER = "ckpt_doctor"
 # Seen with Keras 3.15.1: a `TrackedList` or `TrackedDict` is not a child of its layer in `tf.train.TrackableView`.
@@ -111,7 +111,7 @@ def groups_of(model: Any) -> dict[Any, str]:
     owners = [model, *(layer for layer in model._flatten_layers() if layer is not model)]
     numbers = {id(owner): number for number, owner in enumerate(owners)}
     groups: dict[Any, str] = {}
-    with tempfile.TemporaryDirectory(prefix="ckpt-doctor-") as folder, _marking(owners, numbers):
+    with TemporaryFolder() as folder, _marking(owners, numbers):
         path = Path(folder) / "markers.weights.h5"
         model.save_weights(path)
         with h5py.File(path) as file:

@@ -10,7 +10,6 @@ import json
 import logging
 import re
 import sys
-import tempfile
 import threading
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -32,6 +31,7 @@ from ckpt_doctor.checkpoint import Array, Checkpoint
 from ckpt_doctor.errors import BadRequest, RepairRefused
 from ckpt_doctor.formats import format_of, open_checkpoint
 from ckpt_doctor.formats.interface import Changes
+from ckpt_doctor.formats.temporary import TemporaryFolder
 from ckpt_doctor.graphs import describe
 from ckpt_doctor.graphs.facts import ModelFacts
 
@@ -179,7 +179,7 @@ def load_keras(
         _log.debug("%s: restored by its objects into the model that %s gives", checkpoint.path, model)
         built = build(model, allow_code=allow_code)
         return _restored(checkpoint, layers, built, file_names(checkpoint, built))
-    with tempfile.TemporaryDirectory(prefix="ckpt-doctor-") as folder:
+    with TemporaryFolder() as folder:
         path = Path(checkpoint.place)
         additions = completion(checkpoint, layers)
         _log.debug(
@@ -305,7 +305,7 @@ def _restored(checkpoint: Checkpoint, layers: Sequence[BatchNormLayer], model: A
     left = {live[key]: reason for key, reason in names.unplaced.items() if key in live}
     _refuse_without_values(checkpoint, model, names, {name for layer in layers for name in layer.absent.values()})
     additions = completion(checkpoint, [layer for layer in layers if layer.name not in left])
-    with tempfile.TemporaryDirectory(prefix="ckpt-doctor-") as folder:
+    with TemporaryFolder() as folder:
         # Not `restore`: that also asks for the root's own save counter, which weights alone do not have.
         path = Path(checkpoint.place, "variables", "variables") if checkpoint.layout.folder else Path(checkpoint.place)
         if additions:

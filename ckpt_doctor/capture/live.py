@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import mmap
 import pickle
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ckpt_doctor.checkpoint import Array
+from ckpt_doctor.formats.temporary import TemporaryFolder
 from ckpt_doctor.options import DataOptions
 
 DEFAULT_LIMIT = DataOptions.cache_memory
@@ -39,7 +39,7 @@ class LiveTensors:
         self.spilled = 0
         self._memory: dict[tuple[int, str], Array] = {}
         self._disk: dict[tuple[int, str], tuple[Path, np.dtype[Any], tuple[int, ...]]] = {}
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._folder: TemporaryFolder | None = None
         self._files = 0
         self._free: list[Path] = []
 
@@ -74,7 +74,7 @@ class LiveTensors:
             self.most_held = max(self.most_held, self.held)
             return
         if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="ckpt-doctor-")
+            self._folder = TemporaryFolder()
         if self._free:
             path = self._free.pop()
         else:

@@ -1,10 +1,13 @@
 """The only code of the package that creates output files: all of them, or none.
 
-Every file is written under a temporary name in its target's folder, flushed to the disk, and renamed when all are
-complete, in the order in which they were staged: what is staged last is the commit point. A target that exists is never
-replaced unless that was asked for, not even when it appears while we write. What is replaced keeps a name until all is
-through. Failures, and interrupts, leave no temporary file and what was there before. Only a crash of the machine can
-leave a hidden `.NAME.ckpt-doctor-….tmp`.
+Every file is written under a hidden name in its target's folder and flushed to the disk. A commit gives all of them
+their names, in the order in which they were staged: what is staged last makes the checkpoint whole. Nothing that is
+there is changed before, except that a bundle's data file may get bytes behind its end, which its index does not name.
+What is replaced keeps a hidden name until all is through.
+
+A lock keeps other writers away, and a journal says what is about to be done before it is done. A failure, or an
+interrupt, takes everything back; a process that dies leaves the journal, by which the next run finishes the commit or
+takes it back (`recovery`).
 """
 
 from __future__ import annotations
@@ -15,24 +18,33 @@ import logging
 import os
 import shutil
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ckpt_doctor.errors import BadRequest
+from ckpt_doctor.formats import _moves
+from ckpt_doctor.formats._file_steps import (
+    NEW,
+    OLD,
+    check_target,
+    cut_off,
+    flush,
+    flush_folder,
+    hidden_beside,
+    is_file,
+    is_same,
+    reason,
+    refused,
+    remove,
+)
+from ckpt_doctor.formats._journal import Append, Journal, Move, Seen
+from ckpt_doctor.formats._lock import Lock, lock_of
+from ckpt_doctor.formats._signals import uninterrupted
 
 _log = logging.getLogger(__name__)
-
-_REFUSALS = {
-    errno.EACCES: "permission denied",
-    errno.EPERM: "permission denied",
-    errno.EROFS: "the file system is read-only",
-    errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "the disk quota is used up",
-    errno.EFBIG: "the file is too large for this file system",
-    errno.ENAMETOOLONG: "the name is too long",
-    errno.EIO: "the disk reports an error",
-}
+# A run that only looks for what is left holds a lock for a moment.
+_WAIT = 2.0
 
 
 @dataclass
@@ -40,84 +52,50 @@ class _Staged:
     temporary: Path
     target: Path
     mode: int | None = None  # Given at the end: a read-only mode would keep us from filling it.
-    aside: Path | None = None  # The name that what was at the target is moved to until the commit is through.
-    second: Path | None = None  # A second name of it, which it keeps where the file is replaced in one step.
-    moving: bool = False  # What gives it its final name is under way, or over.
 
     def finish(self) -> None:
         """Give it its mode and flush it to the disk."""
         if self.mode is not None:
             self.temporary.chmod(self.mode)
-        _flush(self.temporary)
-
-    @property
-    def is_placed(self) -> bool:
-        """Whether it has its final name. An interrupt can come right behind a rename, so the disk is asked."""
-        return self.moving and (not os.path.lexists(self.temporary) or _is_same(self.temporary, self.target))
-
-    def take_over(self) -> None:
-        """Take the place of a file in one step."""
-        self.second = _temporary_beside(self.target)
-        _second_name(self.target, self.second)
-        self.moving = True
-        self.temporary.replace(self.target)
-
-    def step_in(self) -> None:
-        """Take its final name, which must be free."""
-        self.moving = True
-        if not self.temporary.is_dir():
-            try:
-                # Unlike a rename, a link fails where the target exists.
-                os.link(self.temporary, self.target)
-            except FileExistsError:
-                raise _exists(self.target) from None
-            except OSError:  # A file system without hard links.
-                pass
-            else:
-                self.temporary.unlink()
-                return
-        check_target(self.target, overwrite=False)
-        self.temporary.rename(self.target)
-
-    def step_back(self) -> None:
-        """Give the target back to what was there."""
-        placed = self.is_placed
-        if self.second is not None:
-            if placed:
-                _put_back(self.second, self.target, over=True)
-            else:
-                _remove(self.second)
-        else:
-            if placed and not _is_file(self.aside):
-                _remove(self.target)
-            if self.aside is not None:
-                _put_back(self.aside, self.target, over=placed)
-        _remove(self.temporary)
-
-
-@dataclass
-class _Appended:
-    path: Path
-    before: int
-    after: int | None = None  # None while it is being written.
+        flush(self.temporary)
 
 
 class Outputs:
     """Files that appear together.
 
-    Stage files and fill them within `all_or_nothing`, then `commit` or `replace`; or `undo`.
+    Stage files and fill them within `all_or_nothing`, then `commit`; or `undo`.
 
     Args:
+        owner: The name that all of it is written under: a file, or a prefix. The journal lies beside it. None: files in
+            a folder that is itself staged; they need neither lock nor journal.
+        also_locked: Other names under which the same files may be changed.
         overwrite: Whether a target that exists is replaced.
+        wait: How long another writer is waited for, in seconds.
+
+    Attributes:
+        is_committed: Whether everything is in place.
+        notes: What could not be done after the commit, in words for the user.
     """
 
-    def __init__(self, *, overwrite: bool = False) -> None:
+    def __init__(
+        self,
+        owner: Path | None = None,
+        *,
+        also_locked: Iterable[Path] = (),
+        overwrite: bool = False,
+        wait: float = _WAIT,
+    ) -> None:
+        self.is_committed = False
+        self.notes: list[str] = []
+        self._owner = owner
+        self._lock = Lock(map(lock_of, (() if owner is None else (owner, *also_locked))), wait)
+        self._journal: Journal | None = None
         self._overwrite = overwrite
         self._staged: list[_Staged] = []
-        self._appended: list[_Appended] = []
+        self._appended: list[Append] = []
         self._backups: list[tuple[Path, Path | None]] = []  # Its name; and the file that it is a second name of.
-        self._discarded: list[tuple[Path, Path]] = []
-        self._committed = False
+        self._discarded: list[Path] = []
+        self._moves: list[Move] = []
 
     @contextlib.contextmanager
     def all_or_nothing(self) -> Iterator[None]:
@@ -130,11 +108,10 @@ class Outputs:
             yield
         except BaseException as error:
             where = self._staged[-1].target if self._staged else "output"
-            if not self._committed:
-                self.undo()
-            if isinstance(error, OSError) and error.errno in _REFUSALS:
+            left = "" if self.is_committed else self.undo()
+            if isinstance(error, OSError) and reason(error) is not None:
                 where = error.filename or where
-                raise BadRequest(f"{where}: cannot be written: {_REFUSALS[error.errno]}") from error
+                raise BadRequest(f"{where}: cannot be written: {reason(error)}{left}") from error
             raise
 
     def stage(self, target: Path, *, like: Path | None = None, copy: bool = False) -> Path:
@@ -149,17 +126,16 @@ class Outputs:
             BadRequest: The target exists and may not be replaced, or its folder cannot be written.
         """
         check_target(target, overwrite=self._overwrite)
-        temporary = _temporary_beside(target)
         if like is None and target.exists():
             like = target
         try:
             mode = None if like is None else stat.S_IMODE(like.stat().st_mode)
-            self._staged.append(_Staged(temporary, target, mode))
+            temporary = self._new(target, mode)
             os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else 0o600))
             if copy and like is not None:
                 shutil.copyfile(like, temporary)
         except OSError as error:
-            raise _refused(target, error) from error
+            raise refused(target, error) from error
         return temporary
 
     def stage_folder(self, target: Path, *, like: Path) -> Path:
@@ -170,45 +146,49 @@ class Outputs:
             like: The folder whose mode it gets.
         """
         check_target(target, overwrite=self._overwrite)
-        temporary = _temporary_beside(target)
         try:
-            mode = stat.S_IMODE(like.stat().st_mode) | stat.S_IRWXU
-            self._staged.append(_Staged(temporary, target, mode))
+            temporary = self._new(target, stat.S_IMODE(like.stat().st_mode) | stat.S_IRWXU)
             temporary.mkdir()
         except OSError as error:
-            raise _refused(target, error) from error
+            raise refused(target, error) from error
         return temporary
 
-    def append(self, path: Path, pieces: Iterable[bytes | memoryview]) -> int:
+    def append(self, path: Path, pieces: Sequence[bytes | memoryview]) -> int:
         """Append to a file that is there and flush it to the disk; undone unless committed.
 
         Returns:
             The size of the file before, in bytes: the offset of the first new byte.
         """
+        self._begin()
         flags = os.O_WRONLY | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
         try:
             with os.fdopen(os.open(path, flags), "ab") as file:
                 size = os.fstat(file.fileno()).st_size
-                appended = _Appended(path, size)
+                appended = Append(path, size, size + sum(map(len, pieces)))
+                if self._journal is not None:
+                    told = {"path": self._journal.relative(path), "before": size, "after": appended.after}
+                    self._journal.add("append", durable=True, **told)
                 self._appended.append(appended)
                 for piece in pieces:
                     file.write(piece)
                 file.flush()
                 os.fsync(file.fileno())
-                appended.after = os.fstat(file.fileno()).st_size
         except OSError as error:
-            raise _refused(path, error) from error
+            raise refused(path, error) from error
         _log.debug("appended %d bytes to %s", appended.after - size, path)
         return size
 
     def keep_backup(self, path: Path) -> Path:
         """Keep what is at `path` as `NAME.bak` (`NAME.bak1` … where older backups lie); removed unless committed."""
+        self._begin()
         for number in range(1000):
             backup = path.with_name(f"{path.name}.bak{number or ''}")
             if os.path.lexists(backup):
                 continue
-            self._backups.append((backup, path))
             try:
+                if self._journal is not None:
+                    self._journal.add("backup", path=self._journal.relative(backup), of=self._journal.relative(path))
+                self._backups.append((backup, path))
                 # A file of its own where it is a symbolic link: the link's target may be changed by others.
                 if path.is_symlink():
                     raise OSError(errno.EPERM, "is a symbolic link")
@@ -222,19 +202,25 @@ class Outputs:
                     self._backups[-1] = (backup, None)
                     shutil.copyfile(path, backup)
                     shutil.copymode(path, backup)
-                    _flush(backup)
+                    flush(backup)
                 except FileExistsError:
                     self._backups.pop()
                     continue
                 except OSError as error:
-                    raise _refused(backup, error) from error
+                    raise refused(backup, error) from error
             return backup
         raise BadRequest(f"{path}: has a thousand backups; remove some")
 
     def discard(self, older: Iterable[Path]) -> None:
         """Let the files of an older output that are not replaced go away with the commit."""
         new = {staged.target for staged in self._staged}
-        self._discarded += [(path, _temporary_beside(path)) for path in older if path not in new]
+        self._discarded += [path for path in older if path not in new]
+
+    def shown_in(self, view: Path) -> None:
+        """Write down a folder of symbolic links that is about to be made, to show what is staged."""
+        self._begin()
+        if self._journal is not None:
+            self._journal.add("view", path=str(view))
 
     def appended(self) -> tuple[Path, ...]:
         """Return the files that were appended to."""
@@ -244,214 +230,120 @@ class Outputs:
         """Return the target of everything that is staged so far, and where it is until then."""
         return tuple((staged.target, staged.temporary) for staged in self._staged)
 
-    def commit(self) -> tuple[Path, ...]:
-        """Flush everything to the disk and put it in place.
+    def commit(self, *, in_place: bool = False) -> tuple[Path, ...]:
+        """Flush everything to the disk and put it in place. An interrupt waits until that is done.
+
+        Args:
+            in_place: Whether every target is a newer version of what is there, and each step leaves a whole checkpoint.
 
         Returns:
             The targets, in order.
 
         Raises:
-            BadRequest: A target appeared meanwhile, or the file system refuses.
+            BadRequest: A target appeared meanwhile, or the file system refuses. Nothing was changed.
         """
         with self.all_or_nothing():
             for staged in self._staged:
                 staged.finish()
             alone = self._overwrite and len(self._staged) == 1 and not self._discarded
-            if alone and _is_file(self._staged[0].target):
-                self._staged[0].take_over()
-            else:
-                # The commit point of what is replaced goes first: no reader may take the old index for new data.
-                for staged in reversed(self._staged):
-                    if self._overwrite and os.path.lexists(staged.target):
-                        staged.aside = _temporary_beside(staged.target)
-                        staged.target.rename(staged.aside)
-                for path, aside in self._discarded:
-                    path.rename(aside)
+            in_place = in_place or (alone and is_file(self._staged[0].target))
+            token = self._token()
+            moves = [Move(path, None, hidden_beside(path, OLD, token), None, Seen.at(path)) for path in self._discarded]
+            for staged in self._staged:
+                there = Seen.at(staged.target) if self._overwrite else None
+                old = None if there is None else hidden_beside(staged.target, OLD, token)
+                moves.append(Move(staged.target, staged.temporary, old, Seen.at(staged.temporary), there))
+            with uninterrupted():
+                for folder in {move.target.parent for move in moves}:
+                    flush_folder(folder)
+                if self._journal is not None:
+                    self._journal.commit(moves, in_place=in_place)
+                self._moves = moves
+                _moves.forward(moves, in_place=in_place)
+                self.is_committed = True
+                self._clean_up()
+        return tuple(staged.target for staged in self._staged)
+
+    def undo(self) -> str:
+        """Take back everything.
+
+        Returns:
+            What to tell the user of what could not be taken back; empty where nothing is left.
+        """
+        with uninterrupted():
+            if self._journal is not None and self._moves:
+                # Where even that cannot be written, the next run sees by the files what can be done.
+                with contextlib.suppress(OSError):
+                    self._journal.add("undoing", durable=True)
+            # Files are given back first: an index that could not be names what was appended.
+            whole = _moves.back(self._moves)
+            if whole or self._journal is None:
                 for staged in self._staged:
-                    staged.step_in()
-            for folder in {staged.target.parent for staged in self._staged}:
-                _flush_folder(folder)
-            self._committed = True
-        return self._finished()
+                    whole &= remove(staged.temporary)
+                for appended in self._appended:
+                    whole &= cut_off(appended.path, appended.before, appended.after)
+                for backup, original in self._backups:
+                    # A second name only if it is one: a file that another program made under that name is not ours.
+                    if original is None or is_same(backup, original):
+                        remove(backup)
+            names = ", ".join(str(staged.target) for staged in self._staged) or "nothing was staged"
+            _log.debug("undone: %s" if whole else "not undone: %s", names)
+            folders = [staged.temporary.parent for staged in self._staged]
+            self._staged, self._appended, self._backups, self._moves, self._discarded = [], [], [], [], []
+            self._close(whole, folders)
+        return "" if whole else f"; {self._owner} cannot be given back now, the next run of ckpt-doctor on it does that"
 
-    def replace(self) -> tuple[Path, ...]:
-        """Commit where every target is a newer version of what is there, and each step leaves a whole checkpoint."""
-        with self.all_or_nothing():
-            for staged in self._staged:
-                staged.finish()
-            for staged in self._staged:
-                if os.path.lexists(staged.target):
-                    staged.take_over()
-                else:
-                    staged.step_in()
-                _flush_folder(staged.target.parent)
-            self._committed = True
-        return self._finished()
+    def _clean_up(self) -> None:
+        """Remove what the commit has replaced, and the journal; what fails is a note, as all is in place."""
+        if self._journal is not None:
+            with contextlib.suppress(OSError):
+                self._journal.add("done")
+        left = _moves.clean(self._moves)
+        self.notes += [f"{path}: what was replaced cannot be removed; the next run tries again" for path in left]
+        _log.debug("committed: %s", ", ".join(str(staged.target) for staged in self._staged))
+        self._close(not left, [move.target.parent for move in self._moves])
 
-    def undo(self) -> None:
-        """Take back everything; what cannot be put back keeps its hidden name, and that is logged as an error."""
-        for staged in reversed(self._staged):
-            staged.step_back()
-        for path, aside in self._discarded:
-            _put_back(aside, path, over=False)
-        for appended in reversed(self._appended):
-            _cut_off(appended)
-        for backup, original in self._backups:
-            # A second name only if it is one: a file that another program made under that name meanwhile is not ours.
-            if original is None or _is_same(backup, original):
-                _remove(backup)
-        _log.debug("undone: %s", ", ".join(str(staged.target) for staged in self._staged) or "nothing was staged")
-        self._staged, self._discarded, self._appended, self._backups = [], [], [], []
-
-    def _finished(self) -> tuple[Path, ...]:
-        """Remove what the commit has replaced and return the targets."""
-        for old in (
-            *(staged.aside or staged.second for staged in self._staged),
-            *(aside for _, aside in self._discarded),
-        ):
-            if old is not None:
-                _remove(old)
-        targets = tuple(staged.target for staged in self._staged)
-        _log.debug("committed: %s", ", ".join(map(str, targets)))
-        return targets
-
-
-def check_target(target: Path, *, overwrite: bool) -> None:
-    """Refuse a target that cannot be written, before any work.
-
-    Raises:
-        BadRequest: It exists and `overwrite` is false; or its folder is absent or cannot be written.
-    """
-    folder = target.parent
-    if not folder.is_dir():
-        what = "is not a folder" if os.path.lexists(folder) else "does not exist"
-        raise BadRequest(f"{target}: cannot be written: the folder {folder} {what}")
-    if os.path.lexists(target) and not overwrite:
-        raise _exists(target)
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise BadRequest(f"{target}: cannot be written: the folder {folder} is read-only for this user")
-
-
-def may_append(path: Path) -> bool:
-    """Return whether a file is ours alone to change: regular, one link, no symbolic link, writable.
-
-    Through a hard link or a symbolic link into a content-addressed cache (DVC, the Hugging Face hub) an append would
-    change other people's files.
-    """
-    try:
-        status = path.lstat()
-    except OSError:
-        return False
-    return stat.S_ISREG(status.st_mode) and status.st_nlink == 1 and os.access(path, os.W_OK)
-
-
-def flush_tree(folder: Path) -> None:
-    """Flush every file and folder below `folder` to the disk."""
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            _flush(Path(parent, name))
-        _flush_folder(Path(parent))
-
-
-def _exists(target: Path) -> BadRequest:
-    return BadRequest(f"{target}: exists already; pass --overwrite to replace it, or choose another output")
-
-
-def _refused(path: Path, error: OSError) -> BadRequest:
-    reason = _REFUSALS.get(error.errno or 0) or error.strerror or str(error)
-    return BadRequest(f"{path}: cannot be written: {reason}")
-
-
-def _temporary_beside(target: Path) -> Path:
-    # Names are limited to 255 bytes; the suffix must fit.
-    name = os.fsdecode(os.fsencode(target.name)[:180])
-    import secrets  # Loads OpenSSL, which no scan needs.
-
-    return target.with_name(f".{name}.ckpt-doctor-{secrets.token_hex(6)}.tmp")
-
-
-def _is_file(path: Path | None) -> bool:
-    """Return whether a path is there and is not a folder; a symbolic link to one is not."""
-    return path is not None and os.path.lexists(path) and (path.is_symlink() or not path.is_dir())
-
-
-def _is_same(path: Path, other: Path) -> bool:
-    """Return whether two paths are names of one file."""
-    try:
-        return os.path.samestat(path.lstat(), other.lstat())
-    except OSError:
-        return False
-
-
-def _put_back(saved: Path, target: Path, *, over: bool) -> None:
-    """Give something its old name back; `over` what is there, or not at all where something has appeared."""
-    if not os.path.lexists(saved):
-        return
-    try:
-        if over or not _is_file(saved):
-            saved.replace(target)
-            return
+    def _close(self, is_over: bool, folders: Iterable[Path]) -> None:
+        """Give up the lock; and the journal, where nothing is left to be done in these folders."""
+        journal, self._journal = self._journal, None
         try:
-            os.link(saved, target, follow_symlinks=False)
+            if journal is not None and is_over:
+                journal.end(folders)
+        except OSError as error:
+            where = journal and journal.path
+            _log.warning("%s: cannot be removed: %s; the next run tries again", where, error.strerror)
+        finally:
+            if journal is not None:
+                journal.close()
+            self._lock.release()
+
+    def _begin(self) -> None:
+        """Take the lock and open the journal, before anything is written."""
+        if self._owner is None or self._journal is not None:
+            return
+        self._lock.acquire()
+        try:
+            self._journal = Journal(self._owner)
         except FileExistsError:
-            raise
-        except OSError:  # A file system without hard links.
-            if os.path.lexists(target):
-                raise FileExistsError(errno.EEXIST, "something else is there now") from None
-            saved.replace(target)
-        else:
-            saved.unlink()
-    except OSError as error:
-        _log.error("%s cannot be put back: %s; what was there is kept as %s", target, error.strerror, saved)
+            self._lock.release()
+            raise BadRequest(
+                f"{self._owner}: a run that was cut off has left it half way; start again, the next run settles that"
+            ) from None
+        except OSError as error:
+            self._lock.release()
+            raise refused(self._owner, error) from error
 
+    def _new(self, target: Path, mode: int | None) -> Path:
+        """Return the hidden name of what is about to be created, after it was written down."""
+        self._begin()
+        temporary = hidden_beside(target, NEW, self._token())
+        if self._journal is not None:
+            self._journal.add("new", durable=True, path=self._journal.relative(temporary))
+        self._staged.append(_Staged(temporary, target, mode))
+        return temporary
 
-def _cut_off(appended: _Appended) -> None:
-    """Take back what was appended, unless another program has appended behind it: its index may name that."""
-    try:
-        if appended.after is None or appended.path.stat().st_size == appended.after:
-            os.truncate(appended.path, appended.before)
-    except OSError as error:
-        _log.warning("%s: %s; it keeps bytes at its end that no index names", appended.path, error)
+    @staticmethod
+    def _token() -> str:
+        import secrets  # Loads OpenSSL, which no scan needs.
 
-
-def _second_name(path: Path, name: Path) -> None:
-    try:
-        os.link(path, name, follow_symlinks=False)
-    except (OSError, NotImplementedError):
-        if path.is_symlink():
-            name.symlink_to(path.readlink())
-        else:
-            shutil.copy2(path, name)
-
-
-def _flush(path: Path) -> None:
-    if path.is_dir():
-        flush_tree(path)
-        return
-    # Flushing needs no permission to write, but Windows wants a handle that has it.
-    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _flush_folder(folder: Path) -> None:
-    if os.name == "nt":  # Folders cannot be opened there.
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # Some network file systems cannot.
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def _remove(path: Path) -> None:
-    with contextlib.suppress(OSError):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink()
+        return secrets.token_hex(6)

@@ -14,9 +14,10 @@ import numpy as np
 from ckpt_doctor.checkpoint import Array
 from ckpt_doctor.errors import BadRequest, RepairRefused
 from ckpt_doctor.formats import _bundle_values, _dtypes, _object_graph, _slices, _table
-from ckpt_doctor.formats._atomic import Outputs, may_append
+from ckpt_doctor.formats._atomic import Outputs
 from ckpt_doctor.formats._bundle import Bundle, key_of, name_of
 from ckpt_doctor.formats._bundle_index import shard_path
+from ckpt_doctor.formats._file_steps import may_append
 from ckpt_doctor.formats._meta_graph import is_meta_graph
 from ckpt_doctor.formats._storage import open_source
 from ckpt_doctor.formats.interface import Changes
@@ -102,7 +103,7 @@ def stage_changes(bundle: Bundle, changes: Changes, outputs: Outputs) -> bytes |
         elif may_append(data):
             size = data.stat().st_size
             _place(new, last, size)
-            if outputs.append(data, (value.data for value in new)) != size:
+            if outputs.append(data, [value.data for value in new]) != size:
                 raise BadRequest(f"{data}: another program writes to it; start again when it is done")
         else:
             # The old values stay where they are, so that the old index is right for the new file too.

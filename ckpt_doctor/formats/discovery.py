@@ -28,6 +28,7 @@ from ckpt_doctor.formats._kept import Keeper, keeping
 from ckpt_doctor.formats._state_file import State, read_state
 from ckpt_doctor.formats._storage import expand, is_file, is_folder, is_remote, join, names_in, read_head, split
 from ckpt_doctor.formats.interface import Format
+from ckpt_doctor.formats.recovery import settle
 from ckpt_doctor.formats.saved_model import MODEL_FILES, PARTS_OF_A_MODEL
 from ckpt_doctor.formats.tensor_slices_v1 import sharded_name
 
@@ -73,6 +74,7 @@ def discover(paths: Iterable[str | os.PathLike[str]], all_listed: bool = False) 
     with keeping() as keeper:
         for path in paths:
             try:
+                search.settle_around(tidy(os.fspath(path)))
                 search.argument(tidy(os.fspath(path)))
             except CkptDoctorError as error:  # noqa: PERF203 - one bad argument stops no other
                 search.errors.append((os.fspath(path), str(error)))
@@ -94,11 +96,23 @@ class _Search:
     def __init__(self, all_listed: bool) -> None:
         self._all_listed = all_listed
         self._visited: set[str] = set()
+        self._settled: set[str] = set()
         self.found: dict[str, str] = {}  # Identity → path as given.
         self.damages: dict[str, list[Damage]] = {}
         self.unopened: list[UnreadableCheckpoint] = []
         self.errors: list[tuple[str, str]] = []
         self.passed_over = 0
+
+    def settle_around(self, path: str) -> None:
+        """Finish or take back what runs that were cut off have left where a path leads."""
+        for folder in (split(path)[0] or ".", path, join(path, "variables")):
+            self.settle(folder)
+
+    def settle(self, folder: str) -> None:
+        """Do so in one folder, once; what cannot be settled cannot be judged."""
+        if folder not in self._settled and not is_remote(folder):
+            self._settled.add(folder)
+            self.errors += [(one.name, one.message) for one in settle(folder) if one.how == "stuck"]
 
     def argument(self, path: str) -> None:
         """Take one argument; every path that is named is a checkpoint or an error."""
@@ -153,6 +167,8 @@ class _Search:
         if identity in self._visited:
             return
         self._visited.add(identity)
+        self.settle(folder)
+        self.settle(join(folder, "variables"))
         try:
             entries = names_in(folder)
         except CkptDoctorError as error:

@@ -132,7 +132,7 @@ class KerasHdf5(Format):
             apply(temporary, checkpoint.path, checkpoint.attributes["datasets"], changes.values, plan)
 
         if target is None:
-            return stage_in_place(self, checkpoint, fill, backups=None if backup else ())
+            return stage_in_place(self, checkpoint, fill, owner=path, backups=None if backup else ())
         return stage_copy(self, checkpoint, target, fill, overwrite=overwrite)
 
 

@@ -142,7 +142,7 @@ class KerasV3(Format):
                 _keras_shards.stage_copy(outputs, checkpoint, target, changes)
 
         if target is None:
-            return stage_in_place(self, checkpoint, fill, backups=None if backup else (), unchanged=beside)
+            return stage_in_place(self, checkpoint, fill, owner=path, backups=None if backup else (), unchanged=beside)
         return stage_copy(self, checkpoint, target, fill, overwrite=overwrite, unchanged=beside)
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from ckpt_doctor.checkpoint import Checkpoint
 from ckpt_doctor.errors import BadRequest, UnreadableCheckpoint
 from ckpt_doctor.formats import _foreign
-from ckpt_doctor.formats._atomic import check_target
+from ckpt_doctor.formats._file_steps import check_target
 from ckpt_doctor.formats._storage import is_remote, read_head
 
 if TYPE_CHECKING:

@@ -11,6 +11,9 @@ from ckpt_doctor.formats._atomic import Outputs
 from ckpt_doctor.formats.discovery import STATE_FILE
 from ckpt_doctor.formats.saved_model import model_of_a_part
 
+# Another run that writes the same report is done in a moment.
+_WAIT = 10.0
+
 
 def check_report(option: str, name: str) -> None:
     """Refuse a report's file that cannot be written or would replace a checkpoint, before the work is done.
@@ -56,11 +59,12 @@ def write_report(option: str, name: str, text: str) -> None:
     check_report(option, name)
     content = text.encode("utf-8", "backslashreplace")
     path = Path(name)
-    outputs = Outputs(overwrite=True)
+    place = Path(os.path.realpath(path))
+    outputs = Outputs(place, overwrite=True, wait=_WAIT)
     with outputs.all_or_nothing():
         # `/dev/stdout` may be a file, and others hold it open.
         if (path.exists() and not path.is_file()) or path.absolute().parts[1:2] in (("dev",), ("proc",)):
             path.write_bytes(content)
             return
-        outputs.stage(Path(os.path.realpath(path))).write_bytes(content)
+        outputs.stage(place).write_bytes(content)
         outputs.commit()

@@ -26,6 +26,7 @@ from ckpt_doctor.errors import RepairRefused, UnreadableCheckpoint
 from ckpt_doctor.formats import _foreign
 from ckpt_doctor.formats._atomic import Outputs
 from ckpt_doctor.formats._damaged import Damaged
+from ckpt_doctor.formats._file_steps import own_kind
 from ckpt_doctor.formats._fingerprint import with_checkpoint_hash
 from ckpt_doctor.formats._meta_graph import is_saved_model, is_whole, producer_of_saved_model
 from ckpt_doctor.formats._storage import is_file, join, names_in, read_all, size_of, split
@@ -132,7 +133,7 @@ class SavedModel(Format):
                 continue
             inside = sorted(entry.iterdir()) if entry.name == _VARIABLES and entry.is_dir() else [entry]
             for path in inside:
-                if path not in own and not (path.name == _STATE_FILE and path.parent != folder and path.is_file()):
+                if path not in own and not _goes_along(path, folder):
                     raise foreign(path, checkpoint, folder)
         return folder, *sorted(own)
 
@@ -159,6 +160,7 @@ class SavedModel(Format):
                 lambda outputs: _stage_folder(checkpoint, target, changes, outputs),
                 overwrite=overwrite,
                 whole_folder=True,
+                also_locked=_written_under(target) if target.is_dir() else (),
             )
         if "bundle" not in checkpoint.attributes:
             raise RepairRefused(f"{checkpoint.path}: has no variables that could be changed")
@@ -181,6 +183,8 @@ class SavedModel(Format):
             self,
             checkpoint,
             fill,
+            owner=_written_under(folder)[0],
+            also_locked=_written_under(folder)[1:],
             backups=kept if backup else (),
             unchanged=[*others, *(folder / _VARIABLES).iterdir()],
         )
@@ -188,6 +192,18 @@ class SavedModel(Format):
     def entries(self, checkpoint: Checkpoint) -> dict[str, bytes]:
         """See `Format.entries`."""
         return TensorBundle().entries(checkpoint)
+
+
+def _goes_along(path: Path, folder: Path) -> bool:
+    """Return whether a file below a SavedModel's folder that is not of the model is lost with nobody's regret."""
+    if own_kind(path.name) == "lock":
+        return True
+    return path.name == _STATE_FILE and path.parent != folder and path.is_file()
+
+
+def _written_under(folder: Path) -> tuple[Path, Path]:
+    """Return the names under which what is in a SavedModel's folder is changed: the model's own, and its bundle's."""
+    return folder / Path(_BINARY).stem, folder / _VARIABLES / _VARIABLES
 
 
 def _stage_folder(checkpoint: Checkpoint, target: Path, changes: Changes, outputs: Outputs) -> None:
@@ -246,6 +262,8 @@ def _copy_tree(source: Path, target: Path, skip: set[Path]) -> None:
     Files keep their modes; folders stay writable for their owner, without which nothing could be put into them.
     """
     for entry in sorted(source.iterdir()):
+        if own_kind(entry.name) is not None:  # Of a run that changes the source.
+            continue
         if entry.is_dir():
             folder = target / entry.name
             folder.mkdir()

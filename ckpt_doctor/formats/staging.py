@@ -37,10 +37,12 @@ class Committed:
     Attributes:
         files: Every file that is new or changed.
         backups: Files that hold what was there before, when a checkpoint was changed in place.
+        notes: What could not be tidied up, in words for the user.
     """
 
     files: tuple[Path, ...]
     backups: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class Staged:
@@ -140,21 +142,25 @@ class Staged:
         """
         if self._is_over:
             raise RuntimeError(f"{self.target}: is committed or dropped already")
-        try:
-            with self._outputs.all_or_nothing():
-                self._check()
-                backups = tuple(self._outputs.keep_backup(path) for path in self._backups if os.path.lexists(path))
-                placed = self._outputs.replace() if self._in_place else self._outputs.commit()
-        finally:
-            self._close()
+        self._close()
+        with self._outputs.all_or_nothing():
+            self._check()
+            backups = tuple(self._outputs.keep_backup(path) for path in self._backups if os.path.lexists(path))
+            placed = self._outputs.commit(in_place=self._in_place)
         files = (path for place in placed for path in (place, *sorted(place.rglob("*"))))
-        return Committed(tuple(path for path in files if path.is_file()), backups)
+        return Committed(tuple(path for path in files if path.is_file()), backups, tuple(self._outputs.notes))
+
+    @property
+    def is_committed(self) -> bool:
+        """Whether everything is in place, even if something failed or interrupted after that."""
+        return self._outputs.is_committed
 
     def drop(self) -> None:
         """Take everything back; does nothing after a commit."""
-        if not self._is_over:
-            self._outputs.undo()
+        is_over = self._is_over
         self._close()
+        if not is_over:
+            self._outputs.undo()
 
     @property
     def _name(self) -> str:
@@ -174,6 +180,7 @@ class Staged:
 
             for folder in (tempfile.gettempdir(), root):
                 view = Path(folder, f".ckpt-doctor-{secrets.token_hex(6)}.tmp")
+                self._outputs.shown_in(view)
                 self._view = str(view)
                 try:
                     view.mkdir(mode=0o700)
@@ -189,6 +196,7 @@ class Staged:
         return str(view)
 
     def _close(self) -> None:
+        """Remove the view, before the journal that names it is."""
         self._is_over = True
         if self._view is not None:
             shutil.rmtree(self._view, ignore_errors=True)
@@ -204,6 +212,7 @@ def stage_copy(
     opened_by: str | None = None,
     unchanged: Iterable[Path] = (),
     whole_folder: bool = False,
+    also_locked: Iterable[Path] = (),
 ) -> Staged:
     """Stage a changed copy of a checkpoint.
 
@@ -216,6 +225,7 @@ def stage_copy(
         opened_by: The path that the copy is opened by, if that is not `target`.
         unchanged: See `Staged`.
         whole_folder: Whether an older checkpoint is one folder, so that its files go with it.
+        also_locked: Other names under which the files at the target may be changed.
 
     Raises:
         BadRequest: Something else is there, or the file system refuses.
@@ -223,7 +233,8 @@ def stage_copy(
     """
     _refuse_remote(checkpoint)
     older = replaced(form, checkpoint, target, overwrite=overwrite)
-    outputs = Outputs(overwrite=bool(older))
+    owner = Path(form.footprint(checkpoint, target).name)
+    outputs = Outputs(owner, also_locked=also_locked, overwrite=bool(older))
     with outputs.all_or_nothing():
         fill(outputs)
         if not whole_folder:
@@ -242,6 +253,8 @@ def stage_in_place(
     checkpoint: Checkpoint,
     fill: Callable[[Outputs], object],
     *,
+    owner: Path,
+    also_locked: Iterable[Path] = (),
     backups: Iterable[Path] | None,
     unchanged: Iterable[Path] = (),
 ) -> Staged:
@@ -251,6 +264,8 @@ def stage_in_place(
         form: Its format.
         checkpoint: What is changed.
         fill: Stages the files, or appends to them.
+        owner: The name that it is changed under; its folder holds all of its files.
+        also_locked: Other names under which the same files may be changed.
         backups: The files of which a backup is kept; None: every file that is replaced.
         unchanged: See `Staged`; the files of the checkpoint are known.
 
@@ -260,7 +275,7 @@ def stage_in_place(
     """
     _refuse_remote(checkpoint)
     before = _stamps(map(Path, checkpoint.files))
-    outputs = Outputs(overwrite=True)
+    outputs = Outputs(owner, also_locked=also_locked, overwrite=True)
     with outputs.all_or_nothing():
         fill(outputs)
     staged = dict(outputs.staged())

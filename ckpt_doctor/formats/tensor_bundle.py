@@ -137,6 +137,7 @@ class TensorBundle(Format):
                 self,
                 checkpoint,
                 lambda outputs: _bundle_writer.stage_changes(bundle, changes, outputs),
+                owner=Path(bundle.prefix),
                 backups=kept if backup else (),
             )
         prefix = _prefix_at(target)

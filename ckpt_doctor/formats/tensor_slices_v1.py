@@ -182,6 +182,7 @@ class TensorSlicesV1(Format):
                 self,
                 checkpoint,
                 lambda outputs: self._write(checkpoint, checkpoint.path, changes, outputs),
+                owner=Path(_base_of(checkpoint.path) or checkpoint.path),
                 backups=None if backup else (),
             )
         return stage_copy(

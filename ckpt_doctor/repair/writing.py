@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -22,6 +21,7 @@ from ckpt_doctor.formats.interface import Changes
 from ckpt_doctor.formats.receipt import is_receipt
 from ckpt_doctor.formats.replacing import folders_above, identities, replaced
 from ckpt_doctor.formats.staging import Staged
+from ckpt_doctor.formats.temporary import TemporaryFolder
 
 _log = logging.getLogger(__name__)
 _Mark = Callable[[Variable], bytes]
@@ -140,11 +140,13 @@ class Written:
         path: Where.
         files: Every file that is new or changed.
         backups: Files that hold what was there before.
+        notes: What could not be tidied up, in words for the user.
     """
 
     path: str
     files: tuple[str, ...]
     backups: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,7 +170,14 @@ class Ready:
             BadRequest: Something else is there by now, or the file system refuses; nothing was changed.
         """
         committed = self._staged.commit()
-        return Written(self._path, tuple(map(str, committed.files)), tuple(map(str, committed.backups)))
+        return Written(
+            self._path, tuple(map(str, committed.files)), tuple(map(str, committed.backups)), committed.notes
+        )
+
+    @property
+    def is_committed(self) -> bool:
+        """Whether it is in place, even if something failed or interrupted after that."""
+        return self._staged.is_committed
 
 
 @contextmanager
@@ -211,7 +220,7 @@ def staged(
     with ExitStack() as resources:
         target = None if output is None else Path(output)
         if dry_run and target is None:
-            folder = resources.enter_context(TemporaryDirectory(prefix="ckpt-doctor-"))
+            folder = resources.enter_context(TemporaryFolder())
             target = Path(folder, Path(os.path.abspath(source.path)).name)  # noqa: PTH100 - keeps the links
         try:
             stage = form.stage(source, target, changes, overwrite=overwrite, backup=backup)

@@ -23,6 +23,7 @@ from ckpt_doctor.checkpoint import Array, Checkpoint, same_values
 from ckpt_doctor.errors import BadRequest, RepairRefused, UnreadableCheckpoint, UnsupportedFormat
 from ckpt_doctor.formats import format_of, open_checkpoint
 from ckpt_doctor.formats.interface import Changes
+from ckpt_doctor.formats.recovery import settle_around
 
 Expected = dict[str, tuple[str, Array]]
 
@@ -222,6 +223,7 @@ class FormatContract:
                         os.link(file, folder(work / "other") / Path(file).name)
                 temporary = folder(work / "tmp")
                 before = everything(work)
+            staged = None
             with monkeypatch.context() as patch:
                 patch.setattr("tempfile.tempdir", str(temporary))
                 failing = Failing(patch, number, how)
@@ -231,8 +233,11 @@ class FormatContract:
                         staged.commit()
                 except (BadRequest, KeyboardInterrupt):
                     assert failing.has_failed
-                    assert everything(work) == before
-                    continue
+                    if staged is None or not staged.is_committed:
+                        assert everything(work) == before
+                        continue
+            # Where only tidying up failed, the next run does it.
+            settle_around(given or work / "in" / sample)
             done.append(everything(work))
             if not failing.has_failed:
                 break
@@ -319,9 +324,10 @@ class FormatContract:
     def test_a_target_that_changes_while_it_is_staged_is_not_replaced(self, tmp_path: Path) -> None:
         checkpoint, target = self._open(tmp_path), self._target(tmp_path)
         form = format_of(checkpoint)
-        # Where there was nothing:
+        # Where there was nothing, another program, which knows no locks, writes the same.
+        form.rewrite(checkpoint, folder(tmp_path / "theirs") / target.name, Changes())
         with form.stage(checkpoint, target, Changes(), overwrite=True) as staged:
-            form.rewrite(checkpoint, target, Changes())
+            shutil.copytree(tmp_path / "theirs", target.parent, dirs_exist_ok=True)
             before = snapshot(target.parent)
             with pytest.raises(BadRequest, match="start again"):
                 staged.commit()

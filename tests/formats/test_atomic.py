@@ -17,6 +17,7 @@ from ckpt_doctor.errors import BadRequest
 from ckpt_doctor.formats import format_of, open_checkpoint
 from ckpt_doctor.formats._atomic import Outputs
 from ckpt_doctor.formats.interface import Changes
+from ckpt_doctor.formats.recovery import settle
 from tests.formats.contract import copy_into, everything
 from tests.formats.test_tensor_bundle import SAMPLES, make_bundle
 
@@ -52,7 +53,8 @@ class Recorder:
 
     @staticmethod
     def _short(path: Path) -> str:
-        return re.sub(r"^\.(.*)\.ckpt-doctor-[0-9a-f]+\.tmp$", r"(\1)", Path(path).name)
+        name = re.sub(r"^\.(.*)\.ckpt-doctor-[0-9a-f]+\.(?:new|old)$", r"(\1)", Path(path).name)
+        return re.sub(r"^\..*\.ckpt-doctor\.journal$", "journal", name)
 
 
 @pytest.fixture
@@ -70,9 +72,15 @@ def test_what_is_appended_is_on_the_disk_before_the_index_names_it(
     recorder = Recorder(monkeypatch, tmp_path)
     format_of(bundle).rewrite_in_place(bundle, NEW)
     assert recorder.calls == [
+        "flush journal",
+        "flush folder",
+        "flush journal",
         f"flush {DATA}",
+        "flush journal",
         f"link {INDEX} to {INDEX}.bak",
         f"flush ({INDEX})",
+        "flush folder",
+        "flush journal",
         f"link {INDEX} to ({INDEX})",
         f"replace ({INDEX}) to {INDEX}",
         "flush folder",
@@ -85,8 +93,14 @@ def test_a_new_checkpoint_is_on_the_disk_before_it_has_its_name_and_the_index_co
     recorder = Recorder(monkeypatch, tmp_path)
     format_of(bundle).rewrite(bundle, tmp_path / "out", NEW)
     assert recorder.calls == [
+        "flush journal",
+        "flush folder",
+        "flush journal",
+        "flush journal",
         "flush (out.data-00000-of-00001)",
         "flush (out.index)",
+        "flush folder",
+        "flush journal",
         "link (out.data-00000-of-00001) to out.data-00000-of-00001",
         "link (out.index) to out.index",
         "flush folder",
@@ -104,10 +118,16 @@ def test_the_old_index_goes_before_its_data_and_the_new_one_comes_after(
     format_of(bundle).rewrite(bundle, tmp_path / "out" / "m", NEW, overwrite=True)
     shards = [f"m.data-0000{number}-of-00003" for number in range(3)]
     assert recorder.calls == [
+        "flush journal",
+        "flush folder",
+        "flush journal",
+        "flush journal",
         f"flush ({DATA})",
         f"flush ({INDEX})",
+        "flush folder",
+        "flush journal",
         f"rename {INDEX} to ({INDEX})",
-        *(f"rename {shard} to ({shard})" for shard in shards),
+        *(f"rename {shard} to ({shard})" for shard in reversed(shards)),
         f"link ({DATA}) to {DATA}",
         f"link ({INDEX}) to {INDEX}",
         "flush folder",
@@ -120,7 +140,17 @@ def test_a_file_takes_the_place_of_another_in_one_step(tmp_path: Path, monkeypat
     checkpoint = open_checkpoint(tmp_path / "a.h5")
     recorder = Recorder(monkeypatch, tmp_path)
     format_of(checkpoint).rewrite(checkpoint, tmp_path / "b.h5", Changes(), overwrite=True)
-    assert recorder.calls == ["flush (b.h5)", "link b.h5 to (b.h5)", "replace (b.h5) to b.h5", "flush folder"]
+    assert recorder.calls == [
+        "flush journal",
+        "flush folder",
+        "flush journal",
+        "flush (b.h5)",
+        "flush folder",
+        "flush journal",
+        "link b.h5 to (b.h5)",
+        "replace (b.h5) to b.h5",
+        "flush folder",
+    ]
 
 
 @pytest.mark.parametrize("where", [None, "out"])
@@ -138,23 +168,19 @@ def test_an_index_of_the_same_size_that_another_program_changed_is_noticed(
 
 
 def test_what_another_program_appended_behind_ours_stays(bundle: Checkpoint, tmp_path: Path) -> None:
-    """Two repairs of one bundle at a time: the one that gives up must not cut off what the other has written."""
+    """A program that knows no lock: who gives up must not cut off what it has written."""
     data = tmp_path / DATA
     size = data.stat().st_size
     form = format_of(bundle)
-    other = open_checkpoint(tmp_path / "m")
     with form.stage(bundle, None, NEW) as ours:
         assert data.stat().st_size == size + 16
-        with form.stage(other, None, Changes({"b": np.full(3, 9, np.float32)}), backup=False) as theirs:
-            theirs.commit()
+        with data.open("ab") as file:
+            file.write(b"theirs")
         with pytest.raises(BadRequest, match="was changed by another program"):
             ours.commit()
-    written = open_checkpoint(tmp_path / "m")
-    assert not list(form.verify(written))
-    assert [variable.read().tolist() for variable in written.variables] == [[0, 1, 2, 3], [9, 9, 9]]
-    with form.stage(written, None, NEW):
-        pass
-    assert data.stat().st_size == size + 16 + 12
+    assert data.read_bytes().endswith(b"theirs")
+    assert data.stat().st_size == size + 16 + 6
+    assert {path.name for path in tmp_path.iterdir()} == {DATA, INDEX}
 
 
 def test_a_data_file_that_grows_while_it_is_appended_to_is_refused(
@@ -179,7 +205,7 @@ def test_what_cannot_be_put_back_is_kept_and_said(
     """A disk that fails for good in the middle of a commit: what was there is kept under another name."""
     (tmp_path / "a").write_bytes(b"old a")
     (tmp_path / "b").write_bytes(b"old b")
-    outputs = Outputs(overwrite=True)
+    outputs = Outputs(tmp_path / "both", overwrite=True)
     for name in ("a", "b"):
         outputs.stage(tmp_path / name).write_bytes(b"new")
 
@@ -199,17 +225,20 @@ def test_what_cannot_be_put_back_is_kept_and_said(
         outputs.commit()
     monkeypatch.undo()
     assert (tmp_path / "a").read_bytes() == b"old a"
-    (kept,) = (path for path in tmp_path.iterdir() if path.name != "a")
+    (kept,) = tmp_path.glob("*.old")
     assert kept.read_bytes() == b"old b"
     (record,) = (record for record in caplog.records if record.levelno >= logging.ERROR)
     assert str(kept) in record.getMessage()
+    (settled,) = settle(tmp_path)
+    assert settled.how == "taken-back"
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"old a", "b": b"old b"}
 
 
 def test_what_appears_between_the_steps_of_a_commit_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was there has been put aside, and another program takes its name: both are kept."""
     for name in ("a", "b"):
         (tmp_path / name).write_bytes(b"old")
-    outputs = Outputs(overwrite=True)
+    outputs = Outputs(tmp_path / "both", overwrite=True)
     for name in ("a", "b"):
         outputs.stage(tmp_path / name).write_bytes(b"new")
     real = os.link
@@ -224,20 +253,25 @@ def test_what_appears_between_the_steps_of_a_commit_stays(tmp_path: Path, monkey
         outputs.commit()
     assert (tmp_path / "a").read_bytes() == b"old"
     assert (tmp_path / "b").read_bytes() == b"theirs"
-    assert sorted(path.read_bytes() for path in tmp_path.iterdir()) == [b"old", b"old", b"theirs"]
+    (kept,) = tmp_path.glob("*.old")
+    assert kept.read_bytes() == b"old"
+    (settled,) = settle(tmp_path)
+    assert settled.how == "stuck"
+    assert kept.read_bytes() == b"old"
+    assert (tmp_path / "b").read_bytes() == b"theirs"
 
 
 def test_overwrite_replaces_nothing_that_was_not_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing was there when the target was checked for the last time."""
     (tmp_path / "a.h5").write_bytes((SAMPLES / "keras" / "keras22_whole.h5").read_bytes())
     checkpoint = open_checkpoint(tmp_path / "a.h5")
-    real = os.fsync
+    real = os.chmod
 
-    def fsync(descriptor: int) -> None:
+    def chmod(path: Path, mode: int, **options: bool) -> None:
         (tmp_path / "b.h5").write_bytes(b"theirs")
-        real(descriptor)
+        real(path, mode, **options)
 
-    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "chmod", chmod)
     with pytest.raises(BadRequest, match="exists already"):
         format_of(checkpoint).rewrite(checkpoint, tmp_path / "b.h5", Changes(), overwrite=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.h5", "b.h5"]
