@@ -20,6 +20,7 @@ from ckpt_doctor.analysis import inventory_of
 from ckpt_doctor.checkpoint import Array, Checkpoint, Variable, same_values
 from ckpt_doctor.errors import BadRequest, UnreadableCheckpoint
 from ckpt_doctor.formats import open_checkpoint
+from ckpt_doctor.formats.recovery import require_settled
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,8 @@ def diff(a: str | Path, b: str | Path, *, tolerance: float = 0.0) -> DiffResult:
     """
     if not tolerance >= 0:
         raise BadRequest(f"tolerance {tolerance}: must be 0 or more")
+    for path in (a, b):
+        require_settled(path)
     left, right = open_checkpoint(str(a)), open_checkpoint(str(b))
     pairs = _pairs(left, right)
     differences: list[Difference] = []

@@ -51,3 +51,25 @@ class RepairRefused(CkptDoctorError):
 
 class VerificationFailed(CkptDoctorError):
     """What was written is not what was planned; it was never put in place, and nothing was changed."""
+
+
+def tell_written(error: BaseException, path: str) -> None:
+    """Add to an exception that a checkpoint was already written when it came.
+
+    Exit code 2 says that nothing was written; whoever ends the program by this exception must not say so.
+    """
+    error.__dict__.setdefault(_WRITTEN, path)
+
+
+def written_before(error: BaseException | None) -> str | None:
+    """Return the checkpoint that was written before an exception came, or one that it came from; None: none was."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if _WRITTEN in error.__dict__:
+            return str(error.__dict__[_WRITTEN])
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return None
+
+
+_WRITTEN = "_ckpt_doctor_written"

@@ -13,6 +13,7 @@ from ckpt_doctor.batchnorm import Inventory
 from ckpt_doctor.checkpoint import Array, FormatName, Variable
 from ckpt_doctor.errors import BadRequest, UnreadableCheckpoint
 from ckpt_doctor.formats import open_checkpoint
+from ckpt_doctor.formats.recovery import require_settled
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ def list_variables(path: str | Path, *, grep: str | None = None, stats: bool = F
         pattern = re.compile(grep or "")
     except re.error as error:
         raise BadRequest(f"--grep {grep!r} is no regular expression: {error}") from error
+    require_settled(path)
     checkpoint = open_checkpoint(str(path))
     roles = roles_of(inventory_of(checkpoint))
     return Listing(

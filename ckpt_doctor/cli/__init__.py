@@ -5,15 +5,22 @@ One file a command. Modules of this folder import nothing heavy at their top: `-
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import sys
 from collections.abc import Sequence
+from types import FrameType
 
 # What becomes of an exception that is no message to the user: a mistake of ours, below its traceback.
 INTERNAL_ERROR = "ckpt-doctor: internal error: {error}; please report it with the lines above"
 
 
+class Terminated(BaseException):
+    """SIGTERM came."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0 healthy, 1 findings, 2 no verdict, 130 interrupted.
+    """Run the command line and return its exit code: 0 healthy, 1 findings, 2 no verdict, 130 and 143 by a signal.
 
     A crash of Python would exit 1, which here means findings; so nothing leaves this function but a code.
     """
@@ -22,18 +29,43 @@ def main(argv: Sequence[str] | None = None) -> int:
         from ckpt_doctor.cli.group import run
 
         return run(sys.argv[1:] if argv is None else list(argv))
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    except (KeyboardInterrupt, Terminated) as stop:
+        terminated = isinstance(stop, Terminated)
+        print(f"{'terminated' if terminated else 'interrupted'}{_written(stop)}", file=sys.stderr)
+        return 143 if terminated else 130
     except Exception as error:  # noqa: BLE001 - the one place: whatever it is, it must not read as a verdict
         import traceback
 
         traceback.print_exc()
         summary = "".join(traceback.format_exception_only(error)).strip()
-        print(INTERNAL_ERROR.format(error=summary), file=sys.stderr)
-        return 2
+        print(INTERNAL_ERROR.format(error=summary) + _written(error), file=sys.stderr)
+        # 2 says of `fix` that nothing was written.
+        return 1 if _written(error) else 2
+
+
+def _written(error: BaseException) -> str:
+    from ckpt_doctor.errors import written_before
+
+    path = written_before(error)
+    return "" if path is None else f"; {path} is repaired and in place"
 
 
 def entry_point() -> None:
-    """Run the command line and leave with its exit code."""
+    """Run the command line and leave with its exit code.
+
+    Ctrl-C and SIGTERM end the program in order, whatever the parent does with them: a shell script that starts it in
+    the background lets it ignore Ctrl-C, and a plain SIGTERM would leave what is half done to the next run.
+    """
+    with contextlib.suppress(ValueError):  # Not the main thread.
+        handle_signals()
     sys.exit(main())
+
+
+def handle_signals() -> None:
+    """Let Ctrl-C and SIGTERM end what is under way by an exception, in the main thread."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _terminate)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise Terminated

@@ -1,4 +1,4 @@
-"""The debug log of the package, on stderr with `-v`.
+"""The log of the package on stderr: warnings, and with `-v` everything.
 
 Only the command line sets up logging, and only the package's own logger: whoever imports the package decides on the
 root logger and on handlers, and hears nothing without them.
@@ -29,16 +29,16 @@ class _ToStderr(logging.Handler):
 
 @contextmanager
 def debug_log(shown: bool) -> Iterator[None]:
-    """Show the debug log while a command runs, if it is to be `shown`; afterwards the logger is as it was."""
+    """Show warnings while a command runs, and the debug log if it is to be `shown`; then the logger is as it was."""
     logger = logging.getLogger(LOGGER)
-    if not shown or any(isinstance(handler, _ToStderr) for handler in logger.handlers):
+    if any(isinstance(handler, _ToStderr) for handler in logger.handlers):
         yield
         return
     handler = _ToStderr()
-    handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+    handler.setFormatter(logging.Formatter("%(name)s: %(message)s" if shown else "ckpt-doctor: %(message)s"))
     level, propagate = logger.level, logger.propagate
     logger.addHandler(handler)
-    logger.setLevel(logging.DEBUG)
+    logger.setLevel(logging.DEBUG if shown else logging.WARNING)
     # Libraries (absl among them) put handlers on the root logger, which would show each line again.
     logger.propagate = False
     try:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import itertools
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ckpt_doctor.cli.fields import options_from
 from ckpt_doctor.cli.options import Command
 from ckpt_doctor.cli.terminal import Terminal
-from ckpt_doctor.errors import BadRequest
+from ckpt_doctor.errors import BadRequest, tell_written
 from ckpt_doctor.options import DataOptions, RepairOptions
+
+if TYPE_CHECKING:
+    from ckpt_doctor.repair_result import RepairResult
 
 FORMATS = ("text", "json", "html")
 
@@ -33,11 +36,10 @@ def fix(terminal: Terminal, /, checkpoint: str, report: str, receipt: str | None
     """
     options = RepairOptions.of(given)
     options.check_destination()
-    from ckpt_doctor.formats.report_file import check_report, write_report
+    from ckpt_doctor.formats.report_file import check_report
     from ckpt_doctor.repair import fix as repair
     from ckpt_doctor.repair.writing import check_receipt
-    from ckpt_doctor.reports import html, json
-    from ckpt_doctor.reports import repair as text
+    from ckpt_doctor.reports import html
 
     if receipt is not None:
         check_receipt(receipt, checkpoint, options.output)
@@ -47,6 +49,28 @@ def fix(terminal: Terminal, /, checkpoint: str, report: str, receipt: str | None
 
     with terminal.progress() as listener:
         result = repair(checkpoint, progress=listener, **options.only(RepairOptions))
+    try:
+        return _told(terminal, result, report, receipt)
+    except OSError as error:
+        if result.output is None:
+            raise
+        # Exit code 2 would say that nothing was written.
+        terminal.message(
+            f"{result.output} is repaired and in place, and the report cannot be written: {error.strerror}"
+        )
+        return 1
+    except BaseException as error:
+        if result.output is not None:
+            tell_written(error, result.output)
+        raise
+
+
+def _told(terminal: Terminal, result: RepairResult, report: str, receipt: str | None) -> int:
+    """Write the receipt and the report, and return the exit code."""
+    from ckpt_doctor.formats.report_file import write_report
+    from ckpt_doctor.reports import html, json
+    from ckpt_doctor.reports import repair as text
+
     if receipt is None and result.needs_receipt and result.output is not None:
         receipt = receipt_beside(result.output)
         terminal.message(f"{receipt}: a receipt, without which a scan could not tell that the statistics are new")

@@ -40,7 +40,7 @@ def run(argv: Sequence[str]) -> int:
         defaults = configuration.load(ckpt_doctor_group)
         code = ckpt_doctor_group.main(list(argv), prog_name="ckpt-doctor", standalone_mode=False, default_map=defaults)
     except click.Abort as abort:
-        raise KeyboardInterrupt from abort
+        raise (abort.__cause__ if isinstance(abort.__cause__, KeyboardInterrupt) else KeyboardInterrupt) from abort
     except click.ClickException as error:
         error.show()
         return 2

@@ -15,9 +15,10 @@ from ckpt_doctor.analysis import Analysis, analyse, refuse_another_model
 from ckpt_doctor.capture.estimation import observe, with_model
 from ckpt_doctor.capture.metric import load_metric
 from ckpt_doctor.checkpoint import Array, Checkpoint
-from ckpt_doctor.errors import BadRequest, RepairRefused
+from ckpt_doctor.errors import BadRequest, CkptDoctorError, RepairRefused, tell_written
 from ckpt_doctor.formats import open_checkpoint
 from ckpt_doctor.formats.interface import Changes
+from ckpt_doctor.formats.recovery import require_settled
 from ckpt_doctor.graphs import Description
 from ckpt_doctor.options import RepairOptions, takes
 from ckpt_doctor.progress import Listener, unheard
@@ -54,6 +55,8 @@ def fix(checkpoint: str | Path, *, progress: Listener = unheard, **options: Any)
     started = time.monotonic()
     request = RepairOptions.of(options)
     request.check_destination()
+    for path in (checkpoint, *([] if request.output is None else [request.output])):
+        require_settled(path)
     source = with_model(open_checkpoint(checkpoint), request.model, allow_code=request.allow_code)
     if request.output is not None:
         named = (request.model, *request.metric_data, *request.data)
@@ -130,6 +133,7 @@ def _written(
         work: Observes what goes into the layers with their new statistics.
     """
     source, named = analysis.checkpoint, request.model is not None
+    path = source.path if request.output is None else request.output
     # In place, a bundle is only added to: what was checked before is not read again, unless all is to be verified.
     whole = not request.in_place or request.full_verify
     largest = None if whole else _LARGEST_HASHED
@@ -158,15 +162,23 @@ def _written(
         )
         if request.dry_run:
             return result
-        written = ready.commit()
-    final = open_checkpoint(written.path)
-    confirm(result.layers, after, _analysed_after(analysis, final, changes, named=named, whole=False))
-    return replace(
-        result,
-        output=written.path,
-        sha256=_file_hashes(before_files, writing.hashes(final.files, largest=largest)),
-        backups=written.backups,
-    )
+        try:
+            written = ready.commit()
+        except BaseException as error:
+            if ready.is_committed:
+                tell_written(error, path)
+            raise
+    result = replace(result, output=written.path, backups=written.backups, notes=(*result.notes, *written.notes))
+    try:
+        final = open_checkpoint(written.path)
+        confirm(result.layers, after, _analysed_after(analysis, final, changes, named=named, whole=False))
+        return replace(result, sha256=_file_hashes(before_files, writing.hashes(final.files, largest=largest)))
+    except (CkptDoctorError, OSError) as error:
+        # It is in place: to end in an error would read as if it were not.
+        return replace(result, complete=False, notes=(*result.notes, f"{written.path} is written, and then: {error}"))
+    except BaseException as error:
+        tell_written(error, written.path)
+        raise
 
 
 def _analysed_after(analysis: Analysis, written: Checkpoint, changes: Changes, *, named: bool, whole: bool) -> Analysis:
