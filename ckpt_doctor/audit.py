@@ -6,13 +6,15 @@ error of our own is one too, with its traceback in the log.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import glob
 import logging
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -41,6 +43,9 @@ from ckpt_doctor.rules.interface import Subject
 from ckpt_doctor.selection import Selection
 from ckpt_doctor.suppression import at_least, path_ignores, suppress
 from ckpt_doctor.verdict import Policy, judge, judge_subject
+
+if TYPE_CHECKING:
+    from ckpt_doctor.workers import Workers
 
 _log = logging.getLogger(__name__)
 
@@ -118,12 +123,19 @@ def scan(
 
     checkpoints: list[CheckpointResult] = []
     errors = [_error(path, message) for path, message in found.errors]
-    for done, outcome in enumerate(_in_order(verdict_on, found.checkpoints, asked_for.jobs), start=1):
-        if isinstance(outcome, PathError):
-            errors.append(outcome)
-        else:
-            checkpoints.append(outcome)
-        progress(Progress("scanning", done, len(found.checkpoints)))
+    with contextlib.ExitStack() as resources:
+        judge_one = verdict_on
+        if asked_for.timeout is not None or asked_for.max_memory is not None:
+            from ckpt_doctor.workers import Workers  # Few scans need processes.
+
+            workers = resources.enter_context(Workers(asked_for.timeout, asked_for.max_memory))
+            judge_one = partial(_judge_apart, workers, found.damages, how)
+        for done, outcome in enumerate(_in_order(judge_one, found.checkpoints, asked_for.jobs), start=1):
+            if isinstance(outcome, PathError):
+                errors.append(outcome)
+            else:
+                checkpoints.append(outcome)
+            progress(Progress("scanning", done, len(found.checkpoints)))
     checkpoints += [_unreadable(error, (), selection) for error in found.unopened]
     if checkpoints and not found.checkpoints and not errors:
         errors.append(PathError(", ".join(asked), "there is no whole checkpoint to scan"))
@@ -165,6 +177,16 @@ def _error(path: str, message: str) -> PathError:
     return PathError(path, message.removeprefix(f"{path}: "))
 
 
+def _judge_apart(workers: Workers, damages: Mapping[str, tuple[Damage, ...]], how: _How, path: str) -> _Outcome:
+    """Return the verdict on one checkpoint that another process gives; or why it gives none, and stops no other."""
+    from ckpt_doctor.workers import Gone
+
+    try:
+        return workers.call(_judge, path, damages.get(path, ()), how)
+    except Gone as error:
+        return _error(path, str(error))
+
+
 def _judge(path: str, seen: tuple[Damage, ...], how: _How) -> _Outcome:
     """Return the verdict on one checkpoint; one that changes while it is read is read once more.
 
@@ -184,6 +206,8 @@ def _judge(path: str, seen: tuple[Damage, ...], how: _How) -> _Outcome:
         return _error(path, str(error))
     except OSError as error:
         return _error(path, f"cannot be read: {error.strerror or error}")
+    except MemoryError:
+        return _error(path, "needs more memory than there is for it; --quick needs less")
     except Exception as error:  # noqa: BLE001 - see below
         # A bug of ours must read neither as damage nor as health, and must not take the verdicts on other files along.
         _log.exception("%s: internal error", path)

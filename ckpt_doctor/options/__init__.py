@@ -292,6 +292,20 @@ class ScanOptions(DataOptions):
     jobs: int = option(
         1, Whole(1), "How many to read at a time.", "How many checkpoints to read at a time.", metavar="N", shell=None
     )
+    timeout: float | None = option(
+        None,
+        Above(),
+        "Give up on a checkpoint after so many seconds.",
+        "Seconds that the verdict on one checkpoint may take, each in a process of its own; the others go on.",
+        metavar="SECONDS",
+    )
+    max_memory: int | None = option(
+        None,
+        Size(),
+        "Give up on a checkpoint that needs more: 2GB.",
+        "Bytes that the process may ask for which judges one checkpoint; the others go on. Linux only.",
+        metavar="SIZE",
+    )
     meta: str | None = option(
         None,
         Text(),
