@@ -185,10 +185,10 @@ class Outputs:
             backup = path.with_name(f"{path.name}.bak{number or ''}")
             if os.path.lexists(backup):
                 continue
+            if self._journal is not None:
+                self._journal.add("backup", path=self._journal.relative(backup), of=self._journal.relative(path))
+            self._backups.append((backup, path))
             try:
-                if self._journal is not None:
-                    self._journal.add("backup", path=self._journal.relative(backup), of=self._journal.relative(path))
-                self._backups.append((backup, path))
                 # A file of its own where it is a symbolic link: the link's target may be changed by others.
                 if path.is_symlink():
                     raise OSError(errno.EPERM, "is a symbolic link")

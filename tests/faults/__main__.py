@@ -304,8 +304,8 @@ def main() -> int:
                 moments(trial, bench, asked.moments)
                 races(trial, bench, asked.moments)
             print(f"{kind:22} {trial.faults[kind]:7} faults, {len(trial.broken) - before} broken states", flush=True)
-    for line in trial.broken[:40]:
-        print(line, file=sys.stderr)
+            for line in trial.broken[before:][:20]:
+                print(line, file=sys.stderr, flush=True)
     seconds = time.monotonic() - started
     print(f"{'all':22} {trial.faults.total():7} faults, {len(trial.broken)} broken states, {seconds:.0f} s")
     return 1 if trial.broken else 0
