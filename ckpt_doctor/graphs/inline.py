@@ -81,6 +81,7 @@ class _Writer:
         # A call's output to the tensor that it is, and a call to the nodes that end it.
         self.alias: dict[str, str] = {}
         self.ended: dict[str, tuple[str, ...]] = {}
+        self.taken: set[str] = set()
 
     def resolve(self, tensor: str) -> str:
         """Return the tensor that `tensor` is now."""
@@ -113,6 +114,7 @@ class _Writer:
         """Add nodes of a graph, or of the function that `prefix` calls; `rename` maps its arguments to tensors."""
         nodes = list(nodes)
         named = {node.name: node for node in nodes}
+        self.taken.update(prefix + name for name in named)
         for node in nodes:
             copy = pb.NodeDef()
             copy.CopyFrom(node)
@@ -173,6 +175,17 @@ class _Writer:
             return None
         return function, inputs, attributes
 
+    def _prefix(self, call: str, function: pb.FunctionDef) -> str:
+        """Return what the names of a function's nodes begin with where it is written out.
+
+        `tf.cond` leaves `cond/Identity` beside `cond`, and an `Identity` in its branches.
+        """
+        prefix, number = f"{call}/", 0
+        while any(prefix + node.name in self.taken for node in function.node_def):
+            number += 1
+            prefix = f"{call}_{number}/"
+        return prefix
+
     def _call(
         self,
         node: pb.NodeDef,
@@ -181,7 +194,7 @@ class _Writer:
         attributes: Mapping[str, pb.AttrValue],
         depth: int,
     ) -> None:
-        prefix = f"{node.name}/"
+        prefix = self._prefix(node.name, function)
         rename = {argument.name: tensor for argument, tensor in zip(function.signature.input_arg, inputs, strict=True)}
         self.write(function.node_def, prefix, rename, depth + 1, attributes)
         named = {inner.name: inner for inner in function.node_def}

@@ -104,3 +104,21 @@ def test_a_comparison_of_a_fed_mode_is_a_switch():
     node(graph, "is_train", "Equal", "mode", "one")
     node(graph, "switch", "Switch", "mode", "is_train")
     assert training_switches(Graph(graph)) == ("is_train",)
+
+
+def test_what_a_condition_leaves_beside_it_keeps_its_name():
+    """`tf.cond` writes `cond/Identity` beside `cond`, and a branch may hold an `Identity`."""
+    graph = pb.GraphDef()
+    function(graph, "yes", ["x"], {"y": "Identity:output:0"}, ("Identity", "Identity", ["x"]))
+    function(graph, "no", ["x"], {"y": "Neg:y:0"}, ("Neg", "Neg", ["x"]))
+    node(graph, "x", "Placeholder")
+    node(graph, "way", "Placeholder")
+    node(graph, "cond", "If", "way", "x", then_branch="yes", else_branch="no")
+    node(graph, "cond/Identity", "Identity", "cond")
+    written, alias = inline(graph, lambda node: True)
+    names = [node.name for node in written.node]
+    assert len(names) == len(set(names))
+    inputs = {node.name: list(node.input) for node in written.node}
+    assert alias["cond:0"] == "cond_1/Identity:0"
+    assert inputs["cond/Identity"] == ["cond_1/Identity"]
+    assert inputs["cond_1/Identity"] == ["x"]
