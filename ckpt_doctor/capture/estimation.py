@@ -114,6 +114,7 @@ def _by_graph(
         feeds=request.feeds,
         outputs=outputs,
         unproven=request.unproven,
+        allow_code=request.allow_code,
     )
     sited = {site.layer for site in program.cut.sites}
     left = {layer.name: _why_not_run(layer, meta) for layer in inventory.layers if layer.name not in sited}

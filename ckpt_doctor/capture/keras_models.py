@@ -34,6 +34,8 @@ from ckpt_doctor.formats.interface import Changes
 from ckpt_doctor.formats.temporary import TemporaryFolder
 from ckpt_doctor.graphs import describe
 from ckpt_doctor.graphs.facts import ModelFacts
+from ckpt_doctor.graphs.side_effects import refuse_side_effects, side_effects_of_model
+from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
 
 _log = logging.getLogger(__name__)
 
@@ -290,6 +292,9 @@ def completion(checkpoint: Checkpoint, layers: Sequence[BatchNormLayer]) -> dict
 
 def _from_saved_model(checkpoint: Checkpoint, layers: Sequence[BatchNormLayer], *, allow_code: bool) -> KerasModel:
     refuse_code_in(checkpoint.path, allow_code)
+    saved = pb.SavedModel.FromString(checkpoint.descriptions.saved_model or b"")
+    for meta_graph in saved.meta_graphs:
+        refuse_side_effects(checkpoint.path, side_effects_of_model(meta_graph.graph_def), allow_code)
     model = _loading(checkpoint.path, keras(legacy=True).models.load_model, checkpoint.place, compile=False)
     return KerasModel(model, layer_names(file_names(checkpoint, model), batch_norms(model), owners_of(layers)))
 

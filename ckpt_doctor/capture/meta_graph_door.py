@@ -21,6 +21,7 @@ from ckpt_doctor.graphs.graph import DTYPES, Graph, plain_dtype, split_tensor, t
 from ckpt_doctor.graphs.loops import nodes_in_branches, nodes_in_loops
 from ckpt_doctor.graphs.meta_graph import MetaGraph
 from ckpt_doctor.graphs.saved_model import ServedGraph
+from ckpt_doctor.graphs.side_effects import refuse_side_effects, side_effects
 from ckpt_doctor.graphs.specialise import resolve_tensor
 from ckpt_doctor.graphs.tables import fill_tables
 
@@ -36,6 +37,7 @@ def load(
     feeds: Mapping[str, str] | None = None,
     outputs: Sequence[str] = (),
     unproven: bool = False,
+    allow_code: bool = False,
 ) -> Program:
     """Return the program that measures the named layers.
 
@@ -47,10 +49,12 @@ def load(
         feeds: Tensor to the text of a value that is fed in every run.
         outputs: Further tensors that are wanted.
         unproven: Whether random operations before a layer are accepted.
+        allow_code: Whether operations may run that touch files, the network or Python.
 
     Raises:
         BadRequest: A tensor is not in the graph, or a value is none.
-        RepairRefused: The graph needs a variable that the checkpoint lacks, or draws random numbers.
+        RepairRefused: The graph needs a variable that the checkpoint lacks, draws random numbers, or does more than
+            compute.
     """
     for tensor in (*inputs, *outputs, *(feeds or {})):
         if meta.graph.producer(tensor) is None:
@@ -87,7 +91,11 @@ def load(
             f"taken out; {_without_chance(meta, opened, opened_graph, random, names)}if the noise belongs there at "
             "inference, allow it with --unproven"
         )
-    opened = fill_tables(meta.graph, opened, _assets(checkpoint, meta), partial(_entries, checkpoint))
+    opened = fill_tables(
+        meta.graph, opened, _assets(checkpoint, meta), partial(_entries, checkpoint), remote=allow_code
+    )
+    where = checkpoint.descriptions.meta_graph_path or checkpoint.path
+    refuse_side_effects(where, side_effects(opened.proto), allow_code)
     fixed = _fixed(opened, {tensor: (given, feeds[given]) for tensor, given in fed.items() if feeds and given in feeds})
     _log.debug(
         "%s: cut open at %d sites of %d layers; %d layers left; %d variables; fed constants: %s",

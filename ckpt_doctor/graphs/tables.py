@@ -33,7 +33,9 @@ _SOURCES = frozenset("Placeholder PlaceholderV2 PlaceholderWithDefault".split())
 ValueOf = Callable[[str], "Array | None"]
 
 
-def fill_tables(graph: Graph, opened: CutGraph, assets: Mapping[str, str], value_of: ValueOf) -> CutGraph:
+def fill_tables(
+    graph: Graph, opened: CutGraph, assets: Mapping[str, str], value_of: ValueOf, *, remote: bool = False
+) -> CutGraph:
     """Return a cut graph with what fills its tables.
 
     Args:
@@ -41,6 +43,7 @@ def fill_tables(graph: Graph, opened: CutGraph, assets: Mapping[str, str], value
         opened: The cut graph; not changed.
         assets: Tensor that names a file of a SavedModel, to the path of the file.
         value_of: Gives the entries of tables that a checkpoint holds.
+        remote: Whether a table may be filled from a file that is not on this machine.
 
     Raises:
         RepairRefused: Nothing fills a table, or what does cannot be found.
@@ -50,7 +53,7 @@ def fill_tables(graph: Graph, opened: CutGraph, assets: Mapping[str, str], value
         return opened
     result = pb.GraphDef()
     result.CopyFrom(opened.proto)
-    filler = _Filler(graph, result, assets, value_of)
+    filler = _Filler(graph, result, assets, value_of, remote)
     starters = tuple(filler.fill(name) for name in tables)
     return replace(opened, proto=result, starters=(*opened.starters, *starters))
 
@@ -58,11 +61,14 @@ def fill_tables(graph: Graph, opened: CutGraph, assets: Mapping[str, str], value
 class _Filler:
     """Adds to a graph what fills its tables."""
 
-    def __init__(self, graph: Graph, result: pb.GraphDef, assets: Mapping[str, str], value_of: ValueOf) -> None:
+    def __init__(
+        self, graph: Graph, result: pb.GraphDef, assets: Mapping[str, str], value_of: ValueOf, remote: bool
+    ) -> None:
         self.graph = graph
         self.result = result
         self.assets = assets
         self.value_of = value_of
+        self.remote = remote
         self.there = {node.name for node in result.node}
 
     def fill(self, table: str) -> str:
@@ -104,6 +110,11 @@ class _Filler:
             path = value.reshape(-1)[0].decode("utf-8", "surrogateescape")
         if path is None:
             raise RepairRefused(f"the graph fills the table {table} from a file whose name it does not hold")
+        if "://" in path and not self.remote:
+            raise RepairRefused(
+                f"the graph fills the table {table} from {path}, over the network; if you trust it, allow it with "
+                "--allow-code"
+            )
         if "://" not in path and not Path(path).is_file():
             raise RepairRefused(
                 f"the graph fills the table {table} from the file {path}, which is not there; put it there, as it was "

@@ -146,8 +146,8 @@ class DataOptions(Options):
     allow_code: bool = option(
         False,
         Flag(),
-        "Run Python that the checkpoint itself contains.",
-        "Run Python that the checkpoint itself carries.",
+        "Run Python, and operations on files and the network, that the checkpoint holds.",
+        "Run Python that the checkpoint itself carries, and operations of its graph on files and the network.",
     )
 
 
