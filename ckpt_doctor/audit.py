@@ -128,7 +128,7 @@ def scan(
         if asked_for.timeout is not None or asked_for.max_memory is not None:
             from ckpt_doctor.workers import Workers  # Few scans need processes.
 
-            workers = resources.enter_context(Workers(asked_for.timeout, asked_for.max_memory))
+            workers = resources.enter_context(Workers(asked_for.timeout, asked_for.max_memory, __name__))
             judge_one = partial(_judge_apart, workers, found.damages, how)
         for done, outcome in enumerate(_in_order(judge_one, found.checkpoints, asked_for.jobs), start=1):
             if isinstance(outcome, PathError):

@@ -6,6 +6,7 @@ process, which is replaced, and the caller hears of it.
 
 from __future__ import annotations
 
+import importlib
 import queue
 import signal
 import socket
@@ -23,7 +24,7 @@ _Result = TypeVar("_Result")
 # What a process is ended with by the system, in words.
 _SIGNALS = {signal.SIGKILL: "was killed, which is what the system does where memory runs out"}
 _READY = "ready"
-_START = "import sys; sys.path[:] = {path!r}; from ckpt_doctor.workers import serve; serve({descriptor}, {memory})"
+_START = "import sys; sys.path[:] = {path!r}; from ckpt_doctor.workers import serve; serve({descriptor}, {memory}, {module!r})"
 
 
 class Gone(Exception):
@@ -36,16 +37,18 @@ class Workers:
     Args:
         timeout: Seconds that one call may take; None: as long as it takes.
         max_memory: Bytes that a process may ask for beyond what it has when it starts; None: no limit.
+        module: The module whose functions are called; a process starts by loading it.
 
     Raises:
         BadRequest: This system cannot limit the memory of a process.
     """
 
-    def __init__(self, timeout: float | None, max_memory: int | None) -> None:
+    def __init__(self, timeout: float | None, max_memory: int | None, module: str) -> None:
         if max_memory is not None and not sys.platform.startswith("linux"):
             raise BadRequest("--max-memory: only Linux can limit the memory of a process; --timeout works everywhere")
         self._timeout = timeout
         self._max_memory = max_memory
+        self._module = module
         self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
 
     def __enter__(self) -> Workers:
@@ -66,7 +69,7 @@ class Workers:
         try:
             worker = self._idle.get_nowait()
         except queue.Empty:
-            worker = _Worker(self._max_memory)
+            worker = _Worker(self._max_memory, self._module)
         try:
             result: _Result = worker.call(function, arguments, self._timeout)
         except BaseException:
@@ -77,10 +80,10 @@ class Workers:
 
 
 class _Worker:
-    def __init__(self, max_memory: int | None) -> None:
+    def __init__(self, max_memory: int | None, module: str) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
-            code = _START.format(path=sys.path, descriptor=theirs.fileno(), memory=max_memory)
+            code = _START.format(path=sys.path, descriptor=theirs.fileno(), memory=max_memory, module=module)
             # A session of its own: Ctrl-C at the terminal is for the parent, which ends this.
             self._process = subprocess.Popen(
                 [sys.executable, "-c", code],
@@ -121,15 +124,15 @@ class _Worker:
         return _SIGNALS.get(number, f"crashed ({number.name}), in a library that reads the file: do not trust it")
 
 
-def serve(descriptor: int, max_memory: int | None) -> None:
+def serve(descriptor: int, max_memory: int | None, module: str) -> None:
     """Do what is asked through a socket until it is closed: the main program of a worker.
 
     Args:
         descriptor: The socket.
         max_memory: See `Workers`.
+        module: What is loaded first: memory and time are limited beyond that.
     """
-    import ckpt_doctor.audit  # noqa: F401 - what it has when it starts should be most of what it needs
-
+    importlib.import_module(module)
     connection = Connection(descriptor)
     if max_memory is not None:
         _limit_memory(max_memory)

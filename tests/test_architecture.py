@@ -59,7 +59,9 @@ MAY_IMPORT = {
         "rules",
         "selection",
         "verdict",
+        "workers",
     },
+    "workers": {"errors"},
     "listing": {"analysis", "batchnorm", "checkpoint", "errors", "formats"},
     "comparison": {"analysis", "checkpoint", "errors", "formats"},
     # Of rules, their documentation.

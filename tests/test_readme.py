@@ -100,7 +100,8 @@ def test_options_that_are_mentioned_exist(document):
     known = {"--version", "--help", "--editable", "--check"}
     for command in [ckpt_doctor_group, *ckpt_doctor_group.commands.values()]:
         known |= {name for parameter in command.params for name in parameter.opts}
-    for script in (ROOT / "benchmarks").glob("*.py"):  # docs/reliability.md says how to run them
+    # docs/reliability.md says how to run them.
+    for script in (*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "tests").glob("*/__main__.py")):
         known |= set(re.findall(r'add_argument\("(--[a-z-]+)"', script.read_text("utf-8")))
     mentioned = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", document.read_text("utf-8")))
     assert mentioned <= known

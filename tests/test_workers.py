@@ -28,7 +28,7 @@ def allocate(megabytes):
 
 
 def test_a_process_is_used_again():
-    with Workers(None, None) as workers:
+    with Workers(None, None, __name__) as workers:
         first = workers.call(os.getpid)
         assert first != os.getpid()
         assert workers.call(os.getpid) == first
@@ -38,7 +38,7 @@ def test_a_process_is_used_again():
     ("number", "why"), [(signal.SIGSEGV, "crashed (SIGSEGV)"), (signal.SIGKILL, "memory runs out")]
 )
 def test_a_process_that_dies_is_told_of_and_replaced(number, why):
-    with Workers(None, None) as workers:
+    with Workers(None, None, __name__) as workers:
         first = workers.call(os.getpid)
         with pytest.raises(Gone) as error:
             workers.call(crash, number)
@@ -47,7 +47,7 @@ def test_a_process_that_dies_is_told_of_and_replaced(number, why):
 
 
 def test_a_call_that_takes_too_long_is_given_up():
-    with Workers(0.2, None) as workers:
+    with Workers(0.2, None, __name__) as workers:
         first = workers.call(os.getpid)
         started = time.monotonic()
         with pytest.raises(Gone, match=r"took longer than 0\.2 s \(--timeout\)"):
@@ -60,7 +60,7 @@ def test_a_call_that_takes_too_long_is_given_up():
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux limits memory")
 def test_a_call_that_needs_too_much_memory_is_refused_it():
-    with Workers(None, 200 << 20) as workers:
+    with Workers(None, 200 << 20, __name__) as workers:
         first = workers.call(os.getpid)
         assert workers.call(allocate, 100) == 100 << 17
         with pytest.raises(Gone, match=r"needs more memory than it may have \(--max-memory\)"):
@@ -69,7 +69,7 @@ def test_a_call_that_needs_too_much_memory_is_refused_it():
 
 
 def test_an_end_of_the_context_ends_the_processes():
-    with Workers(None, None) as workers, ThreadPoolExecutor(2) as pool:
+    with Workers(None, None, __name__) as workers, ThreadPoolExecutor(2) as pool:
         processes = set(pool.map(lambda _: workers.call(os.getpid), range(4)))
     for process in processes:
         with pytest.raises(ProcessLookupError):
@@ -79,7 +79,7 @@ def test_an_end_of_the_context_ends_the_processes():
 def test_elsewhere_than_on_linux_memory_cannot_be_limited(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
     with pytest.raises(BadRequest, match="--max-memory: only Linux"):
-        Workers(None, 1 << 30)
+        Workers(None, 1 << 30, __name__)
 
 
 @pytest.fixture
