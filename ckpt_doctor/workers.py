@@ -24,7 +24,10 @@ _Result = TypeVar("_Result")
 # What a process is ended with by the system, in words.
 _SIGNALS = {signal.SIGKILL: "was killed, which is what the system does where memory runs out"}
 _READY = "ready"
-_START = "import sys; sys.path[:] = {path!r}; from ckpt_doctor.workers import serve; serve({descriptor}, {memory}, {module!r})"
+_START = (
+    "import sys; sys.path[:] = {path!r}; from ckpt_doctor.workers import serve; "
+    "serve({descriptor}, {memory}, {module!r})"
+)
 
 
 class Gone(Exception):
