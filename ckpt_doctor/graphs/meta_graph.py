@@ -76,7 +76,7 @@ class MetaGraph:
         values |= fixed
         stored, batch = self._count(values)
         # Each is tried on the whole graph; models have one switch, or one for each of a few parts.
-        for name in list(values)[: max(_FEWEST_TRIED, _MOST_TRIED // len(self._opened.nodes))]:
+        for name in list(values)[: max(_FEWEST_TRIED, _MOST_TRIED // max(1, len(self._opened.nodes)))]:
             if not batch:
                 break
             if name in fixed:
