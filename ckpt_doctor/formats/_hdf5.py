@@ -43,6 +43,8 @@ _PIECES_EXPANSION = 10
 _CHUNK_EXPANSION = 100
 
 _MOST_OBJECTS = 1_000_000
+# Models of Keras are nested 30 deep at most, and have a few groups for each; a path of a million groups is as long.
+_DEEPEST = 500
 _NUMBER = re.compile(r"[0-9]{1,20}")
 
 
@@ -121,6 +123,8 @@ def walk(file: OpenFile, where: str) -> Tree:
                     if address in seen:
                         twin = seen[address] or "/"
                         raise Refused(f"a second link to the group {twin!r}; not followed")
+                    if child_path.count("/") >= _DEEPEST:
+                        raise Refused(f"groups are nested more than {_DEEPEST} deep; not read on")
                     seen[address] = child_path
                     below.append((child_path, child))
                 elif isinstance(child, h5py.Dataset):

@@ -1,4 +1,4 @@
-"""Arrays that a file declares many times as large as it is: looked through chunk by chunk, or refused."""
+"""HDF5 that unfolds into far more than is stored: arrays looked through chunk by chunk, chunks and groups refused."""
 
 from __future__ import annotations
 
@@ -73,3 +73,13 @@ def test_what_is_packed_as_arrays_are_is_read_as_ever(tmp_path: Path) -> None:
         file.create_dataset("layers/dense/vars/0", data=value, chunks=(64, 128), compression="gzip")
     (variable,) = open_checkpoint(path).variables
     assert variable.pieces is None
+
+
+def test_groups_that_are_nested_without_end_are_not_entered(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "m.weights.h5", "w") as file:
+        group = file
+        for _ in range(600):
+            group = group.create_group("g")
+    (damage,) = open_checkpoint(tmp_path / "m.weights.h5").damages
+    assert "groups are nested more than 500 deep" in damage.message
+    assert len(damage.variables[0]) == 1001

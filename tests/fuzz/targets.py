@@ -276,14 +276,14 @@ _v1 = mutators.in_message(pb.SavedTensorSlices)
 _BUNDLE, _SLICES = FORMATS / "tf1_bundle", FORMATS / "bundle_shards"
 
 TARGETS = (
-    Target("table", _tables, (mutators.in_bytes, mutators.block, mutators.block), _run_table, 330),
-    Target("snappy", _snappy_blocks, (mutators.in_bytes,), _run_snappy, 250),
+    Target("table", _tables, (mutators.in_bytes, mutators.block, mutators.block), _run_table, 420),
+    Target("snappy", _snappy_blocks, (mutators.in_bytes,), _run_snappy, 300),
     Target(
         "bundle",
         lambda: _files(_BUNDLE / "sample.index"),
         (mutators.in_bytes, mutators.block, mutators.table(_entry), mutators.table(_entry)),
         partial(_beside, _BUNDLE, "sample.index", "sample"),
-        45,
+        25,
     ),
     Target(
         "slices",
@@ -297,7 +297,7 @@ TARGETS = (
         lambda: _files(FORMATS / "v1" / "sample"),
         (mutators.in_bytes, mutators.block, mutators.table(_v1), mutators.table(_v1)),
         partial(_scanned, "sample"),
-        45,
+        25,
     ),
     Target(
         "meta-graph",
@@ -325,12 +325,12 @@ TARGETS = (
         8,
     ),
     Target("keras-index", _h5("*.weights.json"), (mutators.in_bytes, mutators.in_json), _run_index, 8),
-    Target("state", lambda: [_STATE], (mutators.in_bytes,), _run_state, 50),
-    Target("receipt", lambda: [json.dumps(_RECEIPT).encode()], (mutators.in_bytes, mutators.in_json), _run_receipt, 50),
+    Target("state", lambda: [_STATE], (mutators.in_bytes,), _run_state, 25),
+    Target("receipt", lambda: [json.dumps(_RECEIPT).encode()], (mutators.in_bytes, mutators.in_json), _run_receipt, 25),
     Target(
         "baseline", lambda: [json.dumps(_BASELINE).encode()], (mutators.in_bytes, mutators.in_json), _run_baseline, 10
     ),
-    Target("policy", lambda: [_POLICY], (mutators.in_bytes, mutators.in_toml, mutators.in_toml), _run_policy, 50),
+    Target("policy", lambda: [_POLICY], (mutators.in_bytes, mutators.in_toml, mutators.in_toml), _run_policy, 30),
     Target("data", _arrays, (mutators.in_bytes, mutators.in_bytes), _run_arrays, 30),
 )
 

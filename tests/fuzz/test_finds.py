@@ -22,6 +22,7 @@ from ckpt_doctor.errors import BadRequest
 from ckpt_doctor.formats import open_checkpoint
 from ckpt_doctor.graphs.keras_fronts import fronts
 from ckpt_doctor.graphs.meta_graph import MetaGraph
+from ckpt_doctor.graphs.object_lists import unshown_layers
 from ckpt_doctor.graphs.object_optimizers import members
 from ckpt_doctor.naming.groups import natural
 from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
@@ -56,6 +57,15 @@ def test_an_object_graph_that_names_what_the_file_does_not_hold() -> None:
     assert inventory.model is not None
     assert [one.gamma for one in inventory.model.unshown] == ["absent/gamma"]
     assert "bn" not in {layer.name for layer in inventory.layers}
+
+
+def test_an_object_graph_that_points_beyond_its_end() -> None:
+    graph = pb.TrackableObjectGraph()
+    optimizer = graph.nodes.add()
+    optimizer.children.add(node_id=1, local_name="_iterations")
+    optimizer.children.add(node_id=7, local_name="model")
+    graph.nodes.add().attributes.add(checkpoint_key="steps", full_name="iteration")
+    assert unshown_layers(graph) == []
 
 
 @pytest.mark.parametrize("digits", ["²", "9" * 5000])
