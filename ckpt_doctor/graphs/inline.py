@@ -140,17 +140,20 @@ class _Writer:
                 for name, value in copy.attr.items():
                     if value.WhichOneof("value") == "placeholder" and value.placeholder in attributes:
                         copy.attr[name].CopyFrom(attributes[value.placeholder])
-            self.left -= 1
-            if self.left < 0:
-                raise TooMuchWork(
-                    f"its functions, with every call written out, are more than {self.most} operations, over "
-                    f"{_MOST_COPIES} times as many as are stored; models write each function out a few times"
-                )
+            self._spend()
             called = self._called(copy)
             if called is None or depth >= _DEEPEST:
                 self.nodes.append(copy)
             else:
                 self._call(copy, *called, depth)
+
+    def _spend(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise TooMuchWork(
+                f"its functions, with every call written out, are more than {self.most} operations, over "
+                f"{_MOST_COPIES} times as many as are stored; models write each function out a few times"
+            )
 
     def _renamed(self, entry: str, prefix: str, rename: Mapping[str, str], named: Mapping[str, pb.NodeDef]) -> str:
         """Return an input inside a function as one of the graph."""
@@ -203,6 +206,7 @@ class _Writer:
         """
         prefix, number = f"{call}/", 0
         while any(prefix + node.name in self.taken for node in function.node_def):
+            self._spend()
             number += 1
             prefix = f"{call}_{number}/"
         return prefix
