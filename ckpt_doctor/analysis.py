@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -153,6 +154,11 @@ def _non_finite(checkpoint: Checkpoint, inventory: Inventory) -> Iterator[tuple[
     together: list[tuple[str, Array]] = []
     elements = 0
     for name, value in _floating(checkpoint, inventory):
+        if not isinstance(value, np.ndarray):
+            with suppress(UnreadableCheckpoint):
+                count = sum(int(piece.size - np.count_nonzero(np.isfinite(piece))) for piece in value)
+                yield from [(name, count)] if count else []
+            continue
         if together and (elements + value.size > _AT_ONCE or value.dtype != together[0][1].dtype):
             yield from _not_finite_among(together)
             together, elements = [], 0
@@ -161,16 +167,18 @@ def _non_finite(checkpoint: Checkpoint, inventory: Inventory) -> Iterator[tuple[
     yield from _not_finite_among(together)
 
 
-def _floating(checkpoint: Checkpoint, inventory: Inventory) -> Iterator[tuple[str, Array]]:
-    """Yield name and value of every variable that can hold NaN, as far as they can be read."""
+def _floating(checkpoint: Checkpoint, inventory: Inventory) -> Iterator[tuple[str, Array | Iterator[Array]]]:
+    """Yield name and value of every variable that can hold NaN, as far as they can be read; a giant one in pieces."""
     # The inventory has read the values of layers already.
     known = {layer.variables[role]: value for layer in inventory.layers for role, value in layer.values.items()}
     for variable in checkpoint.variables:
         if not variable.dtype.startswith(("float", "bfloat", "complex")):
             continue
         try:
-            value = known.get(variable.name)
-            yield variable.name, variable.read() if value is None else value
+            value: Array | Iterator[Array] | None = known.get(variable.name)
+            if value is None:
+                value = variable.read() if variable.pieces is None else variable.pieces()
+            yield variable.name, value
         except UnreadableCheckpoint:  # Verifying has seen the same damage, and says more of it.
             continue
 

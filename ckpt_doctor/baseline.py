@@ -73,6 +73,8 @@ def read(file: str | Path) -> Baseline:
         document = json.loads(Path(file).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BadRequest(f"{file}: is not there; `scan … --write-baseline {file}` makes it") from None
+    except OSError as error:
+        raise BadRequest(f"{file}: cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError.
         raise refuse(f"{type(error).__name__}: {error}") from error
     if not isinstance(document, dict) or "schema" not in document:

@@ -6,7 +6,7 @@ looking at a checkpoint of ten gigabytes costs its index.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal
@@ -105,6 +105,8 @@ class Variable:
         reader: Reads the value; `read` is its public face.
         label: The name for people that the file gives beside the key (the object graph's `full_name`, the `name`
             attribute of a Keras 3 group), or None.
+        pieces: Yields the values in pieces of any shape, in any order, where the value is many times as large as what
+            is stored of it; None where it is not.
     """
 
     name: str
@@ -113,6 +115,7 @@ class Variable:
     nbytes: int
     reader: Callable[[], Array] = field(repr=False)
     label: str | None = None
+    pieces: Callable[[], Iterator[Array]] | None = field(default=None, repr=False)
 
     def read(self) -> Array:
         """Return the value, of shape `shape`.

@@ -166,10 +166,13 @@ def _judged(checkpoint: CheckpointResult, code: str, looked_for: Collection[str]
 
 def _is_gone(path: str) -> bool:
     """Return whether a local path, or any file of a prefix, is not there."""
-    if "://" in path or Path(path).exists():
+    if "://" in path:
         return False
     target = Path(path)
-    return not any(target.parent.glob(f"{glob.escape(target.name)}[.-]*"))
+    try:
+        return not target.exists() and not any(target.parent.glob(f"{glob.escape(target.name)}[.-]*"))
+    except (OSError, ValueError):  # No file can have such a name: it is too long, or holds a null byte.
+        return True
 
 
 def _absolute(path: str) -> str:

@@ -1,6 +1,8 @@
 """What is no file, or no numbers: named, and neither waited for nor taken for health."""
 
 import os
+import shutil
+import threading
 from pathlib import Path
 
 import h5py
@@ -9,6 +11,7 @@ import pytest
 
 from ckpt_doctor.cli import main
 
+FORMATS = Path(__file__).parents[1] / "fixtures" / "formats"
 ODD = "is a pipe, a device or a link that leads nowhere; expected a file or a folder"
 
 
@@ -33,6 +36,23 @@ def test_nobody_waits_for_a_pipe(capsys):
     assert main(["scan", "."]) == 2
     assert main(["scan", "model.h5"]) == 2
     assert f"model.h5: {ODD}" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
+@pytest.mark.parametrize("sample", ["tf1_bundle/sample", "saved_model_tf2/sample/variables/variables"])
+def test_nobody_waits_for_a_pipe_in_the_place_of_a_shard(capsys, sample):
+    for file in (FORMATS / sample).parent.iterdir():
+        shutil.copyfile(file, file.name)
+    shard = Path(f"{Path(sample).name}.data-00000-of-00001")
+    shard.unlink()
+    os.mkfifo(shard)
+    # In a thread of its own: a test that waits for ever names nobody.
+    codes = []
+    worker = threading.Thread(target=lambda: codes.append(main(["scan", f"{Path(sample).name}.index"])), daemon=True)
+    worker.start()
+    worker.join(timeout=30)
+    assert codes == [2]
+    assert f"{shard}: is a pipe or a device; expected a file" in capsys.readouterr().err
 
 
 def test_statistics_of_text_are_not_judged(capsys):

@@ -50,7 +50,12 @@ def take_inventory(checkpoint: Checkpoint, facts: ModelFacts | None) -> Inventor
             layers.append(layer)
         elif layer.absent:
             unmatched.append(layer)
-    lost = list(unshown_batch_norms(facts, claimed))
+    # A damaged object graph may name what the file does not hold.
+    lost = [
+        layer
+        for layer in unshown_batch_norms(facts, claimed)
+        if all(checkpoint.variable(name) is not None for name in layer.variables.values())
+    ]
     doubts = unshown_places(facts, claimed)
     claimed |= {name for layer in lost for name in layer.variables.values()}
     twins = find_twins(checkpoint, claimed, facts.copies if facts is not None else {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -20,6 +21,11 @@ from ckpt_doctor.formats.temporary import TemporaryFolder
 # Compressed members above this are unpacked to a temporary file, not held in memory.
 _IN_MEMORY = 64 * 10**6
 _CHUNK = 1 << 20
+# What NumPy, zipfile and h5py were seen to raise on damaged files: the header of an `.npy` is a Python literal, which
+# NumPy takes apart with `tokenize`; a member of an `.npz` may be encrypted or packed in a way that zipfile lacks.
+_RAISED = (
+    OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error, tokenize.TokenError
+)  # fmt: skip
 
 
 def read_arrays(where: str, path: Path, key: str | None, kept: ExitStack, *, several: bool = False) -> dict[str, Any]:
@@ -46,7 +52,7 @@ def read_arrays(where: str, path: Path, key: str | None, kept: ExitStack, *, sev
         else:
             key = key.strip("/") if key is not None else None
             found = _hdf5(where, path, key, kept, several=several)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, KeyError) as error:
+    except _RAISED as error:
         # NumPy pickles arrays of Python objects, and pickles run code; text of pandas comes as such.
         advice = "; save text as x.astype(str)" if "allow_pickle" in str(error) else ""
         raise BadRequest(f"{where}: {path} cannot be read as {path.suffix}: {error}{advice}") from error

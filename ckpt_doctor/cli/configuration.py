@@ -56,7 +56,10 @@ def _nearest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
             # Another tool's mistake in it is no business of ours; without our table the file is passed by.
             text = project.read_text(encoding="utf-8", errors="replace")
             if "ckpt-doctor" in text:
-                table = _parse(project).get("tool", {}).get("ckpt-doctor")
+                tools = _parse(project).get("tool")
+                table = tools.get("ckpt-doctor") if isinstance(tools, dict) else None
+                if table is not None and not isinstance(table, dict):
+                    raise BadRequest(f"{project}: ckpt-doctor needs a table, [tool.ckpt-doctor]")
                 if table is not None:
                     return project, table
     return None
@@ -70,7 +73,7 @@ def _parse(path: Path) -> dict[str, Any]:
 
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(f"{path}: no TOML: {error}") from error
 
 

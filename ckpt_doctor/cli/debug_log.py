@@ -7,11 +7,10 @@ root logger and on handlers, and hears nothing without them.
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ckpt_doctor.cli.terminal import encodable
+from ckpt_doctor.cli.terminal import to_stderr
 
 LOGGER = "ckpt_doctor"
 
@@ -22,7 +21,7 @@ class _ToStderr(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record as a line."""
         try:
-            print(encodable(self.format(record), sys.stderr), file=sys.stderr)
+            to_stderr(self.format(record))
         except Exception:  # noqa: BLE001 - logging's contract: a lost line stops no work
             self.handleError(record)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 import click
@@ -16,6 +15,7 @@ from ckpt_doctor.cli.fix_command import fix
 from ckpt_doctor.cli.ls_command import ls
 from ckpt_doctor.cli.options import Group, set_environment_variables
 from ckpt_doctor.cli.scan_command import scan
+from ckpt_doctor.cli.terminal import to_stderr
 from ckpt_doctor.errors import CkptDoctorError
 
 
@@ -55,4 +55,4 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _complain(message: str) -> None:
-    print(f"ckpt-doctor: {message}", file=sys.stderr)
+    to_stderr(f"ckpt-doctor: {message}")

@@ -59,7 +59,7 @@ class Terminal:
 
     def message(self, text: str) -> None:
         """Tell the user something that belongs to no report."""
-        print(encodable(f"ckpt-doctor: {text}", sys.stderr), file=sys.stderr)
+        to_stderr(f"ckpt-doctor: {text}")
 
     @contextmanager
     def progress(self) -> Iterator[Listener]:
@@ -91,6 +91,13 @@ class Terminal:
 
     def _colorful(self) -> bool:
         return not self.no_color and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def to_stderr(text: str) -> None:
+    """Write lines to stderr; names in them come from files that anyone may have made."""
+    from ckpt_doctor.reports._page import harmless
+
+    print(encodable(harmless(text), sys.stderr), file=sys.stderr)
 
 
 def encodable(text: str, stream: TextIO) -> str:

@@ -16,6 +16,7 @@ import functools
 import logging
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,7 +38,13 @@ _FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32", 32000: "lzf"}
 BOMB_FLOOR_BYTES = 1 << 28
 BOMB_EXPANSION = 1100
 
+# What is packed so well is looked through chunk by chunk; HDF5 unpacks a chunk as a whole.
+_PIECES_EXPANSION = 10
+_CHUNK_EXPANSION = 100
+
 _MOST_OBJECTS = 1_000_000
+# Models of Keras are nested 30 deep at most, and have a few groups for each; a path of a million groups is as long.
+_DEEPEST = 500
 _NUMBER = re.compile(r"[0-9]{1,20}")
 
 
@@ -50,12 +57,14 @@ class Dataset:
         shape: Its dimensions.
         dtype: TensorFlow's name of its type.
         nbytes: Its size in memory, in bytes (for strings, of the references).
+        in_pieces: Whether it is so much larger than what is stored of it that it is looked through chunk by chunk.
     """
 
     path: str
     shape: tuple[int, ...]
     dtype: str
     nbytes: int
+    in_pieces: bool = False
 
 
 @dataclass
@@ -114,6 +123,8 @@ def walk(file: OpenFile, where: str) -> Tree:
                     if address in seen:
                         twin = seen[address] or "/"
                         raise Refused(f"a second link to the group {twin!r}; not followed")
+                    if child_path.count("/") >= _DEEPEST:
+                        raise Refused(f"groups are nested more than {_DEEPEST} deep; not read on")
                     seen[address] = child_path
                     below.append((child_path, child))
                 elif isinstance(child, h5py.Dataset):
@@ -177,6 +188,7 @@ def describe(path: str, dataset: Any, file_size: int | None = None) -> Dataset |
         other = created.get_external(0)[0] if created.get_external_count() else None
         filters = [created.get_filter(index)[0] for index in range(created.get_nfilters())]
         shape = dataset.shape
+        chunk = created.get_chunk() if layout == h5py.h5d.CHUNKED else None
         stored = int(dataset.id.get_storage_size())
         kind = dataset.id.get_type()
         item_size = int(kind.get_size())
@@ -201,7 +213,10 @@ def describe(path: str, dataset: Any, file_size: int | None = None) -> Dataset |
         raise Refused(f"shape {shape} declares {nbytes} bytes, {stored} are stored; not read")
     if file_size is not None and stored > file_size:
         raise beyond_the_end(f"{stored} bytes are declared as stored, the file has {file_size}")
-    return Dataset(path, shape, dtype, nbytes)
+    if chunk is not None and math.prod(chunk) * item_size > max(BOMB_FLOOR_BYTES, _CHUNK_EXPANSION * stored):
+        raise Refused(f"a chunk of shape {chunk}, {math.prod(chunk) * item_size} bytes, for {stored} stored; not read")
+    in_pieces = chunk is not None and dtype != "string" and nbytes > max(BOMB_FLOOR_BYTES, _PIECES_EXPANSION * stored)
+    return Dataset(path, shape, dtype, nbytes, in_pieces)
 
 
 def _tensorflow_type(dataset: Any, stored: Any, *, in_one_piece: bool) -> str | None:
@@ -252,6 +267,30 @@ def read_value(file: OpenFile, described: Dataset) -> Array:
         Refused: It is not what was described (the file has changed since).
         Damaged: It cannot be read.
     """
+    dataset = _found_again(file, described)
+    return _read_strings(file, dataset, described) if described.dtype == "string" else read_numbers(dataset, described)
+
+
+def read_pieces(file: OpenFile, described: Dataset) -> Iterator[Array]:
+    """Yield the chunks of a dataset of numbers, one at a time.
+
+    Raises:
+        Refused: See `read_value`.
+        Damaged: Likewise.
+    """
+    dataset = _found_again(file, described)
+    with hdf5_errors():
+        places = iter(dataset.iter_chunks())
+    while True:
+        with hdf5_errors():
+            place = next(places, None)
+        if place is None:
+            return
+        yield read_numbers(dataset, described, place)
+
+
+def _found_again(file: OpenFile, described: Dataset) -> Any:
+    """Return the dataset that a walk has described."""
     import h5py
 
     dataset = open_object(file.h5, described.path)
@@ -261,7 +300,7 @@ def read_value(file: OpenFile, described: Dataset) -> Array:
         shape = dataset.shape
     if shape != described.shape:
         raise _changed()
-    return _read_strings(file, dataset, described) if described.dtype == "string" else read_numbers(dataset, described)
+    return dataset
 
 
 def _changed() -> Refused:
@@ -284,15 +323,15 @@ def _read_strings(file: OpenFile, dataset: Any, described: Dataset) -> Array:
     return strings
 
 
-def read_numbers(dataset: Any, described: Dataset) -> Array:
-    """Read a dataset that holds no strings, in native byte order.
+def read_numbers(dataset: Any, described: Dataset, place: tuple[slice, ...] = ()) -> Array:
+    """Read a dataset that holds no strings, or the part of it at `place`, in native byte order.
 
     Raises:
         Refused: It is not of the type that was described (the file has changed since).
         Damaged: It cannot be read.
     """
     with hdf5_errors():
-        array = np.asarray(dataset[()], order="C")
+        array = np.asarray(dataset[place], order="C")
     target = numpy_dtype(described.dtype)
     if described.dtype == "bfloat16":
         if array.dtype.itemsize != target.itemsize:

@@ -21,6 +21,7 @@ from ckpt_doctor.formats import _foreign
 from ckpt_doctor.formats._damaged import Damaged
 from ckpt_doctor.formats._hdf5 import (
     Dataset,
+    read_pieces,
     read_value,
 )
 from ckpt_doctor.formats._hdf5_errors import hdf5_errors
@@ -118,6 +119,15 @@ class Hdf5File:
                 self._room -= value.nbytes
                 self._values[dataset.path] = value.copy()
             return value
+
+    def pieces(self, dataset: Dataset) -> Iterator[Array]:
+        """Yield the value of a dataset of numbers chunk by chunk.
+
+        Raises:
+            Damaged: See `read_pieces` and `reading`.
+        """
+        with self._lock, self.reading() as file:
+            yield from read_pieces(file, dataset)
 
     def _opened(self) -> OpenFile:
         handle = self._opener()

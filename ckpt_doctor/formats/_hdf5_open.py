@@ -124,13 +124,25 @@ def variable(
             damage = error.at(f"{path}:{dataset.path}", (dataset.path,))
             raise UnreadableCheckpoint(path, format, (damage,)) from error
 
-    return Variable(dataset.path, dataset.shape, dataset.dtype, dataset.nbytes, reader, label)
+    def pieces() -> Iterator[Array]:
+        try:
+            yield from file.pieces(dataset)
+        except Damaged as error:
+            damage = error.at(f"{path}:{dataset.path}", (dataset.path,))
+            raise UnreadableCheckpoint(path, format, (damage,)) from error
+
+    in_pieces = pieces if dataset.in_pieces else None
+    return Variable(dataset.path, dataset.shape, dataset.dtype, dataset.nbytes, reader, label, in_pieces)
 
 
 def read_all(file: Hdf5File, datasets: Mapping[str, Dataset]) -> Iterator[Damage]:
     """Read every dataset of an HDF5 file and yield those that cannot be read."""
     for path, dataset in datasets.items():
         try:
-            file.value(dataset)
-        except Damaged as error:  # noqa: PERF203 - each may fail alone
+            if not dataset.in_pieces:
+                file.value(dataset)
+                continue
+            for _ in file.pieces(dataset):
+                pass
+        except Damaged as error:
             yield error.at(f"{file.where}:{path}", (path,))

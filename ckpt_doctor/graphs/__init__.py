@@ -86,6 +86,7 @@ def _of_file(checkpoint: Checkpoint) -> ModelFacts | None:
 def _read_graph(checkpoint: Checkpoint) -> Description:
     from google.protobuf.message import DecodeError
 
+    from ckpt_doctor.graphs.graph import TooMuchWork
     from ckpt_doctor.graphs.saved_model import ServedGraph, describe_saved_model
 
     descriptions = checkpoint.descriptions
@@ -96,10 +97,21 @@ def _read_graph(checkpoint: Checkpoint) -> Description:
         if descriptions.meta_graph is not None:
             where = f"{descriptions.meta_graph_path or 'the .meta'} is damaged: it is not a MetaGraphDef"
         return Description(ModelFacts("graph", problems=(f"{where}; its model was not read",)))
+    except TooMuchWork as error:
+        return _given_up(descriptions, error)
     assert graph is not None
-    if not isinstance(graph, ServedGraph):
-        return Description(graph.facts, graph)
-    return Description(describe_saved_model(graph, descriptions.object_graph), graph)
+    try:
+        if not isinstance(graph, ServedGraph):
+            return Description(graph.facts, graph)
+        return Description(describe_saved_model(graph, descriptions.object_graph), graph)
+    except TooMuchWork as error:
+        return _given_up(descriptions, error)
+
+
+def _given_up(descriptions: ModelDescriptions, error: Exception) -> Description:
+    """Return that a graph was not read, and why; the variables are judged by their names."""
+    where = "saved_model.pb" if descriptions.meta_graph is None else descriptions.meta_graph_path or "the .meta"
+    return Description(ModelFacts("graph", problems=(f"the graph of {where} was not read: {error}",)))
 
 
 def graph_of(descriptions: ModelDescriptions) -> MetaGraph | None:
@@ -107,6 +119,7 @@ def graph_of(descriptions: ModelDescriptions) -> MetaGraph | None:
 
     Raises:
         google.protobuf.message.DecodeError: It is damaged.
+        TooMuchWork: To follow it would take more steps than any graph of TensorFlow.
     """
     known: MetaGraph | None = descriptions.__dict__.get("_graph")
     if known is None:

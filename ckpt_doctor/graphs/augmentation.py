@@ -89,7 +89,7 @@ def _order(graph: Graph, names: set[str], whole: Mapping[str, frozenset[str]]) -
     begun: set[str] = set()
     done: set[str] = set()
     order: list[tuple[str, ...]] = []
-    for start in (node.name for node in graph.proto.node if node.name in names):
+    for start in (node.name for node in graph.order if node.name in names):
         stack = [start]
         while stack:
             name = stack[-1]

@@ -27,19 +27,26 @@ _SCALES = frozenset("Mul RealDiv Div".split())
 def bypass_dropout(graph: Graph) -> tuple[Graph, tuple[str, ...]]:
     """Return the graph with every dropout replaced by its input, and the names of the nodes that were replaced."""
     alias: dict[str, str] = {}
+    if not any(graph.of_op(_UNIFORM)):
+        return graph, ()
     for node in graph.of_op(("Mul", "Select", "SelectV2")):
         kept = _kept_values(graph, node)
         if kept is not None:
             alias[f"{node.name}:0"] = kept
     if not alias:
         return graph, ()
-    result = pb.GraphDef()
-    result.CopyFrom(graph.proto)
-    for node in result.node:
-        for position, entry in enumerate(node.input):
-            if not entry.startswith("^") and tensor_name(entry) in alias:
-                node.input[position] = _follow(alias, tensor_name(entry))
-    return Graph(result), tuple(split_tensor(tensor)[0] for tensor in alias)
+    order = []
+    for node in graph.order:
+        changed = [entry for entry in node.input if not entry.startswith("^") and tensor_name(entry) in alias]
+        if changed:
+            copy = pb.NodeDef()
+            copy.CopyFrom(node)
+            for position, entry in enumerate(copy.input):
+                if entry in changed:
+                    copy.input[position] = _follow(alias, tensor_name(entry))
+            node = copy
+        order.append(node)
+    return graph.with_order(order), tuple(split_tensor(tensor)[0] for tensor in alias)
 
 
 def random_nodes(graph: Graph, tensors: Iterable[str]) -> tuple[str, ...]:
@@ -68,7 +75,9 @@ def _drawing_functions(graph: Graph) -> set[str]:
 
 
 def _follow(alias: dict[str, str], tensor: str) -> str:
-    while tensor in alias:
+    seen = set()
+    while tensor in alias and tensor not in seen:  # A damaged graph may feed a dropout to itself.
+        seen.add(tensor)
         tensor = alias[tensor]
     return tensor
 

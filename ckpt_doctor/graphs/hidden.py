@@ -29,7 +29,7 @@ def with_bodies(graph: Graph) -> Graph:
 def undecided(graph: Graph) -> dict[str, bool]:
     """Return the nodes that decide branches in which batch norm may stand; `graph` has no training switches left."""
     inside = nodes_in_branches(graph)
-    ifs = any(node.op in ("If", "StatelessIf") for node in graph.proto.node)
+    ifs = any(node.op in ("If", "StatelessIf") for node in graph.order)
     if not ifs and not any(graph.nodes[name].op in _OF_BATCH_NORM for name in inside):
         return {}
     found = {}

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from ckpt_doctor.graphs.graph import split_tensor, tensor_name
+from ckpt_doctor.graphs.graph import TooMuchWork, is_number, split_tensor, tensor_name
 from ckpt_doctor.graphs.op_outputs import place_of
 from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
 
@@ -20,7 +20,10 @@ _BRANCHES = frozenset({"If", "StatelessIf"})
 _LOOPS = frozenset({"While", "StatelessWhile"})
 # Functions that call each other are not what TensorFlow writes; a damaged file may hold anything.
 _DEEPEST = 50
-_MOST_NODES = 2_000_000
+# A function that is called from two places is written out twice; functions each of which calls the next one twice would
+# be written out two to the power of their number times. Models write each out once or a few times.
+_MOST_COPIES = 10
+_ANYWAY = 20_000
 Decide = Callable[[pb.NodeDef], "bool | None"]
 
 
@@ -43,11 +46,15 @@ def inline(
         decide: Which way an `If` goes: true, false, or None where that is not known.
         loops: Whether the body of a `While` is written out once, to be looked at; such a graph does not compute what
             the loop does.
+
+    Raises:
+        TooMuchWork: Written out, it would be many times as long.
     """
     library = {function.signature.name: function for function in graph.library.function}
     if not any(node.op in _CALLS | _BRANCHES | _LOOPS or node.op in library for node in graph.node):
         return graph, {}
-    writer = _Writer(library, decide, loops=loops)
+    stored = len(graph.node) + sum(len(function.node_def) for function in library.values())
+    writer = _Writer(library, decide, loops=loops, most=_MOST_COPIES * stored + _ANYWAY)
     writer.write(graph.node, prefix="", rename={}, depth=0, attributes={})
     if not writer.alias and not writer.ended:
         return graph, {}
@@ -73,15 +80,17 @@ def _short(tensor: str) -> str:
 class _Writer:
     """Collects nodes; inputs are resolved at the end, since a call's outputs are known only when it is written."""
 
-    def __init__(self, library: Mapping[str, pb.FunctionDef], decide: Decide, *, loops: bool) -> None:
+    def __init__(self, library: Mapping[str, pb.FunctionDef], decide: Decide, *, loops: bool, most: int) -> None:
         self.library = library
         self.decide = decide
         self.loops = loops
+        self.most = self.left = most
         self.nodes: list[pb.NodeDef] = []
         # A call's output to the tensor that it is, and a call to the nodes that end it.
         self.alias: dict[str, str] = {}
         self.ended: dict[str, tuple[str, ...]] = {}
         self.taken: set[str] = set()
+        self._known_ends: dict[str, tuple[str, ...]] = {}
 
     def resolve(self, tensor: str) -> str:
         """Return the tensor that `tensor` is now."""
@@ -93,15 +102,21 @@ class _Writer:
 
     def ends(self, node: str) -> tuple[str, ...]:
         """Return the nodes to wait for instead of a call."""
-        found: list[str] = []
-        stack = [node]
-        while stack and len(found) < 10_000:
-            name = stack.pop()
-            if name in self.ended:
-                stack.extend(self.ended[name])
-            else:
-                found.append(name)
-        return tuple(dict.fromkeys(found))
+        if node not in self.ended:
+            return (node,)
+        if node not in self._known_ends:
+            found: dict[str, None] = {}
+            seen: set[str] = set()
+            stack = [node]
+            while stack and len(found) < 10_000:
+                name = stack.pop()
+                if name not in self.ended:
+                    found[name] = None
+                elif name not in seen:
+                    seen.add(name)
+                    stack.extend(self.ended[name])
+            self._known_ends[node] = tuple(found)
+        return self._known_ends[node]
 
     def write(
         self,
@@ -125,11 +140,20 @@ class _Writer:
                 for name, value in copy.attr.items():
                     if value.WhichOneof("value") == "placeholder" and value.placeholder in attributes:
                         copy.attr[name].CopyFrom(attributes[value.placeholder])
+            self._spend()
             called = self._called(copy)
-            if called is None or depth >= _DEEPEST or len(self.nodes) > _MOST_NODES:
+            if called is None or depth >= _DEEPEST:
                 self.nodes.append(copy)
             else:
                 self._call(copy, *called, depth)
+
+    def _spend(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise TooMuchWork(
+                f"its functions, with every call written out, are more than {self.most} operations, over "
+                f"{_MOST_COPIES} times as many as are stored; models write each function out a few times"
+            )
 
     def _renamed(self, entry: str, prefix: str, rename: Mapping[str, str], named: Mapping[str, pb.NodeDef]) -> str:
         """Return an input inside a function as one of the graph."""
@@ -142,7 +166,7 @@ class _Writer:
         if node in rename:
             return rename[node]
         output, _, index = rest.rpartition(":")
-        number = int(index) if index.isdigit() else 0
+        number = int(index) if is_number(index) else 0
         if node in named:
             number += self._place_of(named[node], output)
         return f"{prefix}{node}:{number}"
@@ -182,6 +206,7 @@ class _Writer:
         """
         prefix, number = f"{call}/", 0
         while any(prefix + node.name in self.taken for node in function.node_def):
+            self._spend()
             number += 1
             prefix = f"{call}_{number}/"
         return prefix

@@ -222,12 +222,12 @@ def _node(layer: Mapping[str, Any], path: Path) -> _Node:
     return _Node(class_name, config, path, rank=len(shape) if isinstance(shape, list) else 0)
 
 
-def _names(outputs: Any) -> Sequence[str]:
+def _names(outputs: Any, depth: int = 0) -> Sequence[str]:
     """Return the layers of `output_layers`: `[layer, call, output]`, or a list of such."""
-    if not isinstance(outputs, (list, dict)):
+    if not isinstance(outputs, (list, dict)) or depth > DEEPEST:
         return []
     if isinstance(outputs, dict):
-        return [name for one in outputs.values() for name in _names(one)]
+        return [name for one in outputs.values() for name in _names(one, depth + 1)]
     if outputs and isinstance(outputs[0], str):
         return [outputs[0]]
-    return [name for one in outputs for name in _names(one)]
+    return [name for one in outputs for name in _names(one, depth + 1)]

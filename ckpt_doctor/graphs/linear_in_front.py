@@ -90,12 +90,14 @@ class FrontFinder:
         second way through the network, and is left out.
         """
         graph = self._graph
-        outputs = self._outputs.get(graph.source(site.x), [split_tensor(site.y)[0]])
+        outputs = dict.fromkeys(self._outputs.get(graph.source(site.x), [split_tensor(site.y)[0]]))
+        graph.spend(len(outputs))
         before: dict[str, set[str]] = {}
         stack = [(name, "") for name in {site.x, graph.source(site.x)}]
         while stack and len(before) < _WIDEST:
             tensor, maker = stack.pop(0)
             for reader, _ in graph.consumers.get(tensor, ()):
+                graph.spend()
                 if _OF_GRADIENTS.search(reader.name):
                     continue
                 if reader.name not in before and reader.name not in outputs:
@@ -114,6 +116,7 @@ class FrontFinder:
         stack, seen = [tensor], set()
         while stack:
             for reader, _ in self._graph.consumers.get(stack.pop(), ()):
+                self._graph.spend()
                 if reader.name in normalising or _OF_GRADIENTS.search(reader.name) or _LOOKS_ONLY.match(reader.op):
                     continue
                 if reader.op not in PASS_THROUGH and reader.op not in _SWITCHES:

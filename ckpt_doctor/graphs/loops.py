@@ -72,7 +72,7 @@ def array_tensors(graph: Graph) -> frozenset[str]:
     (tensorflow/core/ops/data_flow_ops.cc): whoever feeds it skips what was written.
     """
     stack: list[str] = []
-    for node in graph.proto.node:
+    for node in graph.order:
         inputs = graph.inputs(node) if node.op.startswith("TensorArray") else []
         stack += [inputs[0], inputs[-1]] if len(inputs) > 1 else []
     found = set()

@@ -28,11 +28,14 @@ from ckpt_doctor.graphs.updates import (
     followed_variables,
     gradient_updates,
     initial_value,
-    run_together,
     trained_variables,
     update_nodes,
 )
 from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
+
+# How many switches are tried at least, and on how many operations in all beyond that.
+_FEWEST_TRIED = 16
+_MOST_TRIED = 300_000
 
 
 class MetaGraph:
@@ -72,7 +75,8 @@ class MetaGraph:
         fixed = self._defaults(values) if self.serves else {}
         values |= fixed
         stored, batch = self._count(values)
-        for name in values:
+        # Each is tried on the whole graph; models have one switch, or one for each of a few parts.
+        for name in list(values)[: max(_FEWEST_TRIED, _MOST_TRIED // max(1, len(self._opened.nodes)))]:
             if not batch:
                 break
             if name in fixed:
@@ -353,7 +357,7 @@ class MetaGraph:
         return counts.counted(updates) and not any(map(counts.comes_without_counter, statistics))
 
     def _updates_run(self, updates: list[list[str]]) -> bool:
-        return all(updates) and run_together(self.graph, self._after_gradients, updates)
+        return all(updates) and self._update_counts.run_together(updates)
 
     def _calling(self, name: str) -> str:
         """Return a node of a specialised graph as it is in the whole one: inside a branch, the `If` that runs it."""
@@ -361,10 +365,6 @@ class MetaGraph:
         while scope and scope not in self.graph.nodes:
             scope = scope_of(scope)
         return scope or name
-
-    @cached_property
-    def _after_gradients(self) -> set[str]:
-        return self.graph.descendants(gradient_updates(self.graph))
 
     def _averaged(self, statistics: Iterable[str]) -> list[str]:
         """Return the statistics, and the zero-debiased averages behind them, which hold the decay."""

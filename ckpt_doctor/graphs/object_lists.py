@@ -32,7 +32,7 @@ def unshown_layers(graph: pb.TrackableObjectGraph) -> list[Unshown]:
         for number, node in enumerate(graph.nodes)
         if number not in lists
         for child in node.children
-        if not (is_optimizer(node) and child.local_name.startswith("_"))
+        if not (is_optimizer(node) and child.local_name.startswith("_")) and 0 <= child.node_id < len(graph.nodes)
     }
     found = [one for children in optimizers(graph) for one in _of_optimizer(graph, children, shown)]
     return list(dict.fromkeys(found))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ckpt_doctor.graphs.graph import is_number
 from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
 
 TRAINED = "_trainable_variables"
@@ -39,7 +40,7 @@ def members(graph: pb.TrackableObjectGraph, number: int | None) -> dict[int, int
     return {
         int(child.local_name): child.node_id
         for child in graph.nodes[number].children
-        if child.local_name.isdigit()
+        if is_number(child.local_name)
         and 0 <= child.node_id < len(graph.nodes)
         and graph.nodes[child.node_id].attributes
     }

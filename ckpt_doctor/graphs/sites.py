@@ -63,7 +63,7 @@ class FoundSite:
 def find_sites(graph: Graph) -> list[FoundSite]:
     """Return every place where `graph` normalises, in the order of the graph."""
     found = [*_fused(graph), *_written_out(graph)]
-    position = {node.name: number for number, node in enumerate(graph.proto.node)}
+    position = {node.name: number for number, node in enumerate(graph.order)}
     unique = {item.site.y: item for item in found}
     return sorted(unique.values(), key=lambda item: position[item.node])
 
@@ -107,6 +107,7 @@ def _is_layer_norm(graph: Graph, node: pb.NodeDef) -> bool:
 def _readers(graph: Graph, tensor: str, depth: int = 6) -> Iterator[tuple[pb.NodeDef, int]]:
     """Yield the consumers of a tensor, seen through copies, casts and reshapes."""
     for node, position in graph.consumers.get(tensor, ()):
+        graph.spend()
         if node.op in PASS_THROUGH and position == 0 and depth:
             yield from _readers(graph, f"{node.name}:0", depth - 1)
         else:
@@ -219,6 +220,7 @@ def _affine(graph: Graph, inverse: str, scale: str | None, variance: str, epsilo
 
 def _sum_of(graph: Graph, left: pb.NodeDef, right: pb.NodeDef) -> str | None:
     """Return the name of the node that adds the outputs of two nodes, or None."""
+    graph.spend(10)
     sums = {node.name for node, _ in _readers(graph, f"{left.name}:0") if node.op in _ADDS}
     for node, _ in _readers(graph, f"{right.name}:0"):
         if node.name in sums:
@@ -277,7 +279,7 @@ def _statistics(graph: Graph, tensor: str) -> Statistics:
     node = graph.producer(graph.source(tensor))
     if node is not None and node.op == "Const":
         return "stored"
-    origins = _origins(graph, tensor, _LONGEST_FORMULA)
+    origins = _origins(graph, tensor, _LONGEST_FORMULA, {})
     if origins == {"stored", "batch"}:
         return "mixed"
     if len(origins) == 1:
@@ -285,9 +287,20 @@ def _statistics(graph: Graph, tensor: str) -> Statistics:
     return "other" if "other" in origins and "batch" not in origins else "unknown"
 
 
-def _origins(graph: Graph, tensor: str, depth: int) -> set[Statistics]:
-    """Return what a statistic is computed from, through the arithmetic around it; scalars count for nothing."""
-    source = graph.source(tensor)
+def _origins(graph: Graph, tensor: str, depth: int, known: dict[tuple[str, int], set[Statistics]]) -> set[Statistics]:
+    """Return what a statistic is computed from, through the arithmetic around it; scalars count for nothing.
+
+    `known` keeps what was found: a formula may read one tensor on many ways.
+    """
+    key = graph.source(tensor), depth
+    if key not in known:
+        known[key] = _origins_of(graph, *key, known)
+    return known[key]
+
+
+def _origins_of(
+    graph: Graph, source: str, depth: int, known: dict[tuple[str, int], set[Statistics]]
+) -> set[Statistics]:
     node = graph.producer(source)
     if node is None or depth == 0:
         return {"unknown"}
@@ -306,8 +319,8 @@ def _origins(graph: Graph, tensor: str, depth: int) -> set[Statistics]:
     if node.op not in _FORMULA:
         return {"unknown"}
     found: set[Statistics] = set()
-    for name in inputs:
-        found |= _origins(graph, name, depth - 1)
+    for name in dict.fromkeys(inputs):
+        found |= _origins(graph, name, depth - 1, known)
     return found
 
 

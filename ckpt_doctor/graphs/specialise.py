@@ -185,26 +185,29 @@ def specialise(graph: Graph, switches: Mapping[str, bool]) -> Graph:
     """
     graph, _ = _with_branches(graph, switches)
     wiring = _Wiring(graph, switches)
-    result = pb.GraphDef()
-    result.versions.CopyFrom(graph.proto.versions)
-    result.library.CopyFrom(graph.proto.library)
     resolved_nodes = {split_tensor(tensor)[0] for tensor in wiring.alias}
-    for node in graph.proto.node:
-        if node.name in wiring.dead_nodes or node.name in resolved_nodes:
+    gone = resolved_nodes | wiring.dead_nodes
+    # All spellings of inputs that are others now; most nodes read none of them, and are shared with the whole graph.
+    changed = {*wiring.alias, *map(_short, wiring.alias), *(f"^{name}" for name in gone)}
+    order: list[pb.NodeDef] = []
+    for node in graph.order:
+        if node.name in gone:
             continue
         if node.name in switches:
-            result.node.append(constant_node(node.name, np.array(switches[node.name])))
-            continue
-        copy = result.node.add()
-        copy.CopyFrom(node)
-        del copy.input[:]
-        for entry in node.input:
-            if entry.startswith("^"):
-                if entry[1:] not in resolved_nodes and entry[1:] not in wiring.dead_nodes:
+            order.append(constant_node(node.name, np.array(switches[node.name])))
+        elif changed.isdisjoint(node.input):
+            order.append(node)
+        else:
+            copy = pb.NodeDef()
+            copy.CopyFrom(node)
+            del copy.input[:]
+            for entry in node.input:
+                if not entry.startswith("^"):
+                    copy.input.append(_short(wiring.resolve(tensor_name(entry))))
+                elif entry[1:] not in gone:
                     copy.input.append(entry)
-            else:
-                copy.input.append(_short(wiring.resolve(tensor_name(entry))))
-    return Graph(result)
+            order.append(copy)
+    return graph.with_order(order)
 
 
 def resolve_tensor(graph: Graph, switches: Mapping[str, bool], tensor: str) -> str:

@@ -67,6 +67,18 @@ class UpdateCounts:
             return False
         return any(nodes <= step for step in self._steps) and not nodes & self._in_front
 
+    def run_together(self, updates: Iterable[Iterable[str]]) -> bool:
+        """Return whether one node waits for a gradient update and for an update of each statistic.
+
+        Whatever waits for both, something that nothing waits for waits for them too; only that is looked at, since
+        each update of a deep net has nearly the whole graph behind it.
+
+        Args:
+            updates: For each statistic, the names of the nodes that update it, in the whole graph.
+        """
+        sets = [set(nodes) for nodes in updates]
+        return any(all(not run.isdisjoint(nodes) for nodes in sets) for run in self._runs)
+
     def is_loaded(self, variable: str) -> bool:
         """Return whether the graph initialises a variable from a checkpoint: `init_from_checkpoint`, a warm start.
 

@@ -27,7 +27,7 @@ _LONGEST_UPDATE = 10
 
 def gradient_updates(graph: Graph) -> set[str]:
     """Return the names of the nodes that apply gradients."""
-    return {node.name for node in graph.proto.node if _GRADIENT_OP.match(node.op)}
+    return {node.name for node in graph.order if _GRADIENT_OP.match(node.op)}
 
 
 def assigned_variables(graph: Graph, tensor: str) -> list[str]:
@@ -90,21 +90,6 @@ def _is_update(graph: Graph, source: str, variable: str) -> bool:
                     following.append(before)
         frontier = following
     return False
-
-
-def run_together(graph: Graph, trained: set[str], updates: Iterable[Iterable[str]]) -> bool:
-    """Return whether one node waits for a gradient update and for an update of each statistic.
-
-    Args:
-        graph: The whole training graph.
-        trained: Names of the nodes that wait for a gradient update.
-        updates: For each statistic, the names of the nodes that update it.
-    """
-    common: set[str] | None = None
-    for nodes in updates:
-        waiting = graph.descendants(nodes)
-        common = waiting & trained if common is None else common & waiting
-    return bool(trained if common is None else common)
 
 
 def decay_of(graph: Graph, variable: str) -> float | None:

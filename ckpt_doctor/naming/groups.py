@@ -399,4 +399,7 @@ def drifted(
 
 def natural(name: str) -> list[tuple[int, str]]:
     """Return a key that sorts `bn_2` before `bn_10`."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+    # Python refuses to parse a number of 4,300 digits, which a name in a damaged file may hold.
+    return [
+        (int(part), "") if part.isdecimal() and len(part) <= 20 else (-1, part) for part in re.split(r"(\d+)", name)
+    ]

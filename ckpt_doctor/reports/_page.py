@@ -23,7 +23,7 @@ class Page:
 
     def line(self, text: str, color: str = "") -> None:
         """Add one line as it is: a command to copy, a row of a table."""
-        self._lines.append((text, color))
+        self._lines.append((inert(text), color))
 
     def paragraph(self, text: str, *, indent: int = 0, hanging: int = 0, color: str = "") -> None:
         """Add `text`, wrapped to the width; lines after the first are indented by `hanging` more columns."""
@@ -74,6 +74,21 @@ class Page:
 def visible(text: str) -> str:
     """Return `text` with control characters written out: names come from files that anyone may have made."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def inert(line: str) -> str:
+    """Return a line that no runner of CI takes for a command.
+
+    GitHub Actions obeys each line of stdout and stderr that begins so, blanks before it aside (actions/runner,
+    src/Runner.Common/ActionCommand.cs: `TryParseV2`, `TryParse`); a name in a file may.
+    """
+    found = line.lstrip()
+    return f"{line[: len(line) - len(found)]}\\{found}" if found.startswith(("::", "##[")) else line
+
+
+def harmless(text: str) -> str:
+    """Return a text of several lines with control characters written out, none of them a command; see `inert`."""
+    return "\n".join(inert(visible(line)) for line in text.split("\n"))
 
 
 def names(all_names: Sequence[str], style: Style) -> str:
