@@ -15,7 +15,6 @@ from __future__ import annotations
 import functools
 import logging
 import math
-import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +24,7 @@ from ckpt_doctor.checkpoint import Array, Damage, numpy_dtype
 from ckpt_doctor.formats._damaged import Damaged
 from ckpt_doctor.formats._hdf5_errors import beyond_the_end, hdf5_errors
 from ckpt_doctor.formats._hdf5_objects import OpenFile, Refused, address_behind, address_of, names_in, open_object
+from ckpt_doctor.formats._natural import natural_key
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +38,6 @@ BOMB_FLOOR_BYTES = 1 << 28
 BOMB_EXPANSION = 1100
 
 _MOST_OBJECTS = 1_000_000
-_NUMBER = re.compile(r"[0-9]{1,20}")
 
 
 @dataclass(frozen=True)
@@ -73,12 +72,6 @@ class Tree:
     others: dict[str, str] = field(default_factory=dict)
     groups: list[str] = field(default_factory=list)
     damages: list[Damage] = field(default_factory=list)
-
-
-def natural_key(name: str) -> tuple[tuple[int, int | str], ...]:
-    """Return a sort key that puts `vars/10` behind `vars/9`."""
-    # Python refuses to parse a number of 4,300 digits, which a damaged name may be.
-    return tuple((0, int(part)) if _NUMBER.fullmatch(part) else (1, part) for part in re.split(r"(\d+)", name))
 
 
 def walk(file: OpenFile, where: str) -> Tree:
