@@ -27,6 +27,16 @@ class _ToStderr(logging.Handler):
             self.handleError(record)
 
 
+class _Visible(logging.Formatter):
+    """Writes out control characters: the log names files that anyone may have made."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """Return the line of a record, without a traceback."""
+        from ckpt_doctor.reports._page import visible
+
+        return visible(super().formatMessage(record))
+
+
 @contextmanager
 def debug_log(shown: bool) -> Iterator[None]:
     """Show warnings while a command runs, and the debug log if it is to be `shown`; then the logger is as it was."""
@@ -35,7 +45,7 @@ def debug_log(shown: bool) -> Iterator[None]:
         yield
         return
     handler = _ToStderr()
-    handler.setFormatter(logging.Formatter("%(name)s: %(message)s" if shown else "ckpt-doctor: %(message)s"))
+    handler.setFormatter(_Visible("%(name)s: %(message)s" if shown else "ckpt-doctor: %(message)s"))
     level, propagate = logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG if shown else logging.WARNING)
