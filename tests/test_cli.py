@@ -77,7 +77,7 @@ def test_a_broken_checkpoint_names_layers_cause_and_the_next_step(run):
 
 def test_a_missing_path(run, tmp_path):
     code, out, err = run("scan", tmp_path / "gone.ckpt")
-    assert (code, out) == (2, "")
+    assert (code, out) == (2, "looked at 0 files; passed over: 1 other file\n")
     assert err.startswith(f"ckpt-doctor: {tmp_path / 'gone.ckpt'}: ")
     assert err.count("\n") == 1
 
