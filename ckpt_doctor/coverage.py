@@ -31,34 +31,34 @@ class Kind:
 _FOREIGN = "ckpt-doctor does not read this format"
 # By the names that the JSON has, in the order in which reports list them.
 KINDS: dict[str, Kind] = {
-    "no-verdict": Kind("file without a verdict", "its checkpoint could not be judged", "files without a verdict"),
-    "unreadable": Kind("unreadable path", "it cannot be read"),
+    "no-verdict": Kind("file without a verdict", "no verdict on the checkpoint", "files without a verdict"),
+    "unreadable": Kind("unreadable path", "no permission, or the storage fails"),
     "safetensors": Kind("safetensors file", _FOREIGN),
     "pytorch": Kind("PyTorch file", _FOREIGN),
     "onnx": Kind("ONNX model", _FOREIGN),
     "tflite": Kind("TensorFlow Lite model", _FOREIGN),
-    "frozen-graph": Kind("frozen graph", "its variables are constants of the graph; scan the checkpoint it came from"),
-    "pickle": Kind("pickle", "reading it would run its code"),
+    "frozen-graph": Kind("frozen graph", "the variables are constants of the graph; scan the checkpoint"),
+    "pickle": Kind("pickle", "loading a pickle runs code"),
     "other-model": Kind("model of another framework", _FOREIGN, "models of other frameworks"),
-    "archive": Kind("archive", "ckpt-doctor does not open archives; unpack it"),
+    "archive": Kind("archive", "ckpt-doctor does not open archives; unpack and scan"),
     "pointer": Kind("pointer", "the content is elsewhere; fetch it (git lfs pull, dvc pull, git annex get)"),
-    "link-out": Kind("link to a folder outside", "it leads out of the scanned folder; pass its target as well"),
-    "dangling-link": Kind("dangling link", "it leads nowhere"),
+    "link-out": Kind("link to a folder outside", "outside of the scanned folder; pass the target as well"),
+    "dangling-link": Kind("dangling link", "no such target"),
     "older": Kind(
-        "file of older checkpoints", "`checkpoint` lists a later one; --all scans it", "files of older checkpoints"
+        "file of older checkpoints",
+        "the state file lists a later checkpoint; --all scans all",
+        "files of older checkpoints",
     ),
-    "left-over": Kind("left-over of ckpt-doctor", "an interrupted run left it", "left-overs of ckpt-doctor"),
-    "hidden-file": Kind("hidden file", "its name begins with a dot"),
-    "hidden-folder": Kind("hidden folder", "its name begins with a dot; pass its path to scan it"),
-    "code-folder": Kind("folder of code", "a folder of this name holds no models", "folders of code"),
+    "left-over": Kind("left-over of ckpt-doctor", "left by an interrupted run", "left-overs of ckpt-doctor"),
+    "hidden-file": Kind("hidden file", "name begins with a dot"),
+    "hidden-folder": Kind("hidden folder", "name begins with a dot; pass the path to scan it"),
+    "code-folder": Kind("folder of code", "folders of this name hold no models", "folders of code"),
     "hub-blobs": Kind("blobs folder", "snapshots/ holds the same files by their names"),
-    "seen-folder": Kind(
-        "second name of a folder", "the folder is scanned under another name", "second names of folders"
-    ),
-    "special": Kind("pipe or device", "it is not a file", "pipes or devices"),
-    "vanished": Kind("vanished file", "it was removed after its folder was listed"),
-    "hdf5-data": Kind("HDF5 file without a model", "Keras did not write it", "HDF5 files without a model"),
-    "other": Kind("other file", "neither its name nor its content is that of a model"),
+    "seen-folder": Kind("second name of a folder", "scanned under another name", "second names of folders"),
+    "special": Kind("pipe or device", "not a file", "pipes or devices"),
+    "vanished": Kind("vanished file", "removed after the folder was listed"),
+    "hdf5-data": Kind("HDF5 file without a model", "not written by Keras", "HDF5 files without a model"),
+    "other": Kind("other file", "not a model by name or content"),
 }
 
 

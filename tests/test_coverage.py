@@ -149,6 +149,7 @@ def everything(folder: Path) -> None:
     (folder / "annexed.h5").symlink_to(".git/annex/objects/XX/SHA256E-s3--0.h5/SHA256E-s3--0.h5")
     (folder / "circle").symlink_to("circle")
     os.mkfifo(folder / "pipe")
+    (folder / "zero.h5").symlink_to("/dev/zero")
 
 
 def test_the_books_balance_over_a_folder_with_everything_in_it(folder: Path) -> None:
@@ -187,6 +188,7 @@ def test_the_books_balance_over_a_folder_with_everything_in_it(folder: Path) -> 
         ("dangling-link", True): 1,
         ("pointer", True): 1,
         ("special", False): 1,
+        ("special", True): 1,
         ("hdf5-data", False): 1,
     }
     for _, kind, unopened in FOREIGN.values():
@@ -200,10 +202,10 @@ def test_the_books_balance_over_a_folder_with_everything_in_it(folder: Path) -> 
 
 
 def test_every_report_says_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    everything(folder)
+    for name, (content, _, _) in FOREIGN.items():
+        (folder / name).write_bytes(content)
     main(["scan", "."])
     words = " ".join(capsys.readouterr().out.split())
-    assert "3 safetensors files" not in words
     assert "passed over: 2 safetensors files, 4 PyTorch files, 1 ONNX model" in words
     assert "(-v lists them)" in words
     main(["-v", "scan", "."])
@@ -407,6 +409,19 @@ def test_checkpoints_come_in_natural_order(tmp_path: Path, monkeypatch: pytest.M
     assert [Path(path).name for path in discovery.discover(["files/ckpt-*"]).checkpoints] == names
 
 
+def test_folders_nested_more_deeply_than_pythons_stack(folder: Path) -> None:
+    here = Path.cwd()
+    for _ in range(1200):  # The path has 2,400 letters.
+        Path("d").mkdir()
+        os.chdir("d")
+    shutil.copy(KERAS, ".")
+    os.chdir(here)
+    result = ckpt_doctor.scan(".")
+    assert len(result.checkpoints) == 2
+    assert result.coverage.folders == 1201
+    assert_balanced(result)
+
+
 def test_files_whose_name_says_that_they_hold_no_model_are_not_opened(folder, monkeypatch):
     for number in range(10_000):
         (folder / f"{number}.png").write_bytes(PNG)
@@ -429,5 +444,8 @@ def test_what_is_named_itself_is_counted_with_its_files(folder: Path) -> None:
     for path in ("export", "export/saved_model.pb"):
         books = ckpt_doctor.scan(path).coverage
         assert (books.files, books.judged, books.parts) == (files, 1, files - 1), path
+    for path in ("sample-?????-of-00002", "sample-00001-of-00002", "sample-*"):
+        books = ckpt_doctor.scan(SAMPLES / "v1_shards" / path).coverage
+        assert (books.files, books.judged, books.parts) == (3, 1, 2), path
     # Twice is once.
     assert ckpt_doctor.scan([".", "model.keras", prefix, "*"]).coverage.files == 1 + 3 + files

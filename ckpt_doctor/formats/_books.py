@@ -32,9 +32,10 @@ class Books:
         self._folders: set[str] = set()
         self._real: dict[str, str] = {}
 
-    def searched(self, folder: str) -> None:
-        """Enter a folder of which the names were listed."""
-        self._folders.add(self._key(folder))
+    def searched(self, folder: str, real: str) -> None:
+        """Enter a folder of which the names were listed; `real` is its path without symbolic links."""
+        self._folders.add(real)
+        self._real[folder] = real
 
     def claim(self, path: str, owner: str) -> None:
         """Enter a file as one of the checkpoint `owner`; a checkpoint counts before any reason to pass over."""

@@ -22,6 +22,7 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ckpt_doctor.checkpoint import Damage, FormatName
 from ckpt_doctor.errors import BadRequest, CkptDoctorError, UnreadableCheckpoint
@@ -112,6 +113,14 @@ def discover(paths: Iterable[str | os.PathLike[str]], all_listed: bool = False) 
         search.books,
         keeper,
     )
+
+
+class _Folder(NamedTuple):
+    """A folder that is to be walked; `real` is its path without symbolic links."""
+
+    path: str
+    real: str
+    link: bool = False
 
 
 class _Search:
@@ -210,7 +219,10 @@ class _Search:
     def _search(self, folder: str) -> None:
         """Walk a folder that was named: links to folders are followed within it."""
         self._root = folder if is_remote(folder) else os.path.realpath(folder)
-        self._walk(folder)
+        # No recursion: folders may be nested more deeply than Python's stack.
+        waiting = [_Folder(folder, self._root)]
+        while waiting:
+            waiting += reversed(self._walk(waiting.pop()))
 
     def _listed(self, folder: str) -> tuple[tuple[str, bool], ...]:
         """Return the entries of a local folder that can be listed; nothing else matters where this is asked."""
@@ -221,20 +233,25 @@ class _Search:
         except CkptDoctorError:  # The walk reports it.
             return ()
 
-    def _walk(self, folder: str) -> None:
-        """Take every checkpoint in a folder and below; a folder that cannot be read is an error and stops no other."""
-        identity = os.path.realpath(folder) if not is_remote(folder) else folder
-        if identity in self._visited:
-            return
-        self._visited.add(identity)
+    def _walk(self, place: _Folder) -> list[_Folder]:
+        """Take every checkpoint in a folder, and return the folders in it that are to be walked.
+
+        A folder that cannot be read is an error and stops no other.
+        """
+        folder = place.path
+        if place.real in self._visited:
+            if place.link:
+                self.books.pass_over(folder, "seen-folder", folder=True)
+            return []
+        self._visited.add(place.real)
         self.settle(folder)
         self.settle(join(folder, "variables"))
         try:
             entries = entries_in(folder)
         except CkptDoctorError as error:
             self._unreadable(folder, error, is_directory=True)
-            return
-        self.books.searched(folder)
+            return []
+        self.books.searched(folder, place.real)
         files = [entry for entry in entries if entry.kind != "folder"]
         self._files(folder, files)
         owner = None
@@ -243,17 +260,19 @@ class _Search:
             self._model_files(folder, owner)
         has_snapshots = any(entry.name == "snapshots" and entry.kind == "folder" for entry in entries)
         folders = [entry for entry in entries if entry.kind == "folder"]
+        if owner is not None:
+            folders = [entry for entry in folders if entry.name not in PARTS_OF_A_MODEL]
         # Links come last: a folder is named by its own path and not by that of a link to it.
-        for entry in sorted(folders, key=lambda entry: entry.link):
-            if owner is not None and entry.name in PARTS_OF_A_MODEL:
-                continue
-            try:
-                self._folder(folder, entry, has_snapshots)
-            except CkptDoctorError as error:
-                self._unreadable(join(folder, entry.name), error, is_directory=True)
+        folders.sort(key=lambda entry: entry.link)
+        return [
+            _Folder(path, os.path.realpath(path) if entry.link else join(place.real, entry.name), entry.link)
+            for entry in folders
+            if self._enters(folder, entry, has_snapshots)
+            for path in (join(folder, entry.name),)
+        ]
 
-    def _folder(self, folder: str, entry: Entry, has_snapshots: bool) -> None:
-        """Walk a folder inside another one, or enter why not."""
+    def _enters(self, folder: str, entry: Entry, has_snapshots: bool) -> bool:
+        """Return whether a folder inside another one is to be walked; if not, enter why."""
         path = join(folder, entry.name)
         remains = _TEMPORARY.fullmatch(entry.name)
         if entry.name.startswith("."):
@@ -268,12 +287,15 @@ class _Search:
         elif entry.name == "blobs" and has_snapshots:
             # The cache of the Hugging Face hub.
             self.books.pass_over(path, "hub-blobs", folder=True)
-        elif entry.link and os.path.realpath(path) in self._visited:
-            self.books.pass_over(path, "seen-folder", folder=True)
         else:
-            if recognise(path) is not None:
-                self._add(name_of(path))
-            self._walk(path)
+            try:
+                if recognise(path) is not None:
+                    self._add(name_of(path))
+            except CkptDoctorError as error:
+                self._unreadable(path, error, is_directory=True)
+                return False
+            return True
+        return False
 
     def _model_files(self, folder: str, owner: str) -> None:
         """Enter the files of a SavedModel, those in its own folders too."""
@@ -285,31 +307,36 @@ class _Search:
 
     def _claim_below(self, folder: str, owner: str) -> None:
         """Enter every file in a folder and below as one of a checkpoint; links to folders are not followed."""
-        try:
-            entries = entries_in(folder)
-        except CkptDoctorError as error:
-            self._unreadable(folder, error, is_directory=True)
-            return
-        self.books.searched(folder)
-        for entry in entries:
-            path = join(folder, entry.name)
-            if entry.kind == "file":
-                self._link(path, entry)
-                self.books.claim(path, owner)
-            elif entry.kind != "folder":
-                self._no_file(path, entry.kind)
-            elif entry.link:
-                self.books.pass_over(path, "link-out", unopened=True, folder=True)
-            else:
-                self._claim_below(path, owner)
+        waiting = [folder]
+        while waiting:
+            inner = waiting.pop()
+            try:
+                entries = entries_in(inner)
+            except CkptDoctorError as error:
+                self._unreadable(inner, error, is_directory=True)
+                continue
+            self.books.searched(inner, inner if is_remote(inner) else os.path.realpath(inner))
+            outside = not is_remote(inner) and not _is_within(inner, self._root)
+            for entry in entries:
+                path = join(inner, entry.name)
+                if entry.kind == "file":
+                    if outside or (entry.link and not _is_within(path, self._root)):
+                        self.books.leads_out(path)
+                    self.books.claim(path, owner)
+                elif entry.kind != "folder":
+                    self._no_file(path, entry.kind)
+                elif entry.link:
+                    self.books.pass_over(path, "link-out", unopened=True, folder=True)
+                else:
+                    waiting.append(path)
 
     def _files(self, folder: str, entries: list[Entry]) -> None:
         # An index that is a pipe or a dangling link stands for a checkpoint that nobody can read.
         names = [entry.name for entry in entries if entry.kind == "file" or entry.name.endswith(".index")]
         present = set(names)
         for entry in entries:
-            if entry.link:
-                self._link(join(folder, entry.name), entry)
+            if entry.link and entry.kind == "file" and not _is_within(join(folder, entry.name), self._root):
+                self.books.leads_out(join(folder, entry.name))
             if entry.name not in present:
                 self._no_file(join(folder, entry.name), entry.kind)
         state = self._state(folder, names)
@@ -378,10 +405,6 @@ class _Search:
             self._unreadable(path, BadRequest(f"{path}: cannot be read: Permission denied behind this link"))
         else:
             enter_no_file(self.books, path, kind)
-
-    def _link(self, path: str, entry: Entry) -> None:
-        if entry.link and entry.kind == "file" and not _is_within(path, self._root):
-            self.books.leads_out(path)
 
     def _graph(self, folder: str, name: str, names: list[str]) -> None:
         """Enter a `.meta` without an index: a V1 checkpoint may be beside it."""
