@@ -49,7 +49,9 @@ KINDS: dict[str, Kind] = {
         "the state file lists a later checkpoint; --all scans all",
         "files of older checkpoints",
     ),
-    "left-over": Kind("left-over of ckpt-doctor", "left by an interrupted run", "left-overs of ckpt-doctor"),
+    "left-over": Kind(
+        "left-over of ckpt-doctor", "an interrupted run left it, or a run is in progress", "left-overs of ckpt-doctor"
+    ),
     "hidden-file": Kind("hidden file", "name begins with a dot"),
     "hidden-folder": Kind("hidden folder", "name begins with a dot; pass the path to scan it"),
     "code-folder": Kind("folder of code", "folders of this name hold no models", "folders of code"),

@@ -95,7 +95,7 @@ FOREIGN = {
     ".hidden.keras": (KERAS.read_bytes(), "hidden-file", True),
     "._model.keras": (b"\x00\x05\x16\x07\x00\x02\x00\x00" + bytes(60), "hidden-file", False),
     ".gitignore": (b"*.h5\n", "hidden-file", False),
-    ".model.h5.ckpt-doctor-0123456789ab.tmp": (b"x", "left-over", False),
+    ".model.h5.ckpt-doctor-0123456789ab.new": (b"x", "left-over", False),
     "graph.meta": (b"x", "other", False),
     "noise": (bytes(range(7, 90)), "other", False),
     "empty": (b"", "other", False),
@@ -286,24 +286,16 @@ def test_what_may_not_be_read_is_named_and_the_rest_is_scanned(folder: Path) -> 
 def test_a_file_that_vanishes_after_its_folder_was_listed(folder, monkeypatch, capsys):
     for name in ("noise", "second.keras", "lost.pt"):
         shutil.copy(KERAS, folder / name)
-    real = _storage.os.scandir
 
-    class Listing:
-        """A listing behind which the files are removed."""
+    def listing(place):
+        """List a folder, and then remove what was listed."""
+        entries = _storage.entries_in(place)
+        for entry in entries:
+            if entry.name != "model.keras":
+                Path(place, entry.name).unlink()
+        return entries
 
-        def __init__(self, path):
-            with real(path) as entries:
-                self.entries = list(entries)
-
-        def __enter__(self):
-            return iter(self.entries)
-
-        def __exit__(self, *_):
-            for entry in self.entries:
-                if entry.name in ("noise", "second.keras", "lost.pt"):
-                    Path(entry.path).unlink(missing_ok=True)
-
-    monkeypatch.setattr(_storage.os, "scandir", Listing)
+    monkeypatch.setattr(discovery, "entries_in", listing)
     result = ckpt_doctor.scan(".")
     assert [one.path for one in result.checkpoints] == ["./model.keras"]
     assert passed(result) == {("vanished", False): 3}

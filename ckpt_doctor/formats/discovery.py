@@ -31,6 +31,7 @@ from ckpt_doctor.formats._books import Books
 from ckpt_doctor.formats._bundle_index import FORMAT as BUNDLE
 from ckpt_doctor.formats._bundle_index import prefix_of
 from ckpt_doctor.formats._checkpoint_names import KERAS_SHARD, base_of_shard, files_by_checkpoint, identity_of, name_of
+from ckpt_doctor.formats._file_steps import own_kind
 from ckpt_doctor.formats._hdf5_open import is_sound, layout_at
 from ckpt_doctor.formats._kept import Keeper, keeping
 from ckpt_doctor.formats._natural import in_natural_order
@@ -55,9 +56,9 @@ from ckpt_doctor.formats.tensor_slices_v1 import sharded_name
 _log = logging.getLogger(__name__)
 
 STATE_FILE = "checkpoint"
+# Of our own hidden files, those of a run that was cut off (or still goes on); a lock is none.
+_LEFT_OVERS = ("new", "old", "journal")
 _TEMPORARY = re.compile(r"(?P<prefix>.+?)(\.(index|data-\d{5}-of-\d{5}))?\.tempstate\d+|(?P<temp>.+)_temp(_[0-9a-f]+)?")
-# A temporary file of ours, see `_atomic`.
-_LEFT_OVER = re.compile(r"\..+\.ckpt-doctor-[0-9a-f]+\.tmp")
 # In a walk, a file that only its name claims must claim it clearly: `.ckpt` is what PyTorch's files are called, too.
 _CLEAR_NAMES: tuple[FormatName, ...] = ("tensor-bundle", "keras-hdf5", "keras-v3")
 
@@ -276,7 +277,8 @@ class _Search:
         path = join(folder, entry.name)
         remains = _TEMPORARY.fullmatch(entry.name)
         if entry.name.startswith("."):
-            self.books.pass_over(path, "hidden-folder", folder=True)
+            kind = "left-over" if own_kind(entry.name) in _LEFT_OVERS else "hidden-folder"
+            self.books.pass_over(path, kind, folder=True)
         elif entry.name in ("__pycache__", "node_modules"):
             self.books.pass_over(path, "code-folder", folder=True)
         elif entry.link and not _is_within(path, self._root):
@@ -383,7 +385,7 @@ class _Search:
         """Take a file that is a checkpoint or a part of one, or enter why it is passed over."""
         path = join(folder, name)
         shard = KERAS_SHARD.fullmatch(name)
-        if _LEFT_OVER.fullmatch(name):
+        if own_kind(name) in _LEFT_OVERS:
             self.books.pass_over(path, "left-over")
         elif name.startswith("."):
             enter_hidden(self.books, path)
