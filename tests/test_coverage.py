@@ -309,7 +309,7 @@ def test_a_name_that_is_not_utf_8(folder, capsysbinary):
     (folder / os.fsdecode(b"\xfd.h5")).write_bytes(LFS)
     (folder / os.fsdecode(b"\xfc.index")).symlink_to("gone")
     for form in ("text", "json", "sarif", "junit", "github", "gitlab", "markdown", "html"):
-        for argv in (["-v", "scan", "."], ["scan", ".", "--output", "report"]):
+        for argv in (["-v", "scan", "."], ["scan", ".", "--strict", "--output", "report"]):
             assert main([*argv, "--format", form]) == 2, form
             streams = capsysbinary.readouterr()
             assert b"\xff" not in streams.out

@@ -58,8 +58,11 @@ class Terminal:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def message(self, text: str) -> None:
-        """Tell the user something that belongs to no report."""
-        print(encodable(f"ckpt-doctor: {text}", sys.stderr), file=sys.stderr)
+        """Tell the user something that belongs to no report; control characters in names are written out."""
+        from ckpt_doctor.reports._page import visible
+
+        shown = "\n".join(map(visible, text.split("\n")))
+        print(encodable(f"ckpt-doctor: {shown}", sys.stderr), file=sys.stderr)
 
     @contextmanager
     def progress(self) -> Iterator[Listener]:
