@@ -140,7 +140,8 @@ def scan(
     if checkpoints and not found.checkpoints and not errors:
         errors.append(PathError(", ".join(asked), "there is no whole checkpoint to scan"))
     rules = tuple(rule.code for rule in RULES if rule.code in selection.codes)
-    result = AuditResult(tuple(checkpoints), tuple(errors), found.passed_over, rules)
+    coverage = found.books.coverage(found.checkpoints, [error.path for error in errors])
+    result = AuditResult(tuple(checkpoints), tuple(errors), found.passed_over, rules, coverage=coverage)
     # Without reading every byte the damage that is there may not be seen.
     looked_for = [code for code in rules if not (asked_for.quick and code.startswith("CK"))]
     return at_least(suppress(result, ignores, known, looked_for), asked_for.min_severity)

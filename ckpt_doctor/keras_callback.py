@@ -22,6 +22,7 @@ from typing import Any
 from ckpt_doctor.capture.keras_base import callback_base
 from ckpt_doctor.cli.policy import Policy
 from ckpt_doctor.finding import fingerprint
+from ckpt_doctor.formats._natural import in_natural_order
 from ckpt_doctor.formats.discovery import discover
 from ckpt_doctor.options import GateOptions, takes
 from ckpt_doctor.reports import REPORTS
@@ -123,6 +124,8 @@ class _Watch:
         found = {fingerprint("", finding) for one in result.checkpoints for finding in one.findings}
         found |= {error.message for error in result.errors}
         found |= {place.reason for one in result.checkpoints for place in one.not_judged if self.policy.options.strict}
+        if self.policy.options.strict:
+            found |= {one.kind for one in result.coverage.unopened}
         new = bool(found - self.warned)
         self.warned |= found
         return new
@@ -132,7 +135,7 @@ class _Watch:
         if pattern == self.path and Path(pattern).is_dir():
             return discover([pattern], all_listed=True).checkpoints
         # A prefix is no file; its index is, and is written last.
-        files = [file for end in ("", ".index") for file in sorted(glob.glob(f"{pattern}{end}"))]  # noqa: PTH207
+        files = [file for end in ("", ".index") for file in in_natural_order(glob.glob(f"{pattern}{end}"))]  # noqa: PTH207
         return discover(files, all_listed=True).checkpoints if files else ()
 
 

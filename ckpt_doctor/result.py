@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from ckpt_doctor.coverage import Coverage
 from ckpt_doctor.finding import Finding
 
 if TYPE_CHECKING:
@@ -196,6 +197,7 @@ class AuditResult:
         passed_over: Number of older checkpoints that a `checkpoint` state file lists and that were not scanned.
         rules: Codes of the rules that were to be reported, in report order; empty where that is not known.
         unused_suppressions: Entries of the baseline and of `per-path-ignores` that suppress nothing any more.
+        coverage: What was looked at, and what was passed over and why.
     """
 
     checkpoints: tuple[CheckpointResult, ...]
@@ -203,6 +205,7 @@ class AuditResult:
     passed_over: int = 0
     rules: tuple[str, ...] = ()
     unused_suppressions: tuple[UnusedSuppression, ...] = ()
+    coverage: Coverage = field(default_factory=Coverage)
 
     @property
     def summary(self) -> Summary:

@@ -23,16 +23,17 @@ MAY_IMPORT = {
     "errors": {"checkpoint"},  # the type of its damages
     "checkpoint": set(),
     "finding": set(),
+    "coverage": set(),
     "progress": set(),
     "observation": set(),
     "options": {"errors", "finding", "progress"},
     "proto": set(),
     "moments": {"errors"},
-    "result": {"checkpoint", "finding"},
+    "result": {"checkpoint", "coverage", "finding"},
     "repair_result": {"result"},  # the values of channels
     "baseline": {"errors", "finding", "result"},
     "suppression": {"baseline", "errors", "finding", "result", "selection"},
-    "formats": {"checkpoint", "errors", "proto"},
+    "formats": {"checkpoint", "coverage", "errors", "proto"},
     "graphs": {"checkpoint", "errors", "proto"},
     "naming": {"checkpoint", "errors"},
     "batchnorm": {"checkpoint", "errors", "graphs", "naming"},
@@ -68,6 +69,7 @@ MAY_IMPORT = {
     "reports": {
         "checkpoint",
         "comparison",
+        "coverage",
         "errors",
         "finding",
         "listing",

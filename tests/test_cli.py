@@ -152,7 +152,7 @@ def test_a_git_lfs_pointer(run, tmp_path):
 def test_a_folder_without_checkpoints(run, tmp_path):
     (tmp_path / "notes.txt").write_text("nothing")
     code, out, err = run("scan", tmp_path)
-    assert (code, out) == (2, "")
+    assert (code, out) == (2, "looked at 0 files; passed over: 1 other file\n")
     assert str(tmp_path) in err
     assert "Traceback" not in err
 

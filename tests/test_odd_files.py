@@ -1,5 +1,6 @@
 """What is no file, or no numbers: named, and neither waited for nor taken for health."""
 
+import json
 import os
 import shutil
 import threading
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from ckpt_doctor.cli import main
+from tests.formats.test_tensor_bundle import make_bundle
 
 FORMATS = Path(__file__).parents[1] / "fixtures" / "formats"
 ODD = "is a pipe, a device or a link that leads nowhere; expected a file or a folder"
@@ -19,6 +21,17 @@ ODD = "is a pipe, a device or a link that leads nowhere; expected a file or a fo
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def run_json(capsys):
+    """Run one command line; return its code and its JSON."""
+
+    def run_json(*argv):
+        code = main([*argv, "--format", "json"])
+        return code, json.loads(capsys.readouterr().out)
+
+    return run_json
 
 
 @pytest.mark.parametrize("command", ["scan", "ls", "fix --output new.h5"])
@@ -53,6 +66,28 @@ def test_nobody_waits_for_a_pipe_in_the_place_of_a_shard(capsys, sample):
     worker.join(timeout=30)
     assert codes == [2]
     assert f"{shard}: is a pipe or a device; expected a file" in capsys.readouterr().err
+
+
+def test_checkpoints_without_a_variable_and_with_one(here, run_json):
+    """TensorFlow writes both; Keras writes a model without layers."""
+    for name, values in (("none", {}), ("one", {"w": np.zeros(2, np.float32)}), ("scalar", {"step": np.int64(3)})):
+        make_bundle(here, {key: np.asarray(value) for key, value in values.items()}, name=name)
+    with h5py.File("empty.h5", "w") as file:
+        file.create_group("model_weights").attrs["layer_names"] = np.array([], "S1")
+    with h5py.File("empty.weights.h5", "w") as file:
+        file.create_group("layers")
+        file.create_group("vars")
+    code, document = run_json("scan", ".")
+    assert code == 0
+    counts = {Path(one["path"]).name: (one["variables"], one["findings"]) for one in document["checkpoints"]}
+    assert counts == {
+        "none": (0, []),
+        "one": (1, []),
+        "scalar": (1, []),
+        "empty.h5": (0, []),
+        "empty.weights.h5": (0, []),
+    }
+    assert document["coverage"]["files"] == 3 * 2 + 2
 
 
 def test_statistics_of_text_are_not_judged(capsys):

@@ -56,13 +56,21 @@ def scan(
         terminal.message(f"{error.path}: {error.message}")
     if not result.checkpoints and not result.errors:
         terminal.message(f"{', '.join(paths)}: no checkpoint in it; nothing was scanned")
+    if gate.options.strict:
+        for one in result.coverage.unopened:
+            first = f"{one.paths[0]} and {len(one.paths) - 1:,} more" if len(one.paths) > 1 else one.paths[0]
+            terminal.message(f"--strict: {first}: not opened: {one.reason}")
     return exit_code(result, fail_on=gate.options.fail_on, strict=gate.options.strict)
 
 
 def exit_code(result: AuditResult, *, fail_on: str, strict: bool) -> int:
-    """Return 2 where there is no verdict on something, 1 for findings at or above `fail_on`, else 0."""
+    """Return 2 where there is no verdict on something, 1 for findings at or above `fail_on`, else 0.
+
+    `strict` also fails, with 1, where something was not judged: a layer, or a file that may hold a model and was not
+    opened.
+    """
     if result.errors or not result.checkpoints:
         return 2
     if any(finding.severity in failing(fail_on) for one in result.checkpoints for finding in one.findings):
         return 1
-    return 1 if strict and result.summary.not_judged else 0
+    return 1 if strict and (result.summary.not_judged or result.coverage.unopened) else 0

@@ -90,9 +90,14 @@ def format_of(checkpoint: Checkpoint) -> Format:
     return next(form for form in FORMATS if form.name == name)
 
 
-def recognise(path: str) -> Format | None:
-    """Return the format of a path, by its bytes or else by its name; None where neither tells."""
-    head = read_head(path, _HEAD)
+def recognise(path: str, head: bytes | None = None) -> Format | None:
+    """Return the format of a path, by its bytes or else by its name; None where neither tells.
+
+    Args:
+        path: A prefix, a file or a folder.
+        head: The first bytes of the file, where they were read already.
+    """
+    head = read_head(path, _HEAD) if head is None else head
     for form in FORMATS:
         if form.recognises(path, head):
             return form

@@ -15,7 +15,6 @@ from __future__ import annotations
 import functools
 import logging
 import math
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +25,7 @@ from ckpt_doctor.checkpoint import Array, Damage, numpy_dtype
 from ckpt_doctor.formats._damaged import Damaged
 from ckpt_doctor.formats._hdf5_errors import beyond_the_end, hdf5_errors
 from ckpt_doctor.formats._hdf5_objects import OpenFile, Refused, address_behind, address_of, names_in, open_object
+from ckpt_doctor.formats._natural import natural_key
 
 _log = logging.getLogger(__name__)
 
@@ -45,7 +45,6 @@ _CHUNK_EXPANSION = 100
 _MOST_OBJECTS = 1_000_000
 # Models of Keras are nested 30 deep at most, and have a few groups for each; a path of a million groups is as long.
 _DEEPEST = 500
-_NUMBER = re.compile(r"[0-9]{1,20}")
 
 
 @dataclass(frozen=True)
@@ -82,12 +81,6 @@ class Tree:
     others: dict[str, str] = field(default_factory=dict)
     groups: list[str] = field(default_factory=list)
     damages: list[Damage] = field(default_factory=list)
-
-
-def natural_key(name: str) -> tuple[tuple[int, int | str], ...]:
-    """Return a sort key that puts `vars/10` behind `vars/9`."""
-    # Python refuses to parse a number of 4,300 digits, which a damaged name may be.
-    return tuple((0, int(part)) if _NUMBER.fullmatch(part) else (1, part) for part in re.split(r"(\d+)", name))
 
 
 def walk(file: OpenFile, where: str) -> Tree:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from ckpt_doctor.errors import BadRequest, MissingExtra
 from ckpt_doctor.formats._local_file import LocalFile, OutOfBounds, unreadable
+from ckpt_doctor.formats._natural import in_natural_order
 
 REMOTE_CHUNK = 16 << 20  # A remote request costs a round trip whatever its size.
 
@@ -187,8 +188,23 @@ def split(path: str) -> tuple[str, str]:
     return os.path.split(path)
 
 
-def names_in(folder: str) -> tuple[tuple[str, bool], ...]:
-    """Return `(name, is a folder)` of everything in a folder, sorted; nothing where it cannot be listed (plain HTTP).
+class Entry(NamedTuple):
+    """One entry of a folder, after symbolic links.
+
+    Attributes:
+        name: Its name.
+        kind: What it leads to: `special` is a pipe, a device or a socket; `nowhere` a link without a target or in a
+            circle; `unreadable` a link whose target may not be asked for.
+        link: Whether it is a symbolic link itself.
+    """
+
+    name: str
+    kind: Literal["file", "folder", "special", "nowhere", "unreadable"]
+    link: bool = False
+
+
+def entries_in(folder: str) -> tuple[Entry, ...]:
+    """Return everything in a folder in natural order; nothing where it cannot be listed (plain HTTP).
 
     Raises:
         BadRequest: A local folder cannot be read.
@@ -196,42 +212,60 @@ def names_in(folder: str) -> tuple[tuple[str, bool], ...]:
     if is_remote(folder):
         system, key = _file_system(folder)
         try:
-            found = system.ls(key, detail=True)
+            listed = system.ls(key, detail=True)
         except remote_errors():
             return ()
-        return tuple(
-            sorted(
-                {
-                    (name, entry.get("type") == "directory")
-                    for entry in found
-                    if (name := str(entry["name"]).rstrip("/").rpartition("/")[2]) and entry["name"].rstrip("/") != key
-                }
-            )
-        )
-    try:
-        with os.scandir(folder or ".") as entries:
-            return tuple(sorted((entry.name, _leads_to_folder(entry)) for entry in entries))
-    except (FileNotFoundError, NotADirectoryError):
-        return ()
-    except (OSError, ValueError) as error:
-        raise unreadable(folder, error) from error
+        found = {
+            name: Entry(name, "folder" if entry.get("type") == "directory" else "file")
+            for entry in listed
+            if (name := str(entry["name"]).rstrip("/").rpartition("/")[2]) and entry["name"].rstrip("/") != key
+        }
+    else:
+        try:
+            with os.scandir(folder or ".") as entries:
+                found = {entry.name: _entry(entry) for entry in entries}
+        except (FileNotFoundError, NotADirectoryError):
+            return ()
+        except (OSError, ValueError) as error:
+            raise unreadable(folder, error) from error
+    return tuple(found[name] for name in in_natural_order(found))
+
+
+def names_in(folder: str) -> tuple[tuple[str, bool], ...]:
+    """Return `(name, is a folder)` of everything in a folder, likewise.
+
+    Raises:
+        BadRequest: A local folder cannot be read.
+    """
+    return tuple((entry.name, entry.kind == "folder") for entry in entries_in(folder))
 
 
 def expand(pattern: str) -> tuple[str, ...]:
-    """Return the URLs that match a pattern, sorted; none where the storage cannot list."""
+    """Return the URLs that match a pattern, in natural order; none where the storage cannot list."""
     system, key = _file_system(pattern)
     protocol = pattern.split("://", 1)[0]
     try:
-        return tuple(f"{protocol}://{str(found).lstrip('/')}" for found in sorted(system.glob(key)))
+        return tuple(f"{protocol}://{found.lstrip('/')}" for found in in_natural_order(map(str, system.glob(key))))
     except remote_errors():
         return ()
 
 
-def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
+def _entry(entry: os.DirEntry[str]) -> Entry:
+    """Return an entry of a local folder; what is no link is not asked for."""
+    link = entry.is_symlink()
     try:
-        return entry.is_dir()
-    except OSError:  # A loop of symbolic links.
-        return False
+        if entry.is_dir():
+            return Entry(entry.name, "folder", link)
+        if entry.is_file():
+            return Entry(entry.name, "file", link)
+        if not link:
+            return Entry(entry.name, "special")
+        os.stat(entry.path)
+    except PermissionError:
+        return Entry(entry.name, "unreadable", link)
+    except OSError:  # No target, or a loop of symbolic links.
+        return Entry(entry.name, "nowhere", link)
+    return Entry(entry.name, "special", link)
 
 
 def _answer(path: str, question: str) -> bool:

@@ -45,7 +45,7 @@ _FINGERPRINT = "fingerprint.pb"
 # What a SavedModel consists of, besides its variables: tensorflow/python/saved_model/constants.py, keras_metadata.pb of
 # tf_keras/src/saving/legacy/saved_model/constants.py, tfhub_module.pb of TensorFlow Hub's TF1 format. A folder that a
 # Saver wrote the variables into has a `checkpoint` file there (tf.contrib.saved_model).
-_OWN_FILES = (_BINARY, "saved_model.pbtxt", _FINGERPRINT, "keras_metadata.pb", "tfhub_module.pb")
+OWN_FILES = (_BINARY, "saved_model.pbtxt", _FINGERPRINT, "keras_metadata.pb", "tfhub_module.pb")
 _OWN_FOLDERS = ("assets", "assets.extra", "debug")
 PARTS_OF_A_MODEL = (*_OWN_FOLDERS, "variables")
 _VARIABLES = "variables"
@@ -126,7 +126,7 @@ class SavedModel(Format):
             raise refused(folder, f"{model} is not a SavedModel that can be recognised; give another name")
         own = set(map(Path, checkpoint.files))
         for entry in sorted(folder.iterdir()):
-            if entry.name in _OWN_FILES and entry.is_file():
+            if entry.name in OWN_FILES and entry.is_file():
                 continue
             if entry.name in _OWN_FOLDERS and entry.is_dir():
                 _refuse_checkpoints_in(entry, checkpoint)
@@ -329,5 +329,5 @@ def model_of_a_part(path: Path) -> Path | None:
     for folder in path.absolute().parents:
         if any((folder / name).is_file() for name in MODEL_FILES):
             first = path.absolute().relative_to(folder).parts[0]
-            return folder if first in (*_OWN_FILES, *MODEL_FILES, *PARTS_OF_A_MODEL) else None
+            return folder if first in (*OWN_FILES, *MODEL_FILES, *PARTS_OF_A_MODEL) else None
     return None

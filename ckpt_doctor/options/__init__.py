@@ -347,6 +347,6 @@ class GateOptions(ScanOptions):
     strict: bool = option(
         False,
         Flag(),
-        "Exit 1 too where something about batch norm was not judged.",
-        "Fail too where something about batch norm was not judged.",
+        "Exit 1 too where something about batch norm was not judged, or a model file was not opened.",
+        "Fail too where something about batch norm was not judged, or a model file was not opened.",
     )

@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Sequence
 
+from ckpt_doctor.coverage import KINDS
 from ckpt_doctor.finding import SEVERITIES
 from ckpt_doctor.repair_result import RepairedLayer, RepairResult, Spread
 from ckpt_doctor.reports._channel_bytes import fitting
@@ -15,10 +16,11 @@ from ckpt_doctor.reports._html_view import Cell, Column, GroupView, Item, Listin
 from ckpt_doctor.reports._next_step import next_step
 from ckpt_doctor.reports._page import count, visible
 from ckpt_doctor.reports.interface import Style
-from ckpt_doctor.reports.text import facts, total
+from ckpt_doctor.reports.text import facts, looked_at, total
 from ckpt_doctor.result import AuditResult, ChannelValues, CheckpointResult, LayerSummary, LayerValues
 
 _NONE = Cell("-")
+_PATHS_SHOWN = 100
 
 
 def page_of_scan(result: AuditResult, style: Style) -> Page:
@@ -43,6 +45,7 @@ def page_of_scan(result: AuditResult, style: Style) -> Page:
         notes=_left_out(left_out),
         errors=result.errors,
         unused=result.unused_suppressions,
+        coverage=_coverage(result),
         overview=_overview(shown) if len(shown) > 1 else None,
         explained={rule.code: rule for rule in explanations(sorted(codes))} if codes else {},
     )
@@ -80,6 +83,22 @@ def page_of_repair(result: RepairResult) -> Page:
         table=_repair_table(result.layers, set(values)) if result.layers else None,
     )
     return Page(title, visible(result.checkpoint), (section,), values, notes=_left_out(left_out))
+
+
+def _coverage(result: AuditResult) -> Listing | None:
+    """Return what was looked at, over the list of what was passed over and why."""
+    books = result.coverage
+    if not books.files and not books.passed_over:
+        return None
+    lines = []
+    for one in books.passed_over:
+        shown = one.paths[:_PATHS_SHOWN]
+        more = f" (and {len(one.paths) - len(shown):,} more)" if len(shown) < len(one.paths) else ""
+        sign = "; a model may be in it" if one.unopened else ""
+        name = KINDS[one.kind].counted(one.files + one.folders)
+        text = f"{one.reason}{sign}"
+        lines.append(Item(name, visible(f"{text}: {', '.join(shown)}{more}" if shown else text)))
+    return Listing(looked_at(result), tuple(lines))
 
 
 def _title(result: AuditResult) -> str:

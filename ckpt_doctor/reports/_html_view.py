@@ -115,5 +115,6 @@ class Page:
     notes: tuple[str, ...] = ()
     errors: tuple[PathError, ...] = ()
     unused: tuple[UnusedSuppression, ...] = ()
+    coverage: Listing | None = None
     overview: Table | None = None
     explained: dict[str, Explanation] = field(default_factory=dict)

@@ -30,5 +30,6 @@ def relative(path: str, root: str) -> str:
 def uri(path: str) -> str:
     """Return `path` as a URI: relative if it is, with what a URI cannot hold written in percent."""
     if "://" in path:
-        return quote(path, safe="/:?=&%@+,;")
-    return f"file://{quote(path)}" if path.startswith("/") else quote(path)
+        return quote(path, safe="/:?=&%@+,;", errors="surrogateescape")
+    quoted = quote(path, errors="surrogateescape")  # The bytes of a name that is not UTF-8.
+    return f"file://{quoted}" if path.startswith("/") else quoted

@@ -8,12 +8,13 @@ Source: docs.github.com, Workflow commands for GitHub Actions (`::error file=…
 
 from __future__ import annotations
 
+from ckpt_doctor.coverage import KINDS
 from ckpt_doctor.finding import SEVERITIES
 from ckpt_doctor.reports._groups import grouped, message_of
 from ckpt_doctor.reports._location import file_of, relative
 from ckpt_doctor.reports._page import count, visible
 from ckpt_doctor.reports.interface import Style
-from ckpt_doctor.reports.text import total
+from ckpt_doctor.reports.text import looked_at, total
 from ckpt_doctor.result import AuditResult
 
 _COMMANDS = {"error": "error", "warning": "warning", "note": "notice"}
@@ -37,7 +38,21 @@ def render(result: AuditResult, style: Style) -> str:
         _annotation("warning", "suppression no longer needed", "", f"{one.by} {one.where}: {one.rule} of {one.path}")
         for one in result.unused_suppressions
     ]
-    return "".join(f"{line}\n" for line in [*lines, _safe(total(result))])
+    # One for each kind: a warning where a model may be in it, as GitHub shows ten of a level.
+    lines += [
+        _annotation(
+            "warning",
+            "not opened",
+            relative(one.paths[0], style.root),
+            f"{KINDS[one.kind].counted(len(one.paths))}: {one.reason}",
+        )
+        for one in result.coverage.unopened
+        if one.paths
+    ]
+    return "".join(
+        f"{line}\n"
+        for line in [*lines, *([_safe(looked_at(result))] if result.coverage.files else []), _safe(total(result))]
+    )
 
 
 def _annotation(command: str, title: str, file: str, message: str) -> str:

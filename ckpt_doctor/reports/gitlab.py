@@ -11,6 +11,7 @@ import hashlib
 import json
 from typing import Any
 
+from ckpt_doctor.coverage import KINDS
 from ckpt_doctor.finding import fingerprint
 from ckpt_doctor.reports._location import file_of, relative
 from ckpt_doctor.reports.interface import Style
@@ -34,10 +35,15 @@ def render(result: AuditResult, style: Style) -> str:
                 _issue(f"{finding.rule} {finding.name}", finding.message, file, _SEVERITIES[finding.severity], mark)
             )
     for error in result.errors:
-        mark = hashlib.sha256(f"no-verdict {error.path}".encode()).hexdigest()
+        mark = hashlib.sha256(f"no-verdict {error.path}".encode("utf-8", "surrogatepass")).hexdigest()
         issues.append(
             _issue("no-verdict", f"no verdict: {error.message}", relative(error.path, style.root), "blocker", mark)
         )
+    for one in result.coverage.unopened:
+        for path in one.paths:
+            file = relative(path, style.root)
+            mark = hashlib.sha256(f"not-opened {file}".encode("utf-8", "surrogatepass")).hexdigest()
+            issues.append(_issue("not-opened", f"{KINDS[one.kind].noun} not opened: {one.reason}", file, "info", mark))
     return json.dumps(issues, indent=2) + "\n"
 
 

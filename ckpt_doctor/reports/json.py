@@ -33,6 +33,7 @@ def render(result: AuditResult, style: Style) -> str:
         checkpoints=[_checkpoint(checkpoint) for checkpoint in result.checkpoints],
         errors=[_fields(error) for error in result.errors],
         passed_over=result.passed_over,
+        coverage=_fields(result.coverage),
         unused_suppressions=[_fields(unused) for unused in result.unused_suppressions],
         summary=_fields(result.summary),
     )

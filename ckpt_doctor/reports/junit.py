@@ -12,10 +12,12 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 
+from ckpt_doctor.coverage import KINDS
 from ckpt_doctor.finding import Finding
 from ckpt_doctor.reports._explanation import Explanation, explanations
 from ckpt_doctor.reports._page import count, visible
 from ckpt_doctor.reports.interface import Style
+from ckpt_doctor.reports.text import looked_at
 from ckpt_doctor.result import AuditResult, CheckpointResult, PathError
 
 
@@ -27,6 +29,7 @@ def render(result: AuditResult, style: Style) -> str:
         _suite(suites, checkpoint, rules, style)
     for error in result.errors:
         _error(suites, error)
+    _coverage(suites, result)
     for counted in ("tests", "failures", "errors", "skipped"):
         suites.set(counted, str(sum(int(suite.get(counted, "0")) for suite in suites)))
     ET.indent(suites)
@@ -68,6 +71,22 @@ def _error(suites: ET.Element, error: PathError) -> None:
     case = ET.SubElement(suite, "testcase", name="verdict", classname=visible(error.path), time="0")
     ET.SubElement(case, "error", type="no-verdict", message=visible(error.message))
     _count(suite, tests=1, failures=0, errors=1, skipped=0)
+
+
+def _coverage(suites: ET.Element, result: AuditResult) -> None:
+    """Add what was passed over; what may hold a model is a case that was skipped."""
+    if not result.coverage.files:
+        return
+    suite = ET.SubElement(suites, "testsuite", name="coverage")
+    case = ET.SubElement(suite, "testcase", name="looked at", classname="coverage", time="0")
+    ET.SubElement(case, "system-out").text = visible(looked_at(result))
+    skipped = 0
+    for one in result.coverage.unopened:
+        for path in one.paths:
+            skipped += 1
+            case = ET.SubElement(suite, "testcase", name=visible(f"opened: {path}"), classname="coverage", time="0")
+            ET.SubElement(case, "skipped", message=visible(f"{KINDS[one.kind].noun}: {one.reason}"))
+    _count(suite, tests=1 + skipped, failures=0, errors=0, skipped=skipped)
 
 
 def _count(suite: ET.Element, **counts: int) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+from ckpt_doctor.coverage import KINDS
 from ckpt_doctor.reports._explanation import DOCUMENTATION
 from ckpt_doctor.reports._groups import Group, cause_of, grouped, message_of
 from ckpt_doctor.reports._next_step import next_step
 from ckpt_doctor.reports._page import count, visible
 from ckpt_doctor.reports.interface import Style
-from ckpt_doctor.reports.text import total
+from ckpt_doctor.reports.text import looked_at, total
 from ckpt_doctor.result import AuditResult, CheckpointResult
 
 _LAYERS_SHOWN = 8
@@ -21,6 +22,8 @@ _SIGNS = {"error": "❌", "warning": "⚠️", "note": "🛈"}
 def render(result: AuditResult, style: Style) -> str:
     """Return the report."""
     lines = ["## ckpt-doctor", "", _escape(total(result)), ""]
+    if result.coverage.files:
+        lines += [_escape(looked_at(result)), ""]
     if result.checkpoints:
         lines += _overview(result.checkpoints, style)
     for checkpoint in result.checkpoints:
@@ -29,6 +32,7 @@ def render(result: AuditResult, style: Style) -> str:
     if result.errors:
         lines += ["### No verdict", ""]
         lines += [f"- {_code(error.path)}: {_escape(error.message)}" for error in result.errors] + [""]
+    lines += _not_opened(result, style)
     if result.unused_suppressions:
         lines += ["### Suppressions that are no longer needed", ""]
         for unused in result.unused_suppressions:
@@ -36,6 +40,20 @@ def render(result: AuditResult, style: Style) -> str:
             lines.append(f"- {unused.by} {_code(unused.where)}: {unused.rule} of {_code(unused.path)}{whom}")
         lines.append("")
     return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def _not_opened(result: AuditResult, style: Style) -> Iterator[str]:
+    """Yield what may hold a model and was not opened."""
+    if result.coverage.unopened:
+        yield "### Not opened"
+        yield ""
+    for one in result.coverage.unopened:
+        shown = one.paths if style.detail == "more" else one.paths[:_LAYERS_SHOWN]
+        more = f" and {len(one.paths) - len(shown)} more" if len(shown) < len(one.paths) else ""
+        number = KINDS[one.kind].counted(one.files + one.folders)
+        yield f"- {number}: {', '.join(_code(path) for path in shown)}{more}: {_escape(one.reason)}"
+    if result.coverage.unopened:
+        yield ""
 
 
 def _overview(checkpoints: Sequence[CheckpointResult], style: Style) -> Iterator[str]:

@@ -15,10 +15,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import ckpt_doctor
+from ckpt_doctor.coverage import KINDS
 from ckpt_doctor.finding import Finding, fingerprint
 from ckpt_doctor.reports._explanation import Explanation, explanations, markdown, plain
 from ckpt_doctor.reports._location import file_of, relative, uri
 from ckpt_doctor.reports.interface import Style
+from ckpt_doctor.reports.text import looked_at
 from ckpt_doctor.result import AuditResult, CheckpointResult, PathError, SuppressedFinding
 
 _SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
@@ -44,6 +46,7 @@ def render(result: AuditResult, style: Style) -> str:
             {
                 "executionSuccessful": not result.errors,
                 "toolExecutionNotifications": list(_notifications(result, style.root)),
+                "properties": {"coverage": _coverage(result)},
             }
         ],
         "originalUriBaseIds": {_ROOT: {"description": {"text": "The folder that the scan was started in."}}},
@@ -113,6 +116,12 @@ def _notifications(result: AuditResult, root: str) -> Iterator[dict[str, Any]]:
         for place in checkpoint.not_judged:
             message = f"not judged: {place.where}: {place.reason}"
             yield _notification("note", PathError(file_of(checkpoint, root), message), root)
+    if result.coverage.files:
+        yield {"level": "note", "message": {"text": looked_at(result)}}
+    for one in result.coverage.unopened:
+        for path in one.paths:
+            message = f"not opened: {KINDS[one.kind].noun}: {one.reason}"
+            yield _notification("warning", PathError(path, message), root)
     for unused in result.unused_suppressions:
         whom = f"{unused.path} {unused.layer}" if unused.layer else unused.path
         yield _notification(
@@ -120,6 +129,17 @@ def _notifications(result: AuditResult, root: str) -> Iterator[dict[str, Any]]:
             PathError(unused.where if unused.by == "baseline" else "", f"no longer needed: {unused.rule} of {whom}"),
             root,
         )
+
+
+def _coverage(result: AuditResult) -> dict[str, Any]:
+    """Return the books of the scan; the paths of what may hold a model are notifications."""
+    books = result.coverage
+    numbers = {"files": books.files, "judged": books.judged, "parts": books.parts, "folders": books.folders}
+    passed = [
+        {"kind": one.kind, "reason": one.reason, "unopened": one.unopened, "files": one.files, "folders": one.folders}
+        for one in books.passed_over
+    ]
+    return {**numbers, "linksOut": books.links_out, "passedOver": passed}
 
 
 def _notification(level: str, error: PathError, root: str) -> dict[str, Any]:

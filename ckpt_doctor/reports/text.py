@@ -6,6 +6,7 @@ layers, and the exact command that repairs them stands below.
 
 from __future__ import annotations
 
+from ckpt_doctor.coverage import KINDS
 from ckpt_doctor.reports._groups import Group, cause_of, grouped, message_of
 from ckpt_doctor.reports._next_step import next_step
 from ckpt_doctor.reports._page import Page, count, names, size
@@ -18,17 +19,19 @@ _REASONS_SHOWN = 5
 
 
 def render(result: AuditResult, style: Style) -> str:
-    """Return the report; empty where nothing was scanned."""
+    """Return the report; where nothing was scanned, only what was passed over."""
     page = Page(style)
     for checkpoint in result.checkpoints:
         if style.detail != "less" or checkpoint.findings or checkpoint.not_judged:
             _checkpoint(page, checkpoint, style)
     if not result.checkpoints:
-        return ""
+        _coverage(page, result, style)
+        return str(page)
     page.blank()
     if result.passed_over:
         page.paragraph(f"{count(result.passed_over, 'older checkpoint')} passed over; --all scans them too")
     _unused(page, result, style)
+    _coverage(page, result, style)
     page.paragraph(total(result), color="bold")
     return str(page)
 
@@ -117,6 +120,21 @@ def _unused(page: Page, result: AuditResult, style: Style) -> None:
         )
 
 
+def _coverage(page: Page, result: AuditResult, style: Style) -> None:
+    """Add what was looked at and passed over; in detail each path with its reason."""
+    coverage = result.coverage
+    if not coverage.files and not coverage.passed_over:
+        return
+    if style.detail == "more":
+        for one in coverage.passed_over:
+            if one.paths:
+                page.paragraph(f"passed over: {', '.join(one.paths)}: {one.reason}", hanging=2)
+    if style.detail == "usual" and any(one.paths and one.kind != "older" for one in coverage.passed_over):
+        page.paragraph(f"{looked_at(result)} (-v lists them)", hanging=2)
+    elif style.detail != "less" or coverage.unopened or not result.checkpoints:
+        page.paragraph(looked_at(result), hanging=2)
+
+
 def _next_step(page: Page, checkpoint: CheckpointResult) -> None:
     """Add the command that repairs what can be repaired."""
     step = next_step(checkpoint)
@@ -128,6 +146,19 @@ def _next_step(page: Page, checkpoint: CheckpointResult) -> None:
         page.line(f"    {line}")
     for remark in step.remarks:
         page.paragraph(remark, indent=_INDENT)
+
+
+def looked_at(result: AuditResult) -> str:
+    """Return how many files were looked at and what was passed over, in one line."""
+    coverage = result.coverage
+    text = f"looked at {count(coverage.judged + coverage.parts, 'file')}"
+    if coverage.links_out:
+        text += f", {coverage.links_out:,} of them by links that lead out of the folder"
+    numbers: dict[str, int] = {}
+    for one in coverage.passed_over:
+        numbers[one.kind] = numbers.get(one.kind, 0) + one.files + one.folders
+    passed = [KINDS[kind].counted(number) for kind, number in numbers.items()]
+    return f"{text}; passed over: {', '.join(passed)}" if passed else f"{text}; passed over nothing"
 
 
 def total(result: AuditResult) -> str:
