@@ -199,7 +199,7 @@ def _weight_names(
     for layer in (*layers, _TOP_LEVEL):
         group = f"{root}/{layer}" if root else layer
         if group in groups:
-            names[layer] = names_attribute(file, find(file.h5, group), "weight_names") or ()
+            names[layer] = names_attribute(file, file.take(group), "weight_names") or ()
         elif layer != _TOP_LEVEL:
             message = f"layer_names lists {layer!r}, and there is no such group"
             damages.append(Damage("not-a-checkpoint", f"{path}:{group}", message))
