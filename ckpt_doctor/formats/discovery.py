@@ -17,20 +17,24 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ckpt_doctor.checkpoint import Damage, FormatName
 from ckpt_doctor.errors import CkptDoctorError, UnreadableCheckpoint
 from ckpt_doctor.formats import absent, by_name, recognise, tidy
 from ckpt_doctor.formats._bundle_index import FORMAT as BUNDLE
 from ckpt_doctor.formats._bundle_index import prefix_of
+from ckpt_doctor.formats._file_steps import own_kind
 from ckpt_doctor.formats._hdf5_open import is_sound, layout_at
 from ckpt_doctor.formats._kept import Keeper, keeping
 from ckpt_doctor.formats._state_file import State, read_state
 from ckpt_doctor.formats._storage import expand, is_file, is_folder, is_remote, join, names_in, read_head, split
 from ckpt_doctor.formats.interface import Format
-from ckpt_doctor.formats.recovery import settle
 from ckpt_doctor.formats.saved_model import MODEL_FILES, PARTS_OF_A_MODEL
 from ckpt_doctor.formats.tensor_slices_v1 import sharded_name
+
+if TYPE_CHECKING:
+    from ckpt_doctor.formats.recovery import Settled
 
 _log = logging.getLogger(__name__)
 
@@ -112,7 +116,7 @@ class _Search:
         """Do so in one folder, once; what cannot be settled cannot be judged."""
         if folder not in self._settled and not is_remote(folder):
             self._settled.add(folder)
-            self.errors += [(one.name, one.message) for one in settle(folder) if one.how == "stuck"]
+            self.errors += [(one.name, one.message) for one in _settled(folder) if one.how == "stuck"]
 
     def argument(self, path: str) -> None:
         """Take one argument; every path that is named is a checkpoint or an error."""
@@ -285,6 +289,21 @@ class _Search:
             self.damages.setdefault(self.found[_identity(path)], []).append(damage)
         else:
             self.unopened.append(UnreadableCheckpoint(path, BUNDLE, (damage,)))
+
+
+def _settled(folder: str) -> tuple[Settled, ...]:
+    """Settle a folder; see `recovery.settle`, which loads all that writes and is needed where a name says so."""
+    try:
+        with os.scandir(folder) as entries:
+            hidden = [entry.name for entry in entries if entry.name.startswith(".")]
+    except OSError as error:
+        _log.debug("%s: %s", folder, error)
+        return ()
+    if not any(own_kind(name) in ("journal", "lock") for name in hidden):
+        return ()
+    from ckpt_doctor.formats.recovery import settle
+
+    return settle(folder)
 
 
 def _name_of(path: str) -> str:
