@@ -27,13 +27,17 @@ class _Recent:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._files: dict[int, weakref.ref[Releasable]] = {}
+        self._latest: weakref.ref[Releasable] | None = None
 
     def used(self, file: Releasable) -> None:
         """Note that a file is read; whoever calls holds no lock of it."""
+        latest = self._latest
+        if latest is not None and latest() is file:
+            return  # HDF5 reads one file thousands of times in a row.
         surplus = []
         with self._lock:
             self._files.pop(id(file), None)
-            self._files[id(file)] = weakref.ref(file)
+            self._files[id(file)] = self._latest = weakref.ref(file)
             while len(self._files) > MOST_OPEN:
                 surplus.append(self._files.pop(next(iter(self._files))))
         for reference in surplus:

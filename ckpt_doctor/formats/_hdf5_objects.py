@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,8 @@ from ckpt_doctor.formats._hdf5_texts import Texts
 
 _LONGEST_ATTRIBUTE = 1 << 28
 _MOST_CHUNKS = 65536
+# Objects that stay open between the walk and their first reading; each takes 2.3 kB (h5py 3.14).
+_MOST_KEPT = 1 << 14
 
 
 class Refused(Damaged):
@@ -36,6 +38,23 @@ class OpenFile:
     h5: Any
     texts: Texts
     size: int
+    _kept: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def keep(self, path: str, item: Any) -> None:
+        """Keep an object open for whoever asks for it next: to find it again takes longer than to read it."""
+        if len(self._kept) < _MOST_KEPT:
+            self._kept[path] = item
+
+    def take(self, path: str) -> Any:
+        """Return the object at a path to which a walk has led, and keep it no longer.
+
+        A dataset that was read holds a cache of its chunks, 1 MiB by default.
+
+        Raises:
+            Damaged: It is not there, or cannot be read.
+        """
+        kept = self._kept.pop(path, None)
+        return open_object(self.h5, path) if kept is None else kept
 
 
 def names_in(group: Any) -> list[str | bytes]:

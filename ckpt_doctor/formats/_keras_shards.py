@@ -16,21 +16,23 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ckpt_doctor.checkpoint import Array, Checkpoint, Damage, Variable
 from ckpt_doctor.errors import BadRequest, RepairRefused, UnreadableCheckpoint
 from ckpt_doctor.formats import _foreign, _json
-from ckpt_doctor.formats._atomic import Outputs
 from ckpt_doctor.formats._hdf5 import Dataset
-from ckpt_doctor.formats._hdf5_edit import apply
 from ckpt_doctor.formats._hdf5_file import Hdf5File
 from ckpt_doctor.formats._hdf5_open import read_all
 from ckpt_doctor.formats._keras_store import OLD_LAYERS, Store, read_store
 from ckpt_doctor.formats._storage import is_file, join, size_of, split
 from ckpt_doctor.formats._storage import read_all as read_file
 from ckpt_doctor.formats.interface import Changes
-from ckpt_doctor.formats.replacing import Footprint, refused
+
+# What writes is imported where it writes: a scan needs none of it.
+if TYPE_CHECKING:
+    from ckpt_doctor.formats._atomic import Outputs
+    from ckpt_doctor.formats.replacing import Footprint
 
 _log = logging.getLogger(__name__)
 
@@ -181,6 +183,8 @@ def _in_shard(checkpoint: Checkpoint, shard: str) -> dict[str, Any]:
 
 def footprint(checkpoint: Checkpoint, target: Path) -> Footprint:
     """Return the names that a copy takes, and those of the shards of an older index there."""
+    from ckpt_doctor.formats.replacing import Footprint
+
     if not target.name.endswith(_INDEX_ENDING):
         raise BadRequest(f"{target}: sharded Keras weights are written to a name that ends in {_INDEX_ENDING}")
     names = _new_names(_read_index(checkpoint.place).shards, Path(checkpoint.path), target)
@@ -190,6 +194,8 @@ def footprint(checkpoint: Checkpoint, target: Path) -> Footprint:
 
 def refuse_shared(older: Checkpoint) -> None:
     """Refuse to replace sharded weights of which a shard belongs to another index as well."""
+    from ckpt_doctor.formats.replacing import refused
+
     path = Path(older.path)
     own = {Path(file).name for file in older.files}
     for other in sorted(path.parent.glob(f"*{_INDEX_ENDING}")):
@@ -200,6 +206,8 @@ def refuse_shared(older: Checkpoint) -> None:
 
 def refuse_shard(target: Path) -> None:
     """Refuse to write one file where an index beside it expects one of its shards."""
+    from ckpt_doctor.formats.replacing import refused
+
     match = _SHARD.fullmatch(target.name)
     if match is None:
         return
@@ -219,6 +227,8 @@ def _shards_named_by(path: Path) -> tuple[str, ...]:
 
 def stage_copy(outputs: Outputs, checkpoint: Checkpoint, target: Path, changes: Changes) -> None:
     """Stage a copy of all shards with `changes`, and its index last."""
+    from ckpt_doctor.formats._hdf5_edit import apply
+
     _refuse_incomplete(checkpoint)
     path = Path(checkpoint.place)
     index = _read_index(checkpoint.place)
@@ -241,6 +251,8 @@ def stage_copy(outputs: Outputs, checkpoint: Checkpoint, target: Path, changes: 
 
 def stage_changed(outputs: Outputs, checkpoint: Checkpoint, changes: Changes) -> None:
     """Stage the shards that change, and the index where its total does."""
+    from ckpt_doctor.formats._hdf5_edit import apply
+
     _refuse_incomplete(checkpoint)
     path = Path(checkpoint.path)
     for shard, values in _by_shard(checkpoint, changes).items():

@@ -17,7 +17,6 @@ from ckpt_doctor.formats._hdf5 import (
 from ckpt_doctor.formats._hdf5_file import Hdf5File
 from ckpt_doctor.formats._hdf5_objects import (
     OpenFile,
-    find,
     text_attribute,
 )
 from ckpt_doctor.formats._hdf5_open import unreadable, variable
@@ -94,7 +93,7 @@ def read_store(
 def _name_of(file: OpenFile, group: str, where: str, damages: list[Damage]) -> str | None:
     """Return the user's name of the object whose weights lie in `group`."""
     try:
-        return text_attribute(file, find(file.h5, group), "name")
+        return text_attribute(file, file.take(group), "name")
     except Damaged as error:
         damages.append(error.at(f"{where}:{group}"))
         return None

@@ -22,7 +22,7 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ckpt_doctor.checkpoint import Damage, FormatName
 from ckpt_doctor.errors import BadRequest, CkptDoctorError, UnreadableCheckpoint
@@ -49,9 +49,11 @@ from ckpt_doctor.formats._storage import (
     read_head,
     split,
 )
-from ckpt_doctor.formats.recovery import settle
 from ckpt_doctor.formats.saved_model import MODEL_FILES, OWN_FILES, PARTS_OF_A_MODEL
 from ckpt_doctor.formats.tensor_slices_v1 import sharded_name
+
+if TYPE_CHECKING:
+    from ckpt_doctor.formats.recovery import Settled
 
 _log = logging.getLogger(__name__)
 
@@ -147,7 +149,7 @@ class _Search:
         """Do so in one folder, once; what cannot be settled cannot be judged."""
         if folder not in self._settled and not is_remote(folder):
             self._settled.add(folder)
-            self.errors += [(one.name, one.message) for one in settle(folder) if one.how == "stuck"]
+            self.errors += [(one.name, one.message) for one in _settled(folder) if one.how == "stuck"]
 
     def argument(self, path: str) -> None:
         """Take one argument; every path that is named is a checkpoint or an error."""
@@ -492,6 +494,21 @@ class _Search:
 def _is_claimed(path: str) -> bool:
     """Return whether the name of a file is one that checkpoints have."""
     return by_name(path) is not None or sharded_name(path) is not None
+
+
+def _settled(folder: str) -> tuple[Settled, ...]:
+    """Settle a folder; see `recovery.settle`, which loads all that writes and is needed where a name says so."""
+    try:
+        with os.scandir(folder) as entries:
+            hidden = [entry.name for entry in entries if entry.name.startswith(".")]
+    except OSError as error:
+        _log.debug("%s: %s", folder, error)
+        return ()
+    if not any(own_kind(name) in ("journal", "lock") for name in hidden):
+        return ()
+    from ckpt_doctor.formats.recovery import settle
+
+    return settle(folder)
 
 
 def _is_within(path: str, root: str) -> bool:

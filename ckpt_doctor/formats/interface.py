@@ -8,11 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ckpt_doctor.checkpoint import Array, Checkpoint, Damage, FormatName
-from ckpt_doctor.formats.replacing import Footprint
-from ckpt_doctor.formats.staging import Staged
+
+# What writes is imported where it writes: a scan needs none of it.
+if TYPE_CHECKING:
+    from ckpt_doctor.formats.replacing import Footprint
+    from ckpt_doctor.formats.staging import Staged
 
 
 @dataclass(frozen=True)

@@ -26,17 +26,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ckpt_doctor.checkpoint import Checkpoint, Damage, FormatName, ModelDescriptions
 from ckpt_doctor.errors import RepairRefused
-from ckpt_doctor.formats._atomic import Outputs
 from ckpt_doctor.formats._damaged import Damaged
 from ckpt_doctor.formats._hdf5 import (
     Tree,
     walk,
 )
-from ckpt_doctor.formats._hdf5_edit import apply
 from ckpt_doctor.formats._hdf5_file import Hdf5File
 from ckpt_doctor.formats._hdf5_objects import (
     OpenFile,
@@ -56,13 +54,16 @@ from ckpt_doctor.formats._hdf5_open import (
     variable,
 )
 from ckpt_doctor.formats._hdf5_superblock import has_signature
-from ckpt_doctor.formats._hdf5_weight_names import plan_weight_names
 from ckpt_doctor.formats._kept import claimed
 from ckpt_doctor.formats._keras_shards import refuse_shard
 from ckpt_doctor.formats._storage import size_of
 from ckpt_doctor.formats.interface import Changes, Format
-from ckpt_doctor.formats.replacing import Footprint
-from ckpt_doctor.formats.staging import Staged, stage_copy, stage_in_place
+
+# What writes is imported where it writes: a scan needs none of it.
+if TYPE_CHECKING:
+    from ckpt_doctor.formats._atomic import Outputs
+    from ckpt_doctor.formats.replacing import Footprint
+    from ckpt_doctor.formats.staging import Staged
 
 _TOP_LEVEL = "top_level_model_weights"
 _OPTIMIZER = "optimizer_weights"
@@ -103,6 +104,8 @@ class KerasHdf5(Format):
 
     def footprint(self, checkpoint: Checkpoint, target: Path) -> Footprint:
         """See `Format.footprint`."""
+        from ckpt_doctor.formats.replacing import Footprint
+
         refuse_shard(target)
         return Footprint(str(target), (target,))
 
@@ -124,6 +127,9 @@ class KerasHdf5(Format):
         Raises:
             RepairRefused: The file is of Keras 0.3 or 1.x; or a new weight has no place in `weight_names`.
         """
+        from ckpt_doctor.formats._hdf5_edit import apply
+        from ckpt_doctor.formats.staging import stage_copy, stage_in_place
+
         plan = _plan(checkpoint, changes)
         path = Path(checkpoint.path) if target is None else target
 
@@ -199,7 +205,7 @@ def _weight_names(
     for layer in (*layers, _TOP_LEVEL):
         group = f"{root}/{layer}" if root else layer
         if group in groups:
-            names[layer] = names_attribute(file, find(file.h5, group), "weight_names") or ()
+            names[layer] = names_attribute(file, file.take(group), "weight_names") or ()
         elif layer != _TOP_LEVEL:
             message = f"layer_names lists {layer!r}, and there is no such group"
             damages.append(Damage("not-a-checkpoint", f"{path}:{group}", message))
@@ -238,6 +244,8 @@ def _plan(checkpoint: Checkpoint, changes: Changes) -> dict[str, tuple[str, ...]
     Raises:
         RepairRefused: The file is too old to be rewritten; or the place of a new weight is not known.
     """
+    from ckpt_doctor.formats._hdf5_weight_names import plan_weight_names
+
     era = checkpoint.attributes["era"]
     if era in _READ_ONLY:
         advice = "load it with Keras 2 and save it again"

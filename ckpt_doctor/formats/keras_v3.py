@@ -27,14 +27,12 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Final, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
 
 from ckpt_doctor.checkpoint import Checkpoint, Damage, FormatName, ModelDescriptions
 from ckpt_doctor.errors import BadRequest, UnreadableCheckpoint
 from ckpt_doctor.formats import _foreign, _keras_shards
-from ckpt_doctor.formats._atomic import Outputs
 from ckpt_doctor.formats._damaged import Damaged
-from ckpt_doctor.formats._hdf5_edit import apply
 from ckpt_doctor.formats._hdf5_file import Hdf5File
 from ckpt_doctor.formats._hdf5_open import is_sound, layout_at, read_all
 from ckpt_doctor.formats._hdf5_superblock import has_signature
@@ -53,8 +51,12 @@ from ckpt_doctor.formats._zip import (
     first_name,
 )
 from ckpt_doctor.formats.interface import Changes, Format
-from ckpt_doctor.formats.replacing import Footprint
-from ckpt_doctor.formats.staging import Staged, stage_copy, stage_in_place
+
+# What writes is imported where it writes: a scan needs none of it.
+if TYPE_CHECKING:
+    from ckpt_doctor.formats._atomic import Outputs
+    from ckpt_doctor.formats.replacing import Footprint
+    from ckpt_doctor.formats.staging import Staged
 
 _WEIGHTS = "model.weights.h5"
 _CONFIG = "config.json"
@@ -103,6 +105,8 @@ class KerasV3(Format):
 
     def footprint(self, checkpoint: Checkpoint, target: Path) -> Footprint:
         """See `Format.footprint`."""
+        from ckpt_doctor.formats.replacing import Footprint
+
         if checkpoint.attributes["kind"] == "sharded":
             return _keras_shards.footprint(checkpoint, target)
         _keras_shards.refuse_shard(target)
@@ -128,6 +132,8 @@ class KerasV3(Format):
         In an archive only `model.weights.h5` changes, the other members are copied byte for byte. Shards get names that
         fit the target's; in place, those that do not change stay.
         """
+        from ckpt_doctor.formats.staging import stage_copy, stage_in_place
+
         path = Path(checkpoint.path) if target is None else target
         sharded = checkpoint.attributes["kind"] == "sharded"
         # The reader of bare weights looks at what an unpacked archive has beside them.
@@ -319,6 +325,8 @@ def _object(text: str | None) -> dict[str, Any] | None:
 
 def _stage(outputs: Outputs, checkpoint: Checkpoint, target: Path, changes: Changes) -> None:
     """Stage a changed copy of an archive or a bare file."""
+    from ckpt_doctor.formats._hdf5_edit import apply
+
     path = Path(checkpoint.place)
     datasets = checkpoint.attributes["datasets"]
     if checkpoint.attributes["kind"] == "bare" or not changes.values:

@@ -19,21 +19,24 @@ import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ckpt_doctor.checkpoint import Checkpoint, Damage, FormatName, ModelDescriptions
 from ckpt_doctor.errors import RepairRefused, UnreadableCheckpoint
 from ckpt_doctor.formats import _foreign
-from ckpt_doctor.formats._atomic import Outputs
 from ckpt_doctor.formats._damaged import Damaged
 from ckpt_doctor.formats._file_steps import own_kind
 from ckpt_doctor.formats._fingerprint import with_checkpoint_hash
 from ckpt_doctor.formats._meta_graph import is_saved_model, is_whole, producer_of_saved_model
 from ckpt_doctor.formats._storage import is_file, join, names_in, read_all, size_of, split
 from ckpt_doctor.formats.interface import Changes, Format
-from ckpt_doctor.formats.replacing import Footprint, foreign, refused
-from ckpt_doctor.formats.staging import Staged, stage_copy, stage_in_place
 from ckpt_doctor.formats.tensor_bundle import TensorBundle, bundle_of
+
+# What writes is imported where it writes: a scan needs none of it.
+if TYPE_CHECKING:
+    from ckpt_doctor.formats._atomic import Outputs
+    from ckpt_doctor.formats.replacing import Footprint
+    from ckpt_doctor.formats.staging import Staged
 
 _log = logging.getLogger(__name__)
 
@@ -114,12 +117,16 @@ class SavedModel(Format):
 
     def footprint(self, checkpoint: Checkpoint, target: Path) -> Footprint:
         """See `Format.footprint`."""
+        from ckpt_doctor.formats.replacing import Footprint, refused
+
         if target.name in MODEL_FILES:
             raise refused(target, f"is the name of a file of a SavedModel; give its folder, {target.parent}")
         return Footprint(str(target), (target,))
 
     def parts(self, checkpoint: Checkpoint) -> tuple[Path, ...]:
         """See `Format.parts`: the folder and the files in it, if nothing else is in there."""
+        from ckpt_doctor.formats.replacing import foreign, refused
+
         folder = Path(checkpoint.path)
         model = next(folder / name for name in MODEL_FILES if (folder / name).is_file())
         if not is_saved_model(model.read_bytes()):
@@ -151,6 +158,8 @@ class SavedModel(Format):
         In place only the bundle and the fingerprint change, and the model where variables are added; the backup is the
         old index (and the old model).
         """
+        from ckpt_doctor.formats.staging import stage_copy, stage_in_place
+
         _check(checkpoint, changes)
         if target is not None:
             return stage_copy(
@@ -164,7 +173,7 @@ class SavedModel(Format):
             )
         if "bundle" not in checkpoint.attributes:
             raise RepairRefused(f"{checkpoint.path}: has no variables that could be changed")
-        from ckpt_doctor.formats import _bundle_writer  # No scan needs it.
+        from ckpt_doctor.formats import _bundle_writer
 
         folder = Path(checkpoint.path)
         bundle = bundle_of(checkpoint)
@@ -219,6 +228,7 @@ def _stage_folder(checkpoint: Checkpoint, target: Path, changes: Changes, output
     prefix = folder / _VARIABLES / _VARIABLES
     prefix.parent.mkdir(exist_ok=True)
     from ckpt_doctor.formats import _bundle_writer
+    from ckpt_doctor.formats._atomic import Outputs
 
     inner = Outputs()
     with inner.all_or_nothing():
@@ -250,6 +260,7 @@ def _new_fingerprint(folder: Path, index: bytes) -> bytes | None:
 def _refuse_checkpoints_in(folder: Path, older: Checkpoint) -> None:
     """Refuse to replace a SavedModel whose assets are checkpoints themselves."""
     from ckpt_doctor.formats.discovery import discover
+    from ckpt_doctor.formats.replacing import foreign
 
     found = discover([folder])
     for path in (*found.checkpoints, *(error.path for error in found.unopened)):

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from ckpt_doctor.checkpoint import Checkpoint, Damage, FormatName, ModelDescriptions
 from ckpt_doctor.formats import _foreign
@@ -23,8 +23,11 @@ from ckpt_doctor.formats._bundle_index import FORMAT, looks_like_index, prefix_o
 from ckpt_doctor.formats._meta_graph import is_meta_graph, producer_of_meta_graph
 from ckpt_doctor.formats._storage import is_file, join, names_in, read_all, size_of, split
 from ckpt_doctor.formats.interface import Changes, Format
-from ckpt_doctor.formats.replacing import Footprint, refused
-from ckpt_doctor.formats.staging import Staged, stage_copy, stage_in_place
+
+# What writes is imported where it writes: a scan needs none of it.
+if TYPE_CHECKING:
+    from ckpt_doctor.formats.replacing import Footprint
+    from ckpt_doctor.formats.staging import Staged
 
 
 class TensorBundle(Format):
@@ -91,6 +94,8 @@ class TensorBundle(Format):
 
     def footprint(self, checkpoint: Checkpoint, target: Path) -> Footprint:
         """See `Format.footprint`; a prefix may be named by any file of it."""
+        from ckpt_doctor.formats.replacing import Footprint
+
         prefix = _prefix_at(target)
         _refuse_part_of_saved_model(prefix, target)
         bundle = bundle_of(checkpoint)
@@ -127,7 +132,8 @@ class TensorBundle(Format):
 
         The backup is the old index (and `.meta`): the data are only added to.
         """
-        from ckpt_doctor.formats import _bundle_writer  # No scan needs it.
+        from ckpt_doctor.formats import _bundle_writer
+        from ckpt_doctor.formats.staging import stage_copy, stage_in_place
 
         bundle = bundle_of(checkpoint)
         if target is None:
@@ -168,6 +174,7 @@ def _prefix_at(target: Path) -> str:
 
 def _refuse_part_of_saved_model(prefix: str, target: Path) -> None:
     """Refuse the prefix of the variables inside a SavedModel: it is a part of another checkpoint."""
+    from ckpt_doctor.formats.replacing import refused
     from ckpt_doctor.formats.saved_model import SavedModel
 
     folder = Path(prefix).parent

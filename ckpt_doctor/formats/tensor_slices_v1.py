@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -24,7 +24,6 @@ from google.protobuf.message import DecodeError
 from ckpt_doctor.checkpoint import Array, Checkpoint, Damage, FormatName, ModelDescriptions, Variable, numpy_dtype
 from ckpt_doctor.errors import RepairRefused, UnreadableCheckpoint
 from ckpt_doctor.formats import _dtypes, _foreign, _slice_values, _slices, _table
-from ckpt_doctor.formats._atomic import Outputs
 from ckpt_doctor.formats._bundle import key_of, name_of
 from ckpt_doctor.formats._bundle_index import looks_like_index
 from ckpt_doctor.formats._damaged import Damaged
@@ -44,9 +43,13 @@ from ckpt_doctor.formats._storage import (
 )
 from ckpt_doctor.formats._table import Table, TableError
 from ckpt_doctor.formats.interface import Changes, Format
-from ckpt_doctor.formats.replacing import Footprint, refused
-from ckpt_doctor.formats.staging import Staged, stage_copy, stage_in_place
 from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
+
+# What writes is imported where it writes: a scan needs none of it.
+if TYPE_CHECKING:
+    from ckpt_doctor.formats._atomic import Outputs
+    from ckpt_doctor.formats.replacing import Footprint
+    from ckpt_doctor.formats.staging import Staged
 
 _log = logging.getLogger(__name__)
 
@@ -147,6 +150,8 @@ class TensorSlicesV1(Format):
 
     def footprint(self, checkpoint: Checkpoint, target: Path) -> Footprint:
         """See `Format.footprint`; a sharded checkpoint is named by its base, by any shard or by the pattern."""
+        from ckpt_doctor.formats.replacing import Footprint, refused
+
         match = _SHARD.fullmatch(str(target))
         base = match["base"] if match else str(target)
         places = _places(checkpoint, str(target))
@@ -177,6 +182,8 @@ class TensorSlicesV1(Format):
         backup: bool = True,
     ) -> Staged:
         """See `Format.stage`; a sharded checkpoint becomes `TARGET-00000-of-…`. The backup is all that is replaced."""
+        from ckpt_doctor.formats.staging import stage_copy, stage_in_place
+
         if target is None:
             return stage_in_place(
                 self,

@@ -20,7 +20,7 @@ from ckpt_doctor import scan
 from ckpt_doctor.checkpoint import Checkpoint, same_values
 from ckpt_doctor.comparison import diff
 from ckpt_doctor.errors import BadRequest, CkptDoctorError
-from ckpt_doctor.formats import _hdf5_file, _streams, _zip, format_of, open_checkpoint
+from ckpt_doctor.formats import _hdf5_file, _hdf5_objects, _streams, _zip, format_of, open_checkpoint
 from ckpt_doctor.formats._descriptors import MOST_OPEN
 from ckpt_doctor.formats.discovery import discover
 from ckpt_doctor.listing import list_variables
@@ -182,6 +182,33 @@ def test_no_value_is_read_more_than_twice(kind: tuple[Path, int, int], monkeypat
     result = scan([kind[0]])
     assert len(reads) == result.checkpoints[0].variables
     assert max(reads.values()) <= 2
+
+
+def test_no_small_array_is_looked_up_twice(kind: tuple[Path, int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    real = h5py.h5o.open
+    looked_up: Counter[int] = Counter()
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        found = real(*arguments, **options)
+        looked_up[isinstance(found, h5py.h5d.DatasetID)] += 1
+        return found
+
+    monkeypatch.setattr(h5py.h5o, "open", counted)
+    scan([kind[0]])
+    by_scan = looked_up[True]
+    variables = open_checkpoint(kind[0]).variables
+    # What is not remembered is read, and looked up, twice.
+    large = sum(variable.nbytes > _hdf5_file._SMALL_BYTES for variable in variables)
+    assert by_scan == len(variables) + large
+
+
+def test_an_array_that_is_looked_up_again_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = legacy(tmp_path / "m.h5", layers=2)
+    kept = [variable.read() for variable in open_checkpoint(path).variables]
+    monkeypatch.setattr(_hdf5_objects, "_MOST_KEPT", 1)
+    looked_up = [variable.read() for variable in open_checkpoint(path).variables]
+    assert len(kept) == 10
+    assert all(same_values(one, other) for one, other in zip(kept, looked_up, strict=True))
 
 
 def test_a_value_that_is_remembered_is_the_readers_own(tmp_path: Path) -> None:
