@@ -1,7 +1,7 @@
 """From paths to verdicts: discover, open, verify, describe, take the inventory, run the rules.
 
-Never writes. A broken file is a finding; a path that no verdict can be given on is a `PathError` and stops no other. An
-error of our own is one too, with its traceback in the log.
+Never writes, but to settle what a run that was cut off has left. A broken file is a finding; a path that no verdict can be
+given on is a `PathError` and stops no other. An error of our own is one too, with its traceback in the log.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ckpt_doctor.errors import BadRequest, CkptDoctorError, UnreadableCheckpoint
 from ckpt_doctor.finding import Finding
 from ckpt_doctor.formats import open_checkpoint
 from ckpt_doctor.formats._storage import open_source
-from ckpt_doctor.formats.discovery import discover
+from ckpt_doctor.formats.discovery import discover, holds_data_only
 from ckpt_doctor.observation import Observation
 from ckpt_doctor.options import DataOptions, ScanOptions, takes
 from ckpt_doctor.progress import Listener, Progress, unheard
@@ -105,7 +105,6 @@ def scan(
     known = None if asked_for.baseline is None else read_baseline(asked_for.baseline)
     meta_graph = None if asked_for.meta is None else _meta_graph(asked_for.meta)
     asked = texts(paths)
-    found = discover(asked, asked_for.all_listed)
 
     how = _How(
         selection,
@@ -121,15 +120,19 @@ def scan(
     def verdict_on(path: str) -> _Outcome:
         return _judge(path, found.damages.get(path, ()), how)
 
-    checkpoints: list[CheckpointResult] = []
-    errors = [_error(path, message) for path, message in found.errors]
     with contextlib.ExitStack() as resources:
-        judge_one = verdict_on
+        workers: Workers | None = None
+        judge_one, opened_by = verdict_on, holds_data_only
         if asked_for.timeout is not None or asked_for.max_memory is not None:
             from ckpt_doctor.workers import Workers  # Few scans need processes.
 
             workers = resources.enter_context(Workers(asked_for.timeout, asked_for.max_memory, __name__))
+            opened_by = partial(_looked_at_apart, workers)
+        found = discover(asked, asked_for.all_listed, opened_by=opened_by)
+        if workers is not None:
             judge_one = partial(_judge_apart, workers, found.damages, how)
+        checkpoints: list[CheckpointResult] = []
+        errors = [_error(path, message) for path, message in found.errors]
         for done, outcome in enumerate(_in_order(judge_one, found.checkpoints, asked_for.jobs), start=1):
             if isinstance(outcome, PathError):
                 errors.append(outcome)
@@ -176,6 +179,17 @@ def _meta_graph(path: str) -> bytes:
 
 def _error(path: str, message: str) -> PathError:
     return PathError(path, message.removeprefix(f"{path}: "))
+
+
+def _looked_at_apart(workers: Workers, path: str) -> bool:
+    """Return whether an HDF5 file holds data only; where that costs a process, the verdict says so once more."""
+    from ckpt_doctor.workers import Gone
+
+    try:
+        return workers.call(holds_data_only, path)
+    except Gone as error:
+        _log.debug("%s: %s", path, error)
+        return False
 
 
 def _judge_apart(workers: Workers, damages: Mapping[str, tuple[Damage, ...]], how: _How, path: str) -> _Outcome:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -115,3 +116,21 @@ def test_a_file_without_a_verdict_is_an_error_and_stops_no_other(paths, capsys, 
 def test_wrong_limits_are_refused(paths, capsys, argv):
     assert main(["scan", paths[0], *argv]) == 2
     assert argv[0] in capsys.readouterr().err
+
+
+def test_files_of_a_folder_are_opened_by_a_worker_too(tmp_path, capsys, monkeypatch):
+    """Whether an HDF5 file is a checkpoint at all is known only from the inside."""
+    shutil.copy(FIXTURES / WHOLE, tmp_path / "model.h5")
+    asked = []
+    real = Workers.call
+
+    def call(self, function, *arguments):
+        asked.append(function.__name__)
+        return real(
+            self, *((crash, signal.SIGSEGV) if function.__name__ == "holds_data_only" else (function, *arguments))
+        )
+
+    monkeypatch.setattr(Workers, "call", call)
+    main(["scan", str(tmp_path), "--timeout", "60", "--format", "json"])
+    assert asked == ["holds_data_only", "_judge"]
+    assert [one["path"] for one in json.loads(capsys.readouterr().out)["checkpoints"]] == [str(tmp_path / "model.h5")]

@@ -39,8 +39,9 @@ def scan(
 ) -> int:
     """Say what is wrong with checkpoints, and why.
 
-    PATH is a checkpoint prefix or any of its files, a SavedModel, a Keras file, a folder to search, or a glob. Nothing
-    is ever written to them, and TensorFlow is not needed, except for --data, which runs the model and compares.
+    PATH is a checkpoint prefix or any of its files, a SavedModel, a Keras file, a folder to search, or a glob. They
+    are not changed, unless a repair was cut off there, which is finished or taken back. TensorFlow is not needed,
+    except for --data, which runs the model and compares.
 
     Exit code: 0 nothing found, 1 findings, 2 no verdict.
     """

@@ -20,7 +20,7 @@ import glob
 import logging
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -88,14 +88,25 @@ class Discovery:
     keeper: Keeper | None = field(default=None, repr=False, compare=False)
 
 
-def discover(paths: Iterable[str | os.PathLike[str]], all_listed: bool = False) -> Discovery:
+def holds_data_only(path: str) -> bool:
+    """Return whether an HDF5 file is sound and not of Keras: it holds data, and is no damaged checkpoint."""
+    return layout_at(path) is None and is_sound(path)
+
+
+def discover(
+    paths: Iterable[str | os.PathLike[str]],
+    all_listed: bool = False,
+    *,
+    opened_by: Callable[[str], bool] = holds_data_only,
+) -> Discovery:
     """Return every checkpoint under `paths`, each once.
 
     Args:
         paths: Prefixes or any of their files, SavedModel folders, files, other folders (walked), globs, URLs.
         all_listed: Take every checkpoint that a state file lists, not only the latest.
+        opened_by: Does `holds_data_only`, which opens HDF5 files, perhaps in a process of its own.
     """
-    search = _Search(all_listed)
+    search = _Search(all_listed, opened_by)
     with keeping() as keeper:
         for path in paths:
             try:
@@ -127,8 +138,9 @@ class _Folder(NamedTuple):
 
 
 class _Search:
-    def __init__(self, all_listed: bool) -> None:
+    def __init__(self, all_listed: bool, opened_by: Callable[[str], bool]) -> None:
         self._all_listed = all_listed
+        self._holds_data_only = opened_by
         self._visited: set[str] = set()
         self._settled: set[str] = set()
         self.found: dict[str, str] = {}  # Identity → path as given.
@@ -445,8 +457,8 @@ class _Search:
         form = recognise(path, head)
         if form is None:
             return False
-        if form.name == "keras-hdf5" and layout_at(path) is None and is_sound(path):
-            return False  # It holds data, and is no damaged checkpoint.
+        if form.name == "keras-hdf5" and self._holds_data_only(path):
+            return False
         # By its bytes, or by a name that nothing else has.
         return form is not by_name(path) or form.name in _CLEAR_NAMES or form.recognises(path, head)
 
