@@ -1,7 +1,7 @@
 """From paths to verdicts: discover, open, verify, describe, take the inventory, run the rules.
 
-Never writes, but to settle what a run that was cut off has left. A broken file is a finding; a path that no verdict can be
-given on is a `PathError` and stops no other. An error of our own is one too, with its traceback in the log.
+Never writes, but to settle what a run that was cut off has left. A broken file is a finding; a path that no verdict can
+be given on is a `PathError` and stops no other. An error of our own is one too, with its traceback in the log.
 """
 
 from __future__ import annotations
