@@ -175,7 +175,8 @@ def test_files_of_what_was_dropped_are_written_over(tmp_path, monkeypatch):
             live.drop(batch - 1, "b")
             for name, value in kept.items():
                 np.testing.assert_array_equal(live.get(batch, name), value)
-        assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 4
+        # But for the lock of the folder.
+        assert len([path for path in tmp_path.rglob("*") if path.is_file() and not path.name.startswith(".")]) == 4
     assert not any(tmp_path.iterdir())
 
 
