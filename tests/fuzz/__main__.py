@@ -105,6 +105,9 @@ def run(targets: Sequence[Target], inputs: int, jobs: int, seed: int) -> dict[st
         for outcomes in pool.map(lambda plan: work(plan, seed), plans(targets, inputs, jobs)):
             for name, outcome in outcomes.items():
                 found[name] += outcome
+            read = sum(outcome.inputs for outcome in found.values())
+            escaped = sum(len(outcome.escaped) for outcome in found.values())
+            print(f"{read} inputs so far, {escaped} escaped", file=sys.stderr, flush=True)
     return found
 
 
