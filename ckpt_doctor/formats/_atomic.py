@@ -256,9 +256,9 @@ class Outputs:
             with uninterrupted():
                 for folder in {move.target.parent for move in moves}:
                     flush_folder(folder)
+                self._moves = moves
                 if self._journal is not None:
                     self._journal.commit(moves, in_place=in_place)
-                self._moves = moves
                 _moves.forward(moves, in_place=in_place)
                 self.is_committed = True
                 self._clean_up()
@@ -271,12 +271,11 @@ class Outputs:
             What to tell the user of what could not be taken back; empty where nothing is left.
         """
         with uninterrupted():
-            if self._journal is not None and self._moves:
-                # Where even that cannot be written, the next run sees by the files what can be done.
-                with contextlib.suppress(OSError):
-                    self._journal.add("undoing", durable=True)
+            is_told = self._tell_undoing()
             # Files are given back first: an index that could not be names what was appended.
             whole = _moves.back(self._moves)
+            # Where the journal still says that the commit is to be finished, so that has to be possible.
+            whole &= is_told
             if whole or self._journal is None:
                 for staged in self._staged:
                     whole &= remove(staged.temporary)
@@ -291,7 +290,20 @@ class Outputs:
             folders = [staged.temporary.parent for staged in self._staged]
             self._staged, self._appended, self._backups, self._moves, self._discarded = [], [], [], [], []
             self._close(whole, folders)
-        return "" if whole else f"; {self._owner} cannot be given back now, the next run of ckpt-doctor on it does that"
+        if whole:
+            return ""
+        return f"; {self._owner} is half way, and the next run of ckpt-doctor there takes it back or finishes it"
+
+    def _tell_undoing(self) -> bool:
+        """Write down that the commit is taken back; return whether the next run would not finish it."""
+        if self._journal is None or not self._moves:
+            return True
+        try:
+            self._journal.tell_undoing()
+        except OSError as error:
+            _log.debug("%s: %s", self._journal.path, error)
+            return False
+        return True
 
     def _clean_up(self) -> None:
         """Remove what the commit has replaced, and the journal; what fails is a note, as all is in place."""
@@ -324,7 +336,7 @@ class Outputs:
         self._lock.acquire()
         try:
             self._journal = Journal(self._owner)
-        except FileExistsError:
+        except FileExistsError:  # Of either name.
             self._lock.release()
             raise BadRequest(
                 f"{self._owner}: a run that was cut off has left it half way; start again, the next run settles that"

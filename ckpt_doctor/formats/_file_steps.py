@@ -27,15 +27,16 @@ _REFUSALS = {
 }
 # Names are limited to 255 bytes; what is added to one must fit.
 _LONGEST_NAME = 180
-# `.NAME.ckpt-doctor-TOKEN.new` is being written, `.old` is what was at NAME; one lock and one journal for a checkpoint.
-NEW, OLD, LOCK, JOURNAL = ".new", ".old", ".lock", ".journal"
-_OWN_NAME = re.compile(r"\..*\.ckpt-doctor(?:-(?P<token>[0-9a-f]{12}))?\.(?P<kind>new|old|lock|journal)", re.DOTALL)
+# `.NAME.ckpt-doctor-TOKEN.new` is being written, `.old` is what was at NAME; one lock and one journal for a checkpoint,
+# which is called `.undo` where it could not be written any more that a commit is taken back.
+NEW, OLD, LOCK, JOURNAL, UNDO = ".new", ".old", ".lock", ".journal", ".undo"
+_OWN_NAME = re.compile(r"\..*\.ckpt-doctor(?:-[0-9a-f]{12})?\.(?P<kind>new|old|lock|journal|undo)", re.DOTALL)
 
 
 def own_kind(name: str) -> str | None:
     """Return what a hidden file of ours is by its name: `new`, `old`, `lock` or `journal`; None for any other."""
     match = _OWN_NAME.fullmatch(name)
-    return match and match["kind"]
+    return match and ("journal" if match["kind"] == "undo" else match["kind"])
 
 
 def hidden_beside(target: Path, suffix: str, token: str | None = None) -> Path:

@@ -7,6 +7,7 @@ outside of it: a journal may come from strangers, as the checkpoint beside it ma
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ckpt_doctor.formats._file_steps import JOURNAL, flush_folder, hidden_beside, own_kind
+from ckpt_doctor.formats._file_steps import JOURNAL, UNDO, flush_folder, hidden_beside, own_kind
 
 _SCHEMA = "ckpt-doctor/journal/1"
 # A commit names a few files; a larger file is none of ours.
@@ -139,6 +140,9 @@ class Journal:
     def __init__(self, owner: Path) -> None:
         self.path = journal_of(owner)
         self._folder = owner.parent
+        self._undo = hidden_beside(owner, UNDO)
+        if os.path.lexists(self._undo):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(self._undo))
         self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
         try:
             self._write({"schema": _SCHEMA, "process": os.getpid()}, durable=True)
@@ -160,6 +164,19 @@ class Journal:
     def commit(self, moves: Iterable[Move], *, in_place: bool) -> None:
         """Write down the commit; from here on it is finished even if this process is not there to do it."""
         self.add("commit", durable=True, in_place=in_place, moves=[self._told(move) for move in moves])
+
+    def tell_undoing(self) -> None:
+        """Write down that the commit is taken back, in the journal or, where nothing can be written, by its name.
+
+        Raises:
+            OSError: Neither can be done: what is there still says that the commit is to be finished.
+        """
+        try:
+            self.add("undoing", durable=True)
+        except OSError:
+            self.path.rename(self._undo)
+            self.path = self._undo
+            flush_folder(self._folder)
 
     def end(self, folders: Iterable[Path] = ()) -> None:
         """Remove the journal: nothing is left to be done.
@@ -231,6 +248,7 @@ def read(path: Path) -> Record:
         raise NoJournal("is not a journal of ckpt-doctor")
     lines = path.read_bytes().split(b"\n")[:-1]
     record = Record()
+    undone = path.suffix == UNDO
     try:
         documents = [json.loads(line) for line in lines]
         # An empty one was just made: nothing was done after it.
@@ -240,6 +258,8 @@ def read(path: Path) -> Record:
             _take(record, document, path.parent)
     except (AttributeError, KeyError, TypeError, RecursionError, ValueError) as error:
         raise NoJournal(f"is not a journal of ckpt-doctor: {error}") from error
+    if undone:
+        record.state = "undoing"
     return record
 
 

@@ -32,6 +32,16 @@ from tests.faults.cases import FORMATS, MODES, Bench, Case, is_whole
 from tests.faults.interposing import copied, interposed
 from tests.faults.power import Disk, build, outcomes
 
+_NAMES = frozenset("open link rename replace unlink remove mkdir rmdir symlink".split())
+_CONTENT = frozenset(["write", "file write", "sendfile", "truncate", "fsync"])
+# What fails from a call on: that call alone; everything (a disk that is gone); names (a folder that became read-only);
+# content (a disk that is full).
+_LASTING = {
+    "": frozenset[str](),
+    ", and all after it": _NAMES | _CONTENT | {"chmod"},
+    ", and names after it": _NAMES,
+    ", and content after it": _CONTENT,
+}
 _ERRORS = (errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT)
 _KILLED = 9
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -112,13 +122,13 @@ def killed_at(number: int, work: Callable[[], None]) -> None:
         work()
 
 
-def failing_at(number: int, code: int, lasting: bool, work: Callable[[], None]) -> None:
-    """Do something while the call of this number fails, or all from there on."""
+def failing_at(number: int, code: int, lasting: frozenset[str], work: Callable[[], None]) -> None:
+    """Do something while the call of this number fails, and from there on all of these names."""
     count = [-1]
 
-    def before(_: str) -> None:
+    def before(name: str) -> None:
         count[0] += 1
-        if count[0] == number or (lasting and count[0] > number):
+        if count[0] == number or (count[0] > number and name in lasting):
             raise OSError(code, os.strerror(code))
 
     with interposed(before):
@@ -159,13 +169,13 @@ def failures(trial: Trial, bench: Bench) -> None:
     case = bench.case
     calls = calls_of(partial(case.run, bench.fresh()))
     for number in trial.drawn(len(calls)):
-        for lasting in (False, True):
+        for how, lasting in _LASTING.items():
             code = trial.chance.choice(_ERRORS)
             work = bench.fresh()
             _, said = child(partial(failing_at, number, code, lasting, partial(case.run, work)))
-            what = f"call {number} ({calls[number]}) fails with {errno.errorcode[code]}{', lasting' * lasting}: {said}"
+            what = f"call {number} ({calls[number]}) fails with {errno.errorcode[code]}{how}: {said}"
             trial.judge(what, case, "an error of ours" if said.startswith("crashed") else bench.half_way(work))
-            if not lasting and said.startswith("refused"):
+            if not how and said.startswith("refused"):
                 trial.judge(what, case, None if bench.unchanged(work) else "it says that nothing was written")
             case.settle(work)
             trial.judge(what, case, bench.broken(work))

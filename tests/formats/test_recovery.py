@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -85,6 +86,66 @@ def test_a_commit_that_was_written_down_is_finished(
     assert settled.how == "finished"
     assert open_checkpoint(bundle.path).variable("a").read().tolist() == [7, 7, 7, 7]
     assert sorted(everything(tmp_path)) == ["m.data-00000-of-00001", "m.index", "m.index.bak"]
+
+
+@pytest.mark.parametrize("how", ["in it", "by its name"])
+def test_a_commit_that_the_journal_says_is_taken_back_is_not_finished(
+    bundle: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Where nothing can be written, only the journal's name can say so."""
+    before = everything(tmp_path)
+    left_in_the_commit(bundle, monkeypatch)
+    journal = tmp_path / JOURNAL
+    if how == "in it":
+        with journal.open("a") as file:
+            file.write('{"do": "undoing"}\n')
+    else:
+        journal.rename(journal.with_suffix(".undo"))
+        with pytest.raises(BadRequest, match="a run that was cut off has left it half way"):
+            format_of(bundle).rewrite_in_place(bundle, NEW)
+    (settled,) = settle(tmp_path)
+    assert settled.how == "taken-back"
+    assert everything(tmp_path) == before
+
+
+@pytest.mark.parametrize("broken", ["names", "content"])
+def test_a_commit_that_fails_and_cannot_be_undone_loses_nothing(
+    bundle: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    """The `fsync` of the commit fails, and from then on names cannot be changed, or nothing can be written."""
+    before = everything(tmp_path)
+    form = format_of(bundle)
+    staged = form.stage(bundle, None, NEW)
+    staged.open()
+
+    def fails(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        real = os.fsync
+
+        def fsync(descriptor: int) -> None:
+            if b'"commit"' not in (tmp_path / JOURNAL).read_bytes():
+                return real(descriptor)
+            for name in (
+                ("rename", "replace", "link", "unlink") if broken == "names" else ("write", "truncate", "fsync")
+            ):
+                patch.setattr(os, name, fails)
+            return fails()
+
+        patch.setattr(os, "fsync", fsync)
+        with pytest.raises(BadRequest, match="is half way, and the next run of ckpt-doctor there takes it back or"):
+            staged.commit()
+    assert values_now(bundle) == [0, 1, 2, 3]
+    settle(tmp_path)
+    assert everything(tmp_path) == before
+
+
+def values_now(bundle: Checkpoint) -> list[float]:
+    """Return the values of `a`, of a checkpoint of which nothing is damaged."""
+    opened = open_checkpoint(bundle.path)
+    assert not list(format_of(opened).verify(opened))
+    return list(opened.variable("a").read().tolist())
 
 
 def test_a_checkpoint_that_was_saved_again_since_stays(
