@@ -513,6 +513,8 @@ def _settled(folder: str) -> tuple[Settled, ...]:
     try:
         with os.scandir(folder) as entries:
             hidden = [entry.name for entry in entries if entry.name.startswith(".")]
+    except (FileNotFoundError, NotADirectoryError):
+        return ()
     except OSError as error:
         _log.debug("%s: %s", folder, error)
         return ()
