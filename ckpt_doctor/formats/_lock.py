@@ -48,7 +48,8 @@ class Lock:
         self._held: list[tuple[Path, int, BaseFileLock]] = []
 
     def __enter__(self) -> Lock:
-        self.acquire()
+        if not self._held:
+            self.acquire()
         return self
 
     def __exit__(

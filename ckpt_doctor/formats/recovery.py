@@ -12,6 +12,7 @@ import filecmp
 import logging
 import os
 import stat
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -28,6 +29,7 @@ _log = logging.getLogger(__name__)
 
 # A commit takes milliseconds; where another process is at one, it is waited for.
 _WAIT_FOR_A_COMMIT = 10.0
+_POLL = 0.05
 
 
 @dataclass(frozen=True)
@@ -87,34 +89,53 @@ def _settle(path: Path) -> Settled | None:
     """Settle one journal; None where a live process is at work."""
     name = str(path.with_name(path.name[1:].rpartition(".ckpt-doctor")[0]))
     try:
-        under_way = read(path).state != "staging"
+        half_way = read(path).state in ("committing", "undoing")
     except (NoJournal, OSError):
-        under_way = False
+        half_way = False
+    lock = Lock([path.with_name(f"{path.stem}{LOCK}")], _WAIT_FOR_A_COMMIT if half_way else 0.0)
     try:
-        with Lock([path.with_name(f"{path.stem}{LOCK}")], _WAIT_FOR_A_COMMIT if under_way else 0.0), uninterrupted():
-            record = read(path)
-            how = _carry_out(record)
-            end(path, [*(move.target.parent for move in record.moves or ()), *(new.parent for new in record.new)])
+        lock.acquire()
     except Busy:
         _log.debug("%s: another process is at work", path)
         return None
-    except FileNotFoundError:
-        return None  # The other process is done.
+    except BadRequest as error:
+        # Another user's, or on a medium that cannot be written: what is there is whole, unless a commit has begun.
+        _log.debug("%s: %s", path, error)
+        return _stuck(name, path, error) if half_way and not _goes_away(path) else None
+    try:
+        with lock, uninterrupted():
+            if not os.path.lexists(path):
+                return None  # The other process is done.
+            record = read(path)
+            how = _carry_out(record)
+            end(path, [*(move.target.parent for move in record.moves or ()), *(new.parent for new in record.new)])
     except NoJournal as error:
         return Settled(name, "stuck", f"{path}: {error}; if no ckpt-doctor wrote it, remove it")
     except (BadRequest, OSError) as error:
-        return Settled(
-            name,
-            "stuck",
-            f"{name}: a run that was cut off has left it half way, and that cannot be settled: {error}. "
-            f"{path} says what was to be done; put it right by hand, then remove that file",
-        )
+        return _stuck(name, path, error)
     message = {
         "finished": "a run that was cut off had written it whole; it is in place now",
         "taken-back": "a run that was cut off is taken back; it is what it was before",
     }[how]
     _log.warning("%s: %s", name, message)
     return Settled(name, how, f"{name}: {message}")
+
+
+def _stuck(name: str, journal: Path, error: Exception) -> Settled:
+    return Settled(
+        name,
+        "stuck",
+        f"{name}: a run that was cut off has left it half way, and that cannot be settled: {error}. "
+        f"{journal} says what was to be done; put it right by hand, then remove that file",
+    )
+
+
+def _goes_away(path: Path) -> bool:
+    """Return whether a journal that cannot be locked goes away while a commit may last."""
+    end_of_wait = time.monotonic() + _WAIT_FOR_A_COMMIT
+    while os.path.lexists(path) and time.monotonic() < end_of_wait:
+        time.sleep(_POLL)
+    return not os.path.lexists(path)
 
 
 def _remove_lock(path: Path) -> None:

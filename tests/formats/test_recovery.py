@@ -383,3 +383,29 @@ def test_waiting_for_a_commit_has_an_end(bundle: Checkpoint, tmp_path: Path, mon
         assert settle(tmp_path) == ()
         assert time.monotonic() - started < 5
     assert everything(tmp_path).keys() == before.keys() - {".m.ckpt-doctor.lock"}
+
+
+@pytest.mark.parametrize("state", ["staged", "committing"])
+def test_what_may_not_be_written_is_judged_unless_it_is_half_way(
+    bundle: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    """Another user's folder, or a read-only medium."""
+    monkeypatch.setattr("ckpt_doctor.formats.recovery._WAIT_FOR_A_COMMIT", 0.1)
+    if state == "staged":
+        staged_and_left(bundle)
+    else:
+        left_in_the_commit(bundle, monkeypatch)
+    for path in tmp_path.glob(".*.lock"):
+        path.unlink()
+    before = everything(tmp_path)
+    real = os.open
+
+    def refused(path: str, flags: int, *arguments: int, **options: int) -> int:
+        if str(path).endswith(".lock"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return real(path, flags, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", refused)
+    settled = settle(tmp_path)
+    assert [one.how for one in settled] == ([] if state == "staged" else ["stuck"])
+    assert everything(tmp_path) == before
