@@ -333,8 +333,8 @@ class Outputs:
         """Take the lock and open the journal, before anything is written."""
         if self._owner is None or self._journal is not None:
             return
-        self._lock.acquire()
         try:
+            self._lock.acquire()
             self._journal = Journal(self._owner)
         except FileExistsError:  # Of either name.
             self._lock.release()

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from ckpt_doctor.errors import BadRequest
-from ckpt_doctor.formats._file_steps import LOCK, hidden_beside, refused, remove
+from ckpt_doctor.formats._file_steps import LOCK, hidden_beside, remove
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -62,7 +62,7 @@ class Lock:
 
         Raises:
             Busy: Another process holds one.
-            BadRequest: A lock cannot be written there.
+            OSError: A lock cannot be written there.
         """
         from filelock import FileLock, Timeout  # No scan needs it.
 
@@ -75,9 +75,9 @@ class Lock:
                 raise Busy(
                     f"{place.parent}: another ckpt-doctor is writing here ({place.name}); start again when it is done"
                 ) from None
-            except OSError as error:
+            except BaseException:
                 self.release()
-                raise refused(place, error) from error
+                raise
             self._held.append((place, place.stat().st_ino, lock))
 
     def release(self) -> None:

@@ -70,8 +70,11 @@ def settle_around(path: str | os.PathLike[str]) -> tuple[Settled, ...]:
     if is_remote(str(path)):
         return ()
     place = Path(path)
-    folders = [place.parent, *([place, place / "variables"] if place.is_dir() else [])]
-    return tuple(settled for folder in folders for settled in settle(folder))
+    found = settle(place.parent)
+    # It may be a folder only now.
+    if place.is_dir():
+        found += settle(place) + settle(place / "variables")
+    return found
 
 
 def require_settled(path: str | os.PathLike[str]) -> None:
@@ -98,7 +101,7 @@ def _settle(path: Path) -> Settled | None:
     except Busy:
         _log.debug("%s: another process is at work", path)
         return None
-    except BadRequest as error:
+    except OSError as error:
         # Another user's, or on a medium that cannot be written: what is there is whole, unless a commit has begun.
         _log.debug("%s: %s", path, error)
         return _stuck(name, path, error) if half_way and not _goes_away(path) else None
@@ -141,7 +144,7 @@ def _goes_away(path: Path) -> bool:
 def _remove_lock(path: Path) -> None:
     """Remove a lock that no process holds; giving it up does that."""
     if path.is_file() and not path.is_symlink():
-        with contextlib.suppress(BadRequest), Lock([path]):
+        with contextlib.suppress(Busy, OSError), Lock([path]):
             pass
 
 
