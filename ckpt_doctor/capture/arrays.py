@@ -87,6 +87,9 @@ def _npz(path: Path, key: str | None, kept: ExitStack) -> dict[str, Any]:
             member = next((info for info in members.infolist() if info.filename == f"{name}.npy"), None)
             if member is None or member.file_size <= _IN_MEMORY or (key is not None and name != key):
                 found[name] = _Lazy(path, name) if key is not None and name != key else archive[name]
+                # A member that is none comes as its bytes (numpy/lib/_npyio_impl.py: `NpzFile.__getitem__`).
+                if isinstance(found[name], bytes):
+                    raise ValueError(f"its member {name} is no array of NumPy")
                 continue
             folder = kept.enter_context(TemporaryFolder())
             copy = Path(folder) / "array.npy"

@@ -130,3 +130,12 @@ def test_data_packed_in_a_way_that_is_not_read(tmp_path: Path) -> None:
         archive.read("arr_0.npy")
     with ExitStack() as kept, pytest.raises(BadRequest, match=r"cannot be read as \.npz"):
         read_arrays("--data", path, None, kept)
+
+
+def test_data_with_a_member_that_is_no_array(tmp_path: Path) -> None:
+    """NumPy hands it out as bytes."""
+    path = tmp_path / "x.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x.npy", b"NUMPY")
+    with ExitStack() as kept, pytest.raises(BadRequest, match=r"its member x is no array of NumPy"):
+        read_arrays("--data", path, None, kept)
