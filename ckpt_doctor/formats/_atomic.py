@@ -153,8 +153,13 @@ class Outputs:
             raise refused(target, error) from error
         return temporary
 
-    def append(self, path: Path, pieces: Sequence[bytes | memoryview]) -> int:
+    def append(self, path: Path, pieces: Sequence[bytes | memoryview], *, index: Path) -> int:
         """Append to a file that is there and flush it to the disk; undone unless committed.
+
+        Args:
+            path: The file.
+            pieces: What is appended.
+            index: The file that names what is in it: while that stays as it is, nobody reads what is appended.
 
         Returns:
             The size of the file before, in bytes: the offset of the first new byte.
@@ -163,11 +168,13 @@ class Outputs:
         flags = os.O_WRONLY | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
         try:
             with os.fdopen(os.open(path, flags), "ab") as file:
-                size = os.fstat(file.fileno()).st_size
-                appended = Append(path, size, size + sum(map(len, pieces)))
+                status = os.fstat(file.fileno())
+                size, seen = status.st_size, Seen.at(index)
+                if seen is None:
+                    raise BadRequest(f"{index}: was removed while it was worked on")
+                appended = Append(path, size, size + sum(map(len, pieces)), status.st_ino, index, seen)
                 if self._journal is not None:
-                    told = {"path": self._journal.relative(path), "before": size, "after": appended.after}
-                    self._journal.add("append", durable=True, **told)
+                    self._journal.append(appended)
                 self._appended.append(appended)
                 for piece in pieces:
                     file.write(piece)

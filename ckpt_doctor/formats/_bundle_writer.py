@@ -103,7 +103,7 @@ def stage_changes(bundle: Bundle, changes: Changes, outputs: Outputs) -> bytes |
         elif may_append(data):
             size = data.stat().st_size
             _place(new, last, size)
-            if outputs.append(data, [value.data for value in new]) != size:
+            if outputs.append(data, [value.data for value in new], index=index) != size:
                 raise BadRequest(f"{data}: another program writes to it; start again when it is done")
         else:
             # The old values stay where they are, so that the old index is right for the new file too.

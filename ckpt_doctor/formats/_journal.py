@@ -100,11 +100,23 @@ class Append:
         path: The file.
         before: Its size before, in bytes.
         after: Its size with them.
+        inode: The number of the file in the file system.
+        index: The file that names what is in it.
+        index_seen: What is at `index` before the commit.
     """
 
     path: Path
     before: int
     after: int
+    inode: int
+    index: Path
+    index_seen: Seen
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it is the file that was appended to, and its index does not name what was: neither was saved anew."""
+        there = Seen.at(self.path)
+        return there is not None and there.inode == self.inode and self.index_seen.is_at(self.index)
 
 
 @dataclass
@@ -178,6 +190,19 @@ class Journal:
             self.path = self._undo
             flush_folder(self._folder)
 
+    def append(self, appended: Append) -> None:
+        """Write down what is about to be added to a file."""
+        self.add(
+            "append",
+            durable=True,
+            path=self.relative(appended.path),
+            before=appended.before,
+            after=appended.after,
+            inode=appended.inode,
+            index=self.relative(appended.index),
+            index_seen=_told(appended.index_seen),
+        )
+
     def end(self, folders: Iterable[Path] = ()) -> None:
         """Remove the journal: nothing is left to be done.
 
@@ -206,8 +231,8 @@ class Journal:
             "target": self.relative(move.target),
             "new": move.new and self.relative(move.new),
             "old": move.old and self.relative(move.old),
-            "new_seen": move.new_seen and [move.new_seen.size, move.new_seen.time, move.new_seen.inode],
-            "old_seen": move.old_seen and [move.old_seen.size, move.old_seen.time, move.old_seen.inode],
+            "new_seen": move.new_seen and _told(move.new_seen),
+            "old_seen": move.old_seen and _told(move.old_seen),
         }
 
     def _write(self, document: dict[str, Any], *, durable: bool) -> None:
@@ -217,6 +242,10 @@ class Journal:
             line = line[os.write(self._descriptor, line) :]
         if durable:
             os.fsync(self._descriptor)
+
+
+def _told(seen: Seen) -> list[int]:
+    return [seen.size, seen.time, seen.inode]
 
 
 def end(journal: Path, folders: Iterable[Path]) -> None:
@@ -270,9 +299,16 @@ def _take(record: Record, document: dict[str, Any], folder: Path) -> None:
         record.new.append(_inside(folder, document["path"], "new"))
     elif kind == "append":
         path = _inside(folder, document["path"])
-        record.appended.append(Append(path, _count(document["before"]), _count(document["after"])))
+        before, after, inode = (_count(document[key]) for key in ("before", "after", "inode"))
+        seen = _seen(document["index_seen"])
+        if seen is None:
+            raise NoJournal("it tells of no index")
+        record.appended.append(Append(path, before, after, inode, _inside(folder, document["index"]), seen))
     elif kind == "backup":
-        record.backups.append((_inside(folder, document["path"]), _inside(folder, document["of"])))
+        backup, original = _inside(folder, document["path"]), _inside(folder, document["of"])
+        if not backup.name.startswith(f"{original.name}.bak"):
+            raise NoJournal(f"it names {document['path']!r} as a backup")
+        record.backups.append((backup, original))
     elif kind == "view":
         record.views.append(Path(str(document["path"])))
     elif kind == "commit":

@@ -185,8 +185,9 @@ def _take_back(record: Record) -> None:
         if not remove(path):
             raise BadRequest(f"{path} cannot be removed")
     for appended in record.appended:
-        # Through a link it would be another's file; one that has shrunk was written anew.
-        if appended.path.is_symlink() or not appended.path.is_file() or appended.path.lstat().st_nlink != 1:
+        # Through a link it would be another's file; one that was saved anew is another's too.
+        if appended.path.is_symlink() or appended.path.lstat().st_nlink != 1 or not appended.is_ours:
+            _log.debug("%s: is another file by now; nothing is cut off", appended.path)
             continue
         if not cut_off(appended.path, appended.before, appended.after):
             raise BadRequest(f"{appended.path} cannot be cut off at {appended.before} bytes")

@@ -6,7 +6,7 @@ import errno
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -188,10 +188,10 @@ def test_a_data_file_that_grows_while_it_is_appended_to_is_refused(
 ) -> None:
     real = Outputs.append
 
-    def append(self: Outputs, path: Path, pieces: Iterator[bytes]) -> int:
+    def append(self: Outputs, path: Path, pieces: Sequence[bytes], *, index: Path) -> int:
         with path.open("ab") as file:
             file.write(b"theirs")
-        return real(self, path, pieces)
+        return real(self, path, pieces, index=index)
 
     monkeypatch.setattr(Outputs, "append", append)
     with pytest.raises(BadRequest, match="another program writes to it"):

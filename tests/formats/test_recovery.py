@@ -144,7 +144,7 @@ def test_a_commit_that_fails_and_cannot_be_undone_loses_nothing(
 def values_now(bundle: Checkpoint) -> list[float]:
     """Return the values of `a`, of a checkpoint of which nothing is damaged."""
     opened = open_checkpoint(bundle.path)
-    assert not list(format_of(opened).verify(opened))
+    assert not [*opened.damages, *format_of(opened).verify(opened)]
     return list(opened.variable("a").read().tolist())
 
 
@@ -409,3 +409,35 @@ def test_what_may_not_be_written_is_judged_unless_it_is_half_way(
     settled = settle(tmp_path)
     assert [one.how for one in settled] == ([] if state == "staged" else ["stuck"])
     assert everything(tmp_path) == before
+
+
+def test_a_data_file_that_was_saved_again_since_is_not_cut_off(bundle: Checkpoint, tmp_path: Path) -> None:
+    """The same model with the statistics in it is as long as the old file with what a repair had appended."""
+    staged_and_left(bundle)
+    theirs = {
+        "a": np.arange(4, dtype=np.float32),
+        "a2": np.arange(4, dtype=np.float32),
+        "b": np.arange(3, dtype=np.float32),
+    }
+    length = (tmp_path / "m.data-00000-of-00001").stat().st_size
+    for path in tmp_path.glob("m.*"):
+        path.unlink()
+    make_bundle(tmp_path, theirs)
+    assert (tmp_path / "m.data-00000-of-00001").stat().st_size == length
+    (settled,) = settle(tmp_path)
+    assert settled.how == "taken-back"
+    assert sorted(variable.name for variable in open_checkpoint(bundle.path).variables) == ["a", "a2", "b"]
+    assert values_now(bundle) == [0, 1, 2, 3]
+
+
+def test_a_journal_of_strangers_cuts_off_no_file_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "victim").write_text("theirs")
+    (tmp_path / "victim.index").write_text("theirs")
+    append = {"do": "append", "path": "victim", "before": 0, "after": 100, "inode": (tmp_path / "victim").stat().st_ino}
+    guess = {"index": "victim.index", "index_seen": [6, 0, 0]}
+    backup = {"do": "backup", "path": "victim", "of": "victim.index"}
+    for records in ([append | guess], [backup]):
+        (tmp_path / JOURNAL).write_text("".join(f"{json.dumps(line)}\n" for line in (SCHEMA, *records)))
+        settle(tmp_path)
+        assert (tmp_path / "victim").read_text() == "theirs"
+        (tmp_path / JOURNAL).unlink(missing_ok=True)
