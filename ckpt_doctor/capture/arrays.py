@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import tokenize
+import warnings
 import zipfile
 import zlib
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import EllipsisType
 from typing import Any
@@ -45,13 +46,14 @@ def read_arrays(where: str, path: Path, key: str | None, kept: ExitStack, *, sev
         BadRequest: The file cannot be read, or has no such array.
     """
     try:
-        if path.suffix.lower() == ".npy":
-            found: dict[str, Any] = {"": _npy(path, kept)}
-        elif path.suffix.lower() == ".npz":
-            found = _npz(path, key, kept)
-        else:
-            key = key.strip("/") if key is not None else None
-            found = _hdf5(where, path, key, kept, several=several)
+        with _without_advice():
+            if path.suffix.lower() == ".npy":
+                found: dict[str, Any] = {"": _npy(path, kept)}
+            elif path.suffix.lower() == ".npz":
+                found = _npz(path, key, kept)
+            else:
+                key = key.strip("/") if key is not None else None
+                found = _hdf5(where, path, key, kept, several=several)
     except _RAISED as error:
         # NumPy pickles arrays of Python objects, and pickles run code; text of pandas comes as such.
         advice = "; save text as x.astype(str)" if "allow_pickle" in str(error) else ""
@@ -59,6 +61,14 @@ def read_arrays(where: str, path: Path, key: str | None, kept: ExitStack, *, sev
     if key is not None and key not in found:
         raise BadRequest(f"{where}: {path.name} has no array {key!r}; it has {listed(found)}")
     return found if key is None else {key: found[key]}
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """Keep NumPy from advising to save a file of Python 2 again (numpy/lib/_format_impl.py: `_read_array_header`)."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Reading `\.npy` or `\.npz` file required additional header", UserWarning)
+        yield
 
 
 def whole(where: str, array: Any) -> Array:
@@ -165,7 +175,7 @@ class _Lazy:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        with np.load(self.path, allow_pickle=False) as archive:
+        with _without_advice(), np.load(self.path, allow_pickle=False) as archive:
             value: Array = archive[self.name]
             return value.shape
 

@@ -139,3 +139,20 @@ def test_data_with_a_member_that_is_no_array(tmp_path: Path) -> None:
         archive.writestr("x.npy", b"NUMPY")
     with ExitStack() as kept, pytest.raises(BadRequest, match=r"its member x is no array of NumPy"):
         read_arrays("--data", path, None, kept)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ["x.npy", "x.npz"])
+def test_data_of_python_2_are_read_without_advice(tmp_path: Path, name: str) -> None:
+    """A size such as `5L` in the header."""
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (5L,), }".ljust(117) + b"\n"
+    data = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + np.arange(5, dtype="<f4").tobytes()
+    path = tmp_path / name
+    if name == "x.npy":
+        path.write_bytes(data)
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("x.npy", data)
+    with ExitStack() as kept:
+        [array] = read_arrays("--data", path, None, kept).values()
+        assert np.asarray(array[...]).tolist() == [0, 1, 2, 3, 4]
