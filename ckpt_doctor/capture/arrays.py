@@ -175,9 +175,12 @@ class _Lazy:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        with _without_advice(), np.load(self.path, allow_pickle=False) as archive:
-            value: Array = archive[self.name]
-            return value.shape
+        try:
+            with _without_advice(), np.load(self.path, allow_pickle=False) as archive:
+                value: Array | bytes = archive[self.name]
+        except _RAISED:
+            return ()  # It is damaged, and not what was asked for.
+        return () if isinstance(value, bytes) else value.shape
 
 
 def _hdf5(where: str, path: Path, key: str | None, kept: ExitStack, *, several: bool) -> dict[str, Any]:

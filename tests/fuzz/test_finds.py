@@ -156,3 +156,12 @@ def test_data_of_python_2_are_read_without_advice(tmp_path: Path, name: str) -> 
     with ExitStack() as kept:
         [array] = read_arrays("--data", path, None, kept).values()
         assert np.asarray(array[...]).tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("content", [b"NUMPY", b"\x93NUMPY\x01\x00\xff\xff"])
+def test_a_message_names_members_that_are_no_arrays(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "x.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x.npy", content)
+    with ExitStack() as kept, pytest.raises(BadRequest, match=r"has no array 'y'; it has x \(\)"):
+        read_arrays("--data", path, "y", kept)
