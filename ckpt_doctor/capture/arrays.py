@@ -25,7 +25,8 @@ _CHUNK = 1 << 20
 # What NumPy, zipfile and h5py were seen to raise on damaged files: the header of an `.npy` is a Python literal, which
 # NumPy takes apart with `tokenize`; a member of an `.npz` may be encrypted or packed in a way that zipfile lacks.
 _RAISED = (
-    OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error, tokenize.TokenError
+    OSError, ValueError, EOFError, KeyError, RuntimeError, SyntaxError, zipfile.BadZipFile, zlib.error,
+    tokenize.TokenError,
 )  # fmt: skip
 
 
