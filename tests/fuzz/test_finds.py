@@ -167,10 +167,10 @@ def test_a_message_names_members_that_are_no_arrays(tmp_path: Path, content: byt
         read_arrays("--data", path, "y", kept)
 
 
-def test_data_whose_header_of_python_2_is_no_python(tmp_path: Path) -> None:
-    """NumPy tries such a header again without its `L`, and lets the second error through."""
-    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (5L 5,), }".ljust(117) + b"\n"
+def test_data_of_a_type_that_is_no_python(tmp_path: Path) -> None:
+    """NumPy takes the part of a type before a comma for a Python literal, and lets the error through."""
+    header = b"{'descr': '<,8', 'fortran_order': False, 'shape': (5,), }".ljust(117) + b"\n"
     path = tmp_path / "x.npy"
-    path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(20))
+    path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(40))
     with ExitStack() as kept, pytest.raises(BadRequest, match=r"cannot be read as \.npy"):
         read_arrays("--data", path, None, kept)
