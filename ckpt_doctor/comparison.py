@@ -20,7 +20,7 @@ from ckpt_doctor.analysis import inventory_of
 from ckpt_doctor.checkpoint import Array, Checkpoint, Variable, same_values
 from ckpt_doctor.errors import BadRequest, UnreadableCheckpoint
 from ckpt_doctor.formats import open_checkpoint
-from ckpt_doctor.formats.recovery import require_settled
+from ckpt_doctor.formats.settling import require_settled
 
 
 @dataclass(frozen=True)

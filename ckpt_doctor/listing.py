@@ -13,7 +13,7 @@ from ckpt_doctor.batchnorm import Inventory
 from ckpt_doctor.checkpoint import Array, FormatName, Variable
 from ckpt_doctor.errors import BadRequest, UnreadableCheckpoint
 from ckpt_doctor.formats import open_checkpoint
-from ckpt_doctor.formats.recovery import require_settled
+from ckpt_doctor.formats.settling import require_settled
 
 
 @dataclass(frozen=True)

@@ -5,22 +5,13 @@
 from __future__ import annotations
 
 import os
-import re
 
 from ckpt_doctor.formats._bundle_index import prefix_of
+from ckpt_doctor.formats._keras_shards import SHARD as KERAS_SHARD
 from ckpt_doctor.formats._storage import is_file, is_remote, join, names_in, split
 from ckpt_doctor.formats.saved_model import MODEL_FILES
+from ckpt_doctor.formats.tensor_slices_v1 import SHARD as V1_SHARD
 from ckpt_doctor.formats.tensor_slices_v1 import sharded_name
-
-# The shards of `NAME.weights.json` (Keras 3), and of V1 checkpoints.
-KERAS_SHARD = re.compile(r"(?P<base>.+)_\d{5}\.weights\.h5")
-_V1_SHARD = re.compile(r"(?P<base>.+)-\d{5}-of-(?P<count>\d{5})", re.DOTALL)
-
-
-def base_of_shard(name: str) -> str | None:
-    """Return the name that a V1 checkpoint was saved under, from that of a shard; None where it is none."""
-    match = _V1_SHARD.fullmatch(name)
-    return match["base"] if match else None
 
 
 def files_by_checkpoint(folder: str) -> dict[str, list[str]]:
@@ -32,7 +23,7 @@ def files_by_checkpoint(folder: str) -> dict[str, list[str]]:
     groups: dict[str, list[str]] = {}
     names = dict.fromkeys(name for name, is_directory in names_in(folder) if not is_directory)
     for name in names:
-        prefix, keras, shard = prefix_of(name), KERAS_SHARD.fullmatch(name), _V1_SHARD.fullmatch(name)
+        prefix, keras, shard = prefix_of(name), KERAS_SHARD.fullmatch(name), V1_SHARD.fullmatch(name)
         if prefix is not None:
             groups.setdefault(prefix, []).append(name)
         elif keras:
@@ -53,7 +44,7 @@ def name_of(path: str) -> str:
     folder, name = split(path)
     if name in MODEL_FILES:
         return folder or os.curdir
-    if is_file(path) and re.fullmatch(r".*-\d{5}-of-\d{5}", path):
+    if is_file(path) and V1_SHARD.fullmatch(path):
         return sharded_name(path) or path
     return path
 

@@ -6,8 +6,9 @@ from a clone without LFS, the HTML page of a failed download.
 
 from __future__ import annotations
 
+GIT_LFS = b"version https://git-lfs.github.com/spec/"
 _SIGNATURES = (
-    (b"version https://git-lfs.github.com/spec/", "a git-LFS pointer; fetch the real file with `git lfs pull`"),
+    (GIT_LFS, "a git-LFS pointer; fetch the real file with `git lfs pull`"),
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
     (b"PK\x03\x04", "a zip archive (a `.keras` model, or a PyTorch checkpoint)"),
     (b"\x1f\x8b", "gzip-compressed"),
@@ -25,6 +26,11 @@ _SIGNATURES = (
 _TEXT = frozenset(range(32, 127)) | {9, 10, 13}
 
 
+def is_tensorflow_lite(head: bytes) -> bool:
+    """Return whether a file with these first bytes is a model of TensorFlow Lite (schema.fbs, `file_identifier`)."""
+    return head[4:8] == b"TFL3"
+
+
 def describe(head: bytes) -> str | None:
     """Return what a file with these first bytes is, in words that follow "is"; None where they say nothing.
 
@@ -34,7 +40,7 @@ def describe(head: bytes) -> str | None:
     for signature, words in _SIGNATURES:
         if head.startswith(signature):
             return words
-    if head[4:8] == b"TFL3":
+    if is_tensorflow_lite(head):
         return "a TensorFlow Lite model"
     start = head[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if start.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):

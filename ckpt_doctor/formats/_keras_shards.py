@@ -39,7 +39,7 @@ _log = logging.getLogger(__name__)
 _FORMAT: Final = "keras-weights-v3"
 _LONGEST_INDEX_BYTES = 1 << 28
 _INDEX_ENDING = ".weights.json"
-_SHARD = re.compile(r"(?P<base>.+)_\d{5}\.weights\.h5")
+SHARD = re.compile(r"(?P<base>.+)_\d{5}\.weights\.h5")
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ def refuse_shard(target: Path) -> None:
     """Refuse to write one file where an index beside it expects one of its shards."""
     from ckpt_doctor.formats.replacing import refused
 
-    match = _SHARD.fullmatch(target.name)
+    match = SHARD.fullmatch(target.name)
     if match is None:
         return
     index = target.with_name(f"{match['base']}{_INDEX_ENDING}")

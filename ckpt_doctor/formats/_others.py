@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from ckpt_doctor.formats._foreign import GIT_LFS, is_tensorflow_lite
 from ckpt_doctor.formats._storage import is_file, is_folder, is_remote, join
 
 HEAD_BYTES = 4096
@@ -69,7 +70,6 @@ _COMPRESSED = re.compile(r"(?P<inside>.+)\.(gz|bz2|xz|zst|lz4|z)", re.IGNORECASE
 _BROWSER_SHARD = re.compile(r".*shard-?\d+of\d+(\.bin)?")
 _EVENTS = "events.out.tfevents."
 _TORCH_PICKLE = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19"
-_LFS = b"version https://git-lfs.github.com/spec/"
 _ANNEX = "/annex/objects/"
 _DVC_PATH = re.compile(rb"^\s+path: *['\"]?([^\r\n'\"]+)", re.MULTILINE)
 
@@ -102,7 +102,7 @@ def kind_of(folder: str, name: str, head: bytes) -> Other:
         return _OTHER
     if name.endswith(".dvc"):
         return _dvc(folder, head)
-    if head.startswith(_LFS) or head.startswith(_ANNEX.encode()):
+    if head.startswith(GIT_LFS) or head.startswith(_ANNEX.encode()):
         return Other("pointer", may_be_model(name))
     by_bytes = _by_bytes(head)
     if by_bytes is not None:
@@ -138,7 +138,7 @@ def _by_bytes(head: bytes) -> str | None:
         return "pytorch"
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return "pickle"
-    if head[4:8] == b"TFL3":
+    if is_tensorflow_lite(head):
         return "tflite"
     if head.startswith((b"GGUF", b"ggjt", b"ggml")):
         return "other-model"

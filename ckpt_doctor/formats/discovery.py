@@ -22,7 +22,7 @@ import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from ckpt_doctor.checkpoint import Damage, FormatName
 from ckpt_doctor.errors import BadRequest, CkptDoctorError, UnreadableCheckpoint
@@ -30,10 +30,11 @@ from ckpt_doctor.formats import _others, absent, by_name, recognise, tidy
 from ckpt_doctor.formats._books import Books
 from ckpt_doctor.formats._bundle_index import FORMAT as BUNDLE
 from ckpt_doctor.formats._bundle_index import prefix_of
-from ckpt_doctor.formats._checkpoint_names import KERAS_SHARD, base_of_shard, files_by_checkpoint, identity_of, name_of
+from ckpt_doctor.formats._checkpoint_names import files_by_checkpoint, identity_of, name_of
 from ckpt_doctor.formats._file_steps import own_kind
 from ckpt_doctor.formats._hdf5_open import is_sound, layout_at
 from ckpt_doctor.formats._kept import Keeper, keeping
+from ckpt_doctor.formats._keras_shards import SHARD as KERAS_SHARD
 from ckpt_doctor.formats._natural import in_natural_order
 from ckpt_doctor.formats._passed_over import enter_hidden, enter_no_file, enter_unknown
 from ckpt_doctor.formats._state_file import State, read_state
@@ -50,10 +51,8 @@ from ckpt_doctor.formats._storage import (
     split,
 )
 from ckpt_doctor.formats.saved_model import MODEL_FILES, OWN_FILES, PARTS_OF_A_MODEL
-from ckpt_doctor.formats.tensor_slices_v1 import sharded_name
-
-if TYPE_CHECKING:
-    from ckpt_doctor.formats.recovery import Settled
+from ckpt_doctor.formats.settling import folders_around, settle
+from ckpt_doctor.formats.tensor_slices_v1 import base_of, sharded_name
 
 _log = logging.getLogger(__name__)
 
@@ -154,14 +153,14 @@ class _Search:
 
     def settle_around(self, path: str) -> None:
         """Finish or take back what runs that were cut off have left where a path leads."""
-        for folder in (split(path)[0] or ".", path, join(path, "variables")):
+        for folder in folders_around(path):
             self.settle(folder)
 
     def settle(self, folder: str) -> None:
         """Do so in one folder, once; what cannot be settled cannot be judged."""
-        if folder not in self._settled and not is_remote(folder):
+        if folder not in self._settled:
             self._settled.add(folder)
-            self.errors += [(one.name, one.message) for one in _settled(folder) if one.how == "stuck"]
+            self.errors += [(one.name, one.message) for one in settle(folder) if one.how == "stuck"]
 
     def argument(self, path: str) -> None:
         """Take one argument; every path that is named is a checkpoint or an error."""
@@ -425,7 +424,7 @@ class _Search:
     def _graph(self, folder: str, name: str, names: list[str]) -> None:
         """Enter a `.meta` without an index: a V1 checkpoint may be beside it."""
         prefix = name.removesuffix(".meta")
-        shards = (self.books.owner_of(join(folder, other)) for other in names if base_of_shard(other) == prefix)
+        shards = (self.books.owner_of(join(folder, other)) for other in names if base_of(other) == prefix)
         owner = self.books.owner_of(join(folder, prefix)) or next((one for one in shards if one is not None), None)
         if owner is None:
             self.books.pass_over(join(folder, name), "other")
@@ -506,23 +505,6 @@ class _Search:
 def _is_claimed(path: str) -> bool:
     """Return whether the name of a file is one that checkpoints have."""
     return by_name(path) is not None or sharded_name(path) is not None
-
-
-def _settled(folder: str) -> tuple[Settled, ...]:
-    """Settle a folder; see `recovery.settle`, which loads all that writes and is needed where a name says so."""
-    try:
-        with os.scandir(folder) as entries:
-            hidden = [entry.name for entry in entries if entry.name.startswith(".")]
-    except (FileNotFoundError, NotADirectoryError):
-        return ()
-    except OSError as error:
-        _log.debug("%s: %s", folder, error)
-        return ()
-    if not any(own_kind(name) in ("journal", "lock") for name in hidden):
-        return ()
-    from ckpt_doctor.formats.recovery import settle
-
-    return settle(folder)
 
 
 def _is_within(path: str, root: str) -> bool:

@@ -13,6 +13,7 @@ import logging
 import os
 import stat
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -23,7 +24,6 @@ from ckpt_doctor.formats._file_steps import LOCK, cut_off, is_same, own_kind, re
 from ckpt_doctor.formats._journal import Move, NoJournal, Record, end, read
 from ckpt_doctor.formats._lock import Busy, Lock
 from ckpt_doctor.formats._signals import uninterrupted
-from ckpt_doctor.formats._storage import is_remote
 
 _log = logging.getLogger(__name__)
 
@@ -47,45 +47,18 @@ class Settled:
     message: str
 
 
-def settle(folder: str | os.PathLike[str]) -> tuple[Settled, ...]:
-    """Finish or take back what runs that were cut off have left in a folder, not below it."""
-    try:
-        with os.scandir(folder) as entries:
-            names = sorted(entry.name for entry in entries if entry.name.startswith("."))
-    except OSError as error:
-        _log.debug("%s: %s", folder, error)
-        return ()
+def settle(folder: str | os.PathLike[str], names: Sequence[str]) -> tuple[Settled, ...]:
+    """Finish or take back what runs that were cut off have left in a folder, not below it.
+
+    Args:
+        folder: The folder.
+        names: The hidden names in it.
+    """
     found = [_settle(Path(folder, name)) for name in names if own_kind(name) == "journal"]
     for name in names:
         if own_kind(name) == "lock":
             _remove_lock(Path(folder, name))
     return tuple(settled for settled in found if settled is not None)
-
-
-def settle_around(path: str | os.PathLike[str]) -> tuple[Settled, ...]:
-    """Settle what runs that were cut off have left of one checkpoint, by whatever name it goes.
-
-    A remote one is never written, so there is nothing.
-    """
-    if is_remote(str(path)):
-        return ()
-    place = Path(path)
-    found = settle(place.parent)
-    # It may be a folder only now.
-    if place.is_dir():
-        found += settle(place) + settle(place / "variables")
-    return found
-
-
-def require_settled(path: str | os.PathLike[str]) -> None:
-    """Settle what is around a checkpoint, and refuse to go on where that cannot be.
-
-    Raises:
-        BadRequest: A run that was cut off has left something half way, and it cannot be settled.
-    """
-    for settled in settle_around(path):
-        if settled.how == "stuck":
-            raise BadRequest(settled.message)
 
 
 def _settle(path: Path) -> Settled | None:

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 FORMAT: Final = "tensor-slices-v1"
-_SHARD = re.compile(r"(?P<base>.*)-(?P<number>\d{5}|\?{5})-of-(?P<count>\d{5})", re.DOTALL)
+SHARD = re.compile(r"(?P<base>.*)-(?P<number>\d{5}|\?{5})-of-(?P<count>\d{5})", re.DOTALL)
 
 
 class _Shard(NamedTuple):
@@ -114,7 +114,7 @@ class TensorSlicesV1(Format):
             )
             for tensor in tensors.values()
         ]
-        meta_path = f"{_SHARD.fullmatch(pattern)['base'] if pattern else path}.meta"  # type: ignore[index]
+        meta_path = f"{SHARD.fullmatch(pattern)['base'] if pattern else path}.meta"  # type: ignore[index]
         meta_graph = read_all(meta_path) if is_file(meta_path) else None
         if meta_graph is not None and _foreign.describe(meta_graph[:4096]):
             meta_graph = None
@@ -152,21 +152,21 @@ class TensorSlicesV1(Format):
         """See `Format.footprint`; a sharded checkpoint is named by its base, by any shard or by the pattern."""
         from ckpt_doctor.formats.replacing import Footprint, refused
 
-        match = _SHARD.fullmatch(str(target))
+        match = SHARD.fullmatch(str(target))
         base = match["base"] if match else str(target)
         places = _places(checkpoint, str(target))
         beside = [f"{base}.index"]  # A bundle of that prefix is opened instead.
         if places != [base]:
-            if match and not _SHARD.fullmatch(checkpoint.path):
+            if match and not SHARD.fullmatch(checkpoint.path):
                 raise refused(target, f"is the name of one of {int(match['count'])} shards; give {base}")
             folder, _ = split(base)
-            shards = (join(folder, name) for name, _ in names_in(folder) if _SHARD.fullmatch(name))
-            beside += [base, *(path for path in shards if path.startswith(f"{base}-") and _base_of(path) == base)]
+            shards = (join(folder, name) for name, _ in names_in(folder) if SHARD.fullmatch(name))
+            beside += [base, *(path for path in shards if path.startswith(f"{base}-") and base_of(path) == base)]
         return Footprint(base, (*map(Path, places), Path(f"{base}.meta")), tuple(map(Path, beside)))
 
     def parts(self, checkpoint: Checkpoint) -> tuple[Path, ...]:
         """See `Format.parts`; a `.meta` belongs to it if it is a graph."""
-        meta = f"{_base_of(checkpoint.path) or checkpoint.path}.meta"
+        meta = f"{base_of(checkpoint.path) or checkpoint.path}.meta"
         files = [file for file in checkpoint.files if file != meta]
         if is_file(meta) and is_meta_graph(read_all(meta)):
             files.append(meta)
@@ -189,7 +189,7 @@ class TensorSlicesV1(Format):
                 self,
                 checkpoint,
                 lambda outputs: self._write(checkpoint, checkpoint.path, changes, outputs),
-                owner=Path(_base_of(checkpoint.path) or checkpoint.path),
+                owner=Path(base_of(checkpoint.path) or checkpoint.path),
                 backups=None if backup else (),
             )
         return stage_copy(
@@ -207,7 +207,7 @@ class TensorSlicesV1(Format):
             raise RepairRefused(f"{damage.where}: {damage.message}; a damaged checkpoint is not rewritten")
         shards: tuple[_Shard, ...] = checkpoint.attributes["shards"]
         new = _new_values(checkpoint, changes)
-        match = _SHARD.fullmatch(target)
+        match = SHARD.fullmatch(target)
         base = match["base"] if match else target
         for number, (shard, place) in enumerate(zip(shards, _places(checkpoint, target), strict=True)):
             staged = outputs.stage(Path(place), like=Path(shard.path))
@@ -232,7 +232,7 @@ class TensorSlicesV1(Format):
 
 def sharded_name(path: str) -> str | None:
     """Return the pattern of a sharded checkpoint from the pattern, a shard, or the base; None where it is none."""
-    match = _SHARD.fullmatch(path)
+    match = SHARD.fullmatch(path)
     if match:
         return f"{match['base']}-?????-of-{match['count']}"
     if is_remote(path) or is_file(path) or is_folder(path):
@@ -241,37 +241,38 @@ def sharded_name(path: str) -> str | None:
     if not name:
         return None
     for found, _ in names_in(folder):
-        match = _SHARD.fullmatch(found)
+        match = SHARD.fullmatch(found)
         # The data files of bundles are named alike.
         if match and match["base"] == name:
             return join(folder, f"{name}-?????-of-{match['count']}")
     return None
 
 
-def _base_of(path: str) -> str | None:
-    match = _SHARD.fullmatch(path)
+def base_of(path: str) -> str | None:
+    """Return the name that a sharded checkpoint was saved under, from that of a shard; None where it is none."""
+    match = SHARD.fullmatch(path)
     return match["base"] if match else None
 
 
 def _name_at(checkpoint: Checkpoint, target: str) -> str:
     """Return the path that a copy is opened by: the file, or the pattern of its shards."""
-    match = _SHARD.fullmatch(checkpoint.path)
-    return f"{_base_of(target) or target}-?????-of-{match['count']}" if match else target
+    match = SHARD.fullmatch(checkpoint.path)
+    return f"{base_of(target) or target}-?????-of-{match['count']}" if match else target
 
 
 def _places(checkpoint: Checkpoint, target: str) -> list[str]:
     """Return where each shard of a copy goes."""
-    base = _base_of(target) or target
+    base = base_of(target) or target
     places = []
     for shard in checkpoint.attributes["shards"]:
-        sharded = _SHARD.fullmatch(shard.path)
+        sharded = SHARD.fullmatch(shard.path)
         places.append(f"{base}-{sharded['number']}-of-{sharded['count']}" if sharded else target)
     return places
 
 
 def _shard_paths(pattern: str) -> list[str]:
     """Return the paths of all shards; a name that claims absurdly many is cut off."""
-    match = _SHARD.fullmatch(pattern)
+    match = SHARD.fullmatch(pattern)
     if match is None:
         return [pattern]
     count = int(match["count"])

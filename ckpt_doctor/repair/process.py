@@ -18,7 +18,7 @@ from ckpt_doctor.checkpoint import Array, Checkpoint
 from ckpt_doctor.errors import BadRequest, CkptDoctorError, RepairRefused, tell_written
 from ckpt_doctor.formats import open_checkpoint
 from ckpt_doctor.formats.interface import Changes
-from ckpt_doctor.formats.recovery import require_settled
+from ckpt_doctor.formats.settling import require_settled
 from ckpt_doctor.graphs import Description
 from ckpt_doctor.options import RepairOptions, takes
 from ckpt_doctor.progress import Listener, unheard

@@ -14,7 +14,7 @@ from ckpt_doctor.errors import CkptDoctorError
 from ckpt_doctor.formats import format_of, open_checkpoint
 from ckpt_doctor.formats._file_steps import own_kind
 from ckpt_doctor.formats.interface import Changes
-from ckpt_doctor.formats.recovery import settle_around
+from ckpt_doctor.formats.settling import settle_around
 from ckpt_doctor.repair import writing
 from tests.faults.interposing import contents, copied
 from tests.formats.contract import altered

@@ -23,7 +23,7 @@ from ckpt_doctor.checkpoint import Array, Checkpoint, same_values
 from ckpt_doctor.errors import BadRequest, RepairRefused, UnreadableCheckpoint, UnsupportedFormat
 from ckpt_doctor.formats import format_of, open_checkpoint
 from ckpt_doctor.formats.interface import Changes
-from ckpt_doctor.formats.recovery import settle_around
+from ckpt_doctor.formats.settling import settle_around
 
 Expected = dict[str, tuple[str, Array]]
 

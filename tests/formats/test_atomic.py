@@ -17,7 +17,7 @@ from ckpt_doctor.errors import BadRequest
 from ckpt_doctor.formats import format_of, open_checkpoint
 from ckpt_doctor.formats._atomic import Outputs
 from ckpt_doctor.formats.interface import Changes
-from ckpt_doctor.formats.recovery import settle
+from ckpt_doctor.formats.settling import settle
 from tests.formats.contract import copy_into, everything
 from tests.formats.test_tensor_bundle import SAMPLES, make_bundle
 

@@ -22,7 +22,7 @@ from ckpt_doctor.formats import _moves, format_of, open_checkpoint
 from ckpt_doctor.formats._atomic import Outputs
 from ckpt_doctor.formats._lock import Lock, lock_of
 from ckpt_doctor.formats.interface import Changes
-from ckpt_doctor.formats.recovery import settle
+from ckpt_doctor.formats.settling import settle
 from ckpt_doctor.formats.temporary import TemporaryFolder, _sweep
 from tests.formats.contract import everything
 from tests.formats.test_tensor_bundle import make_bundle
