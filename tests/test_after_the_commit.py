@@ -86,7 +86,7 @@ def test_what_was_replaced_and_cannot_be_removed(before, tmp_path, monkeypatch, 
     assert fix() == 0
     monkeypatch.setattr("ckpt_doctor.formats._moves.remove", lambda path: False)
     assert fix("--overwrite") == 0
-    assert "what was replaced cannot be removed; the next run tries again" in " ".join(capsys.readouterr().out.split())
+    assert "the old file cannot be removed; the next run tries again" in " ".join(capsys.readouterr().out.split())
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     assert main(["scan", "out"]) == 0

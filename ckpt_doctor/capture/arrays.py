@@ -100,7 +100,7 @@ def _npz(path: Path, key: str | None, kept: ExitStack) -> dict[str, Any]:
                 found[name] = _Lazy(path, name) if key is not None and name != key else archive[name]
                 # A member that is none comes as its bytes (numpy/lib/_npyio_impl.py: `NpzFile.__getitem__`).
                 if isinstance(found[name], bytes):
-                    raise ValueError(f"its member {name} is no array of NumPy")
+                    raise ValueError(f"its member {name} is not a NumPy array")
                 continue
             folder = kept.enter_context(TemporaryFolder())
             copy = Path(folder) / "array.npy"

@@ -40,7 +40,7 @@ def scan(
     """Say what is wrong with checkpoints, and why.
 
     PATH is a checkpoint prefix or any of its files, a SavedModel, a Keras file, a folder to search, or a glob. They
-    are not changed, unless a repair was cut off there, which is finished or taken back. TensorFlow is not needed,
+    are not changed, except that an interrupted repair is completed or rolled back. TensorFlow is not needed,
     except for --data, which runs the model and compares.
 
     Exit code: 0 nothing found, 1 findings, 2 no verdict.

@@ -168,11 +168,10 @@ class Outputs:
         flags = os.O_WRONLY | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
         try:
             with os.fdopen(os.open(path, flags), "ab") as file:
-                status = os.fstat(file.fileno())
-                size, seen = status.st_size, Seen.at(index)
+                size, seen = os.fstat(file.fileno()).st_size, Seen.at(index)
                 if seen is None:
                     raise BadRequest(f"{index}: was removed while it was worked on")
-                appended = Append(path, size, size + sum(map(len, pieces)), status.st_ino, index, seen)
+                appended = Append(path, size, size + sum(map(len, pieces)), index, seen)
                 if self._journal is not None:
                     self._journal.append(appended)
                 self._appended.append(appended)
@@ -299,7 +298,7 @@ class Outputs:
             self._close(whole, folders)
         if whole:
             return ""
-        return f"; {self._owner} is half way, and the next run of ckpt-doctor there takes it back or finishes it"
+        return f"; {self._owner} is incomplete: the next run of ckpt-doctor there completes it or rolls it back"
 
     def _tell_undoing(self) -> bool:
         """Write down that the commit is taken back; return whether the next run would not finish it."""
@@ -318,7 +317,7 @@ class Outputs:
             with contextlib.suppress(OSError):
                 self._journal.add("done")
         left = _moves.clean(self._moves)
-        self.notes += [f"{path}: what was replaced cannot be removed; the next run tries again" for path in left]
+        self.notes += [f"{path}: the old file cannot be removed; the next run tries again" for path in left]
         _log.debug("committed: %s", ", ".join(str(staged.target) for staged in self._staged))
         self._close(not left, [move.target.parent for move in self._moves])
 
@@ -346,7 +345,7 @@ class Outputs:
         except FileExistsError:  # Of either name.
             self._lock.release()
             raise BadRequest(
-                f"{self._owner}: a run that was cut off has left it half way; start again, the next run settles that"
+                f"{self._owner}: an interrupted run left it incomplete; start again: the next run completes it or rolls it back"
             ) from None
         except OSError as error:
             self._lock.release()

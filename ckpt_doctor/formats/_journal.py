@@ -100,7 +100,6 @@ class Append:
         path: The file.
         before: Its size before, in bytes.
         after: Its size with them.
-        inode: The number of the file in the file system.
         index: The file that names what is in it.
         index_seen: What is at `index` before the commit.
     """
@@ -108,15 +107,13 @@ class Append:
     path: Path
     before: int
     after: int
-    inode: int
     index: Path
     index_seen: Seen
 
     @property
-    def is_ours(self) -> bool:
-        """Whether it is the file that was appended to, and its index does not name what was: neither was saved anew."""
-        there = Seen.at(self.path)
-        return there is not None and there.inode == self.inode and self.index_seen.is_at(self.index)
+    def is_unnamed(self) -> bool:
+        """Whether the index is what it was, so that it names nothing of what was added: it was not saved anew."""
+        return self.index_seen.is_at(self.index)
 
 
 @dataclass
@@ -198,7 +195,6 @@ class Journal:
             path=self.relative(appended.path),
             before=appended.before,
             after=appended.after,
-            inode=appended.inode,
             index=self.relative(appended.index),
             index_seen=_told(appended.index_seen),
         )
@@ -261,7 +257,7 @@ def journal_of(owner: Path) -> Path:
 
 
 class NoJournal(ValueError):
-    """A file is no journal of ours, or names what no journal of ours names."""
+    """A file is not a journal of ckpt-doctor, or names files that a journal may not name."""
 
 
 def read(path: Path) -> Record:
@@ -299,11 +295,11 @@ def _take(record: Record, document: dict[str, Any], folder: Path) -> None:
         record.new.append(_inside(folder, document["path"], "new"))
     elif kind == "append":
         path = _inside(folder, document["path"])
-        before, after, inode = (_count(document[key]) for key in ("before", "after", "inode"))
+        before, after = (_count(document[key]) for key in ("before", "after"))
         seen = _seen(document["index_seen"])
         if seen is None:
             raise NoJournal("it tells of no index")
-        record.appended.append(Append(path, before, after, inode, _inside(folder, document["index"]), seen))
+        record.appended.append(Append(path, before, after, _inside(folder, document["index"]), seen))
     elif kind == "backup":
         backup, original = _inside(folder, document["path"]), _inside(folder, document["of"])
         if not backup.name.startswith(f"{original.name}.bak"):
@@ -335,7 +331,7 @@ def _seen(told: list[Any] | None) -> Seen | None:
 
 def _count(number: Any) -> int:
     if type(number) is not int or number < 0:
-        raise NoJournal(f"{number!r} is no number of bytes, nanoseconds or the like")
+        raise NoJournal(f"{number!r} is not a valid number")
     return number
 
 
@@ -352,5 +348,5 @@ def _inside(folder: Path, text: Any, kind: str | None = None) -> Path:
     if whole.parent.resolve() != folder.resolve() / path.parent:
         raise NoJournal(f"it names {str(text)!r}, which a symbolic link leads elsewhere")
     if kind is not None and own_kind(path.name) != kind:
-        raise NoJournal(f"it names {str(text)!r}, which is no name of ckpt-doctor's own")
+        raise NoJournal(f"it names {str(text)!r}, which is not a file name of ckpt-doctor")
     return whole

@@ -1,4 +1,4 @@
-"""Why a file that is no checkpoint of ours is passed over, entered in the books."""
+"""Enters in the books why a file is passed over that this package does not read."""
 
 # Paths are strings, as in `_storage`.
 # ruff: noqa: PTH114, PTH115

@@ -90,8 +90,8 @@ def _settle(path: Path) -> Settled | None:
     except (BadRequest, OSError) as error:
         return _stuck(name, path, error)
     message = {
-        "finished": "a run that was cut off had written it whole; it is in place now",
-        "taken-back": "a run that was cut off is taken back; it is what it was before",
+        "finished": "an interrupted run had written it completely; it is now in place",
+        "taken-back": "an interrupted run was rolled back; the checkpoint is unchanged",
     }[how]
     _log.warning("%s: %s", name, message)
     return Settled(name, how, f"{name}: {message}")
@@ -101,8 +101,8 @@ def _stuck(name: str, journal: Path, error: Exception) -> Settled:
     return Settled(
         name,
         "stuck",
-        f"{name}: a run that was cut off has left it half way, and that cannot be settled: {error}. "
-        f"{journal} says what was to be done; put it right by hand, then remove that file",
+        f"{name}: an interrupted run left it incomplete, and it cannot be repaired: {error}. "
+        f"{journal} lists what was to be done; fix it by hand, then remove that file",
     )
 
 
@@ -159,7 +159,7 @@ def _take_back(record: Record) -> None:
             raise BadRequest(f"{path} cannot be removed")
     for appended in record.appended:
         # Through a link it would be another's file; one that was saved anew is another's too.
-        if appended.path.is_symlink() or appended.path.lstat().st_nlink != 1 or not appended.is_ours:
+        if appended.path.is_symlink() or appended.path.lstat().st_nlink != 1 or not appended.is_unnamed:
             _log.debug("%s: is another file by now; nothing is cut off", appended.path)
             continue
         if not cut_off(appended.path, appended.before, appended.after):

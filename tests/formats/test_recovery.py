@@ -101,7 +101,7 @@ def test_a_commit_that_the_journal_says_is_taken_back_is_not_finished(
             file.write('{"do": "undoing"}\n')
     else:
         journal.rename(journal.with_suffix(".undo"))
-        with pytest.raises(BadRequest, match="a run that was cut off has left it half way"):
+        with pytest.raises(BadRequest, match="an interrupted run left it incomplete"):
             format_of(bundle).rewrite_in_place(bundle, NEW)
     (settled,) = settle(tmp_path)
     assert settled.how == "taken-back"
@@ -134,7 +134,7 @@ def test_a_commit_that_fails_and_cannot_be_undone_loses_nothing(
             return fails()
 
         patch.setattr(os, "fsync", fsync)
-        with pytest.raises(BadRequest, match="is half way, and the next run of ckpt-doctor there takes it back or"):
+        with pytest.raises(BadRequest, match="is incomplete: the next run of ckpt-doctor there completes it or"):
             staged.commit()
     assert values_now(bundle) == [0, 1, 2, 3]
     settle(tmp_path)
@@ -190,7 +190,7 @@ def test_every_command_settles_first(
         "fix": ["fix", path, "--output", str(tmp_path / "out")],
     }[command]
     main(argv)
-    assert f"{path}: a run that was cut off had written it whole; it is in place now" in capsys.readouterr().err
+    assert f"{path}: an interrupted run had written it completely; it is now in place" in capsys.readouterr().err
     assert open_checkpoint(path).variable("a").read().tolist() == [7, 7, 7, 7]
     assert not list(tmp_path.glob(".*"))
 
@@ -433,7 +433,7 @@ def test_a_data_file_that_was_saved_again_since_is_not_cut_off(bundle: Checkpoin
 def test_a_journal_of_strangers_cuts_off_no_file_beside_it(tmp_path: Path) -> None:
     (tmp_path / "victim").write_text("theirs")
     (tmp_path / "victim.index").write_text("theirs")
-    append = {"do": "append", "path": "victim", "before": 0, "after": 100, "inode": (tmp_path / "victim").stat().st_ino}
+    append = {"do": "append", "path": "victim", "before": 0, "after": 100}
     guess = {"index": "victim.index", "index_seen": [6, 0, 0]}
     backup = {"do": "backup", "path": "victim", "of": "victim.index"}
     for records in ([append | guess], [backup]):

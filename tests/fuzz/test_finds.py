@@ -137,7 +137,7 @@ def test_data_with_a_member_that_is_no_array(tmp_path: Path) -> None:
     path = tmp_path / "x.npz"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("x.npy", b"NUMPY")
-    with ExitStack() as kept, pytest.raises(BadRequest, match=r"its member x is no array of NumPy"):
+    with ExitStack() as kept, pytest.raises(BadRequest, match=r"its member x is not a NumPy array"):
         read_arrays("--data", path, None, kept)
 
 
