@@ -345,7 +345,8 @@ class Outputs:
         except FileExistsError:  # Of either name.
             self._lock.release()
             raise BadRequest(
-                f"{self._owner}: an interrupted run left it incomplete; start again: the next run completes it or rolls it back"
+                f"{self._owner}: an interrupted run left it incomplete; start again: the next run completes it or "
+                "rolls it back"
             ) from None
         except OSError as error:
             self._lock.release()

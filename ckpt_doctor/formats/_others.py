@@ -1,4 +1,4 @@
-"""What kind of file something is that this package does not read: a model of another framework, an archive, a pointer, or something else.
+"""What a file is that this package does not read: a model of another framework, an archive, a pointer, or other.
 
 Names decide what is worth a look, the first bytes decide where names lie: every framework's file is met under `.bin`,
 `.ckpt` or no extension at all. Files whose name says picture, sound, table, text or source code are never opened.
