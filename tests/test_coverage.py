@@ -402,13 +402,18 @@ def test_checkpoints_come_in_natural_order(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_folders_nested_more_deeply_than_pythons_stack(folder: Path) -> None:
-    here = Path.cwd()
-    for _ in range(1200):  # The path has 2,400 letters.
-        Path("d").mkdir()
-        os.chdir("d")
-    shutil.copy(KERAS, ".")
-    os.chdir(here)
-    result = ckpt_doctor.scan(".")
+    nested = [Path("/".join("d" * depth)) for depth in range(1, 1201)]  # The longest has 2,399 letters.
+    for path in nested:
+        path.mkdir()
+    model = nested[-1] / "model.keras"
+    shutil.copy(KERAS, model)
+    try:
+        result = ckpt_doctor.scan(".")
+    finally:
+        # `shutil.rmtree` recurses before Python 3.13, and pytest calls it to tidy up.
+        model.unlink()
+        for path in reversed(nested):
+            path.rmdir()
     assert len(result.checkpoints) == 2
     assert result.coverage.folders == 1201
     assert_balanced(result)
