@@ -1,9 +1,10 @@
 """`python -m tests.faults`: breaks writing at every step, and counts what is left broken.
 
 For every format and every way of writing it: the process is killed before each call that changes a file; each call
-fails, once or from then on; the power fails after each call; files may only have so many bytes; signals come at random
-moments; two writers begin at once; and recovery is killed in its turn. Afterwards, once the
-next run has settled what is left, the old checkpoint must be there byte for byte, or the new one, and nothing else.
+fails, once or from then on; the power fails after each call; files may only have so many bytes; a real disk is full, or
+becomes read-only; signals come at random moments; two writers begin at once; and recovery is killed in its turn.
+Once the next run has settled what is left, the old checkpoint must be there byte for byte, or the new one, and nothing
+else.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from ckpt_doctor.errors import CkptDoctorError
 from tests.faults.cases import FORMATS, MODES, Bench, Case, is_whole
 from tests.faults.interposing import copied, interposed
 from tests.faults.power import Disk, build, outcomes
+from tests.faults.small_disk import PAGE, may_mount, small_disk
 
 _NAMES = frozenset("open link rename replace unlink remove mkdir rmdir symlink".split())
 _CONTENT = frozenset(["write", "file write", "sendfile", "truncate", "fsync"])
@@ -57,11 +59,13 @@ class Trial:
         self.chance = random.Random(seed)
         self.faults: Counter[str] = Counter()
         self.broken: list[str] = []
+        self.left_over: Counter[str] = Counter()
 
     def judge(self, what: str, case: Case, wrong: str | None) -> None:
         """Take note of one fault."""
         self.faults[case.kind] += 1
         if wrong is not None:
+            self.left_over[case.kind] += wrong.startswith("left over")
             self.broken.append(f"{case.kind}, {case.mode}, {what}: {wrong}")
 
     def drawn(self, count: int) -> list[int]:
@@ -194,6 +198,60 @@ def limits(trial: Trial, bench: Bench) -> None:
         trial.judge(what, case, bench.broken(work))
 
 
+def full_disks(trial: Trial, bench: Bench) -> None:
+    """Let a real disk have room for so many more pages, and be full as well when the next run comes."""
+    case = bench.case
+    with small_disk(bench.folder / "run") as disk:
+        said, pages = "", 0
+        while said != "done":
+            disk.allow()
+            work = bench.fresh()
+            disk.allow(disk.used() + pages * PAGE)
+            _, said = child(partial(case.run, work))
+            what = f"room for {pages} pages: {said}"
+            trial.judge(what, case, "an error of ours" if said.startswith("crashed") else bench.half_way(work))
+            _, settled = child(partial(case.settle, work))
+            trial.judge(what, case, "an error of ours" if settled.startswith("crashed") else bench.half_way(work))
+            disk.allow()
+            case.settle(work)
+            trial.judge(what, case, bench.broken(work))
+            pages += trial.chance.randint(1, trial.every)
+
+
+def read_only_disks(trial: Trial, bench: Bench, draws: int) -> None:
+    """Make a real disk read-only at moments that nobody chose."""
+    case = bench.case
+    with small_disk(bench.folder / "run") as disk:
+        started = time.monotonic()
+        child(partial(case.run, bench.fresh()))
+        usual = time.monotonic() - started
+        for _ in range(draws):
+            work = bench.fresh()
+            waiting = trial.chance.uniform(0, usual)
+            process = os.fork()
+            if process == 0:
+                signal.alarm(_LONGEST)
+                code = 0
+                try:
+                    case.run(work)
+                except CkptDoctorError:
+                    pass
+                except BaseException:  # noqa: BLE001 - it is what the trial looks for
+                    code = 1
+                os._exit(code)
+            time.sleep(waiting)
+            while not disk.forbid():
+                time.sleep(0.0002)
+            _, code = os.waitpid(process, 0)
+            what = f"read-only after {waiting * 1000:.1f} ms"
+            trial.judge(what, case, "an error of ours" if code else bench.half_way(work))
+            _, settled = child(partial(case.settle, work))
+            trial.judge(what, case, "an error of ours" if settled.startswith("crashed") else bench.half_way(work))
+            disk.allow()
+            case.settle(work)
+            trial.judge(what, case, bench.broken(work))
+
+
 def limited_to(limit: int, work: Callable[[], None]) -> None:
     """Do something where no file may be larger than so many bytes."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
@@ -299,10 +357,15 @@ def main() -> int:
     parser.add_argument("--draws", type=int, default=6, help="Outcomes of a loss of power that are drawn at each call.")
     parser.add_argument("--moments", type=int, default=5, help="Rounds of signals at random moments.")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--report", type=Path, help="Write the counts of each format into this JSON file.")
     asked = parser.parse_args()
     logging.disable(logging.CRITICAL)  # Every fault is told of there.
     trial, started = Trial(asked.every, asked.seed), time.monotonic()
+    report: dict[str, dict[str, int]] = {}
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
+        can_mount = may_mount(Path(folder, "disk"))
+        if not can_mount:
+            print("no real disks: this process may not mount any (run it as root, or under `unshare -rm`)", flush=True)
         for kind in asked.kind or FORMATS:
             before = len(trial.broken)
             for mode in asked.mode or MODES:
@@ -311,11 +374,18 @@ def main() -> int:
                 failures(trial, bench)
                 power(trial, bench, asked.draws)
                 limits(trial, bench)
+                if can_mount:
+                    full_disks(trial, bench)
+                    read_only_disks(trial, bench, 4 * asked.moments)
                 moments(trial, bench, asked.moments)
                 races(trial, bench, asked.moments)
-            print(f"{kind:22} {trial.faults[kind]:7} faults, {len(trial.broken) - before} broken states", flush=True)
+            broken = len(trial.broken) - before
+            print(f"{kind:22} {trial.faults[kind]:7} faults, {broken} broken states", flush=True)
+            report[kind] = {"faults": trial.faults[kind], "broken": broken, "left_over": trial.left_over[kind]}
             for line in trial.broken[before:][:20]:
                 print(line, file=sys.stderr, flush=True)
+    if asked.report is not None:
+        asked.report.write_text(json.dumps(report))
     seconds = time.monotonic() - started
     print(f"{'all':22} {trial.faults.total():7} faults, {len(trial.broken)} broken states, {seconds:.0f} s")
     return 1 if trial.broken else 0

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.fuzz.targets import TARGETS, Target, make
-from tests.fuzz.worker import AT
+from tests.fuzz.worker import AT, HANGS
 
 ROOT = Path(__file__).parents[2]
 _BATCH = 5000
@@ -51,6 +51,16 @@ class Outcome:
             max(self.peak_kilobytes, other.peak_kilobytes),
         )
 
+    def counts(self) -> dict[str, int]:
+        """Return inputs, those that hung, those that escaped otherwise, and the peak of memory in kB."""
+        hangs = sum(what.startswith(HANGS) or where == HANGS for _, what, where in self.escaped)
+        return {
+            "inputs": self.inputs,
+            "hangs": hangs,
+            "escaped": len(self.escaped) - hangs,
+            "peak_kilobytes": self.peak_kilobytes,
+        }
+
 
 # Target, first input, and the one behind the last.
 Batch = tuple[Target, int, int]
@@ -71,7 +81,7 @@ def work(batches: Sequence[Batch], seed: int) -> dict[str, Outcome]:
                 )
                 output, code, said = done.stdout, done.returncode, done.stderr
             except subprocess.TimeoutExpired as error:
-                output, code, said = (error.stdout or b"").decode(), -1, "never ends"
+                output, code, said = (error.stdout or b"").decode(), -1, HANGS
             index, at = AT.unpack((Path(place) / "at").read_bytes())
         for line in map(json.loads, output.splitlines()):
             outcome = found[line["target"]]
@@ -119,6 +129,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help="targets whose name begins so")
     parser.add_argument("--keep", type=Path, help="write inputs that escaped into this folder")
+    parser.add_argument("--report", type=Path, help="write the counts of each target into this JSON file")
     options = parser.parse_args()
     targets = [target for target in TARGETS if target.name.startswith(options.only)]
     found = run(targets, options.inputs, options.jobs, options.seed)
@@ -133,6 +144,8 @@ def main() -> int:
                 options.keep.mkdir(parents=True, exist_ok=True)
                 target = next(target for target in targets if target.name == name)
                 (options.keep / f"{name}-{number}").write_bytes(make(target, options.seed, number))
+    if options.report is not None:
+        options.report.write_text(json.dumps({name: outcome.counts() for name, outcome in found.items()}))
     total = sum(outcome.inputs for outcome in found.values())
     escaped = sum(len(outcome.escaped) for outcome in found.values())
     print(f"{total} inputs, {escaped} escaped")

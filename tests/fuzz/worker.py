@@ -26,6 +26,7 @@ SECONDS = 5
 # What an input may take beyond the process as it stood; all are far below a megabyte.
 MEMORY_BYTES = 200 << 20
 AT = struct.Struct("<QQ")
+HANGS = "does not end"
 
 
 class Hang(BaseException):
@@ -70,7 +71,7 @@ def _one(target: Target, seed: int, number: int, folder: Path) -> None:
     try:
         target.run(content, folder)
     except Hang as error:
-        _report(target, number, error, f"runs for more than {SECONDS} seconds")
+        _report(target, number, error, f"{HANGS} within {SECONDS} seconds")
     except BaseException as error:  # noqa: BLE001 - what is looked for
         _report(target, number, error, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
     finally:
