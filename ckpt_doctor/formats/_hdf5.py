@@ -44,7 +44,7 @@ _CHUNK_EXPANSION = 100
 
 _MOST_OBJECTS = 1_000_000
 # Models of Keras are nested 30 deep at most, and have a few groups for each; a path of a million groups is as long.
-_DEEPEST = 500
+DEEPEST = 500
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,8 @@ def walk(file: OpenFile, where: str) -> Tree:
                     if address in seen:
                         twin = seen[address] or "/"
                         raise Refused(f"a second link to the group {twin!r}; not followed")
-                    if child_path.count("/") >= _DEEPEST:
-                        raise Refused(f"groups are nested more than {_DEEPEST} deep; not read on")
+                    if child_path.count("/") >= DEEPEST:
+                        raise Refused(f"groups are nested more than {DEEPEST} deep; not read on")
                     seen[address] = child_path
                     below.append((child_path, child))
                     file.keep(child_path, child)

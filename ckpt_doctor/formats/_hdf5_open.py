@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ckpt_doctor.checkpoint import Array, Damage, FormatName, Variable
 from ckpt_doctor.errors import UnreadableCheckpoint
 from ckpt_doctor.formats._damaged import Damaged
-from ckpt_doctor.formats._hdf5 import (
-    Dataset,
-)
+from ckpt_doctor.formats._hdf5 import DEEPEST, Dataset
 from ckpt_doctor.formats._hdf5_file import Hdf5File
 from ckpt_doctor.formats._hdf5_objects import (
     OpenFile,
@@ -73,10 +72,11 @@ def _has_vars(root: Any) -> bool:
     """Return whether a group is called `vars`: every Keras 3 store has one (`H5IOStore._create_h5_group`)."""
     import h5py
 
-    queue = [root]
-    for searched, group in enumerate(queue):
-        if searched > _GROUPS_SEARCHED:
-            break
+    # Each group that stays open keeps its whole path in HDF5.
+    queue = deque([(root, 0)])
+    found = 0
+    while queue:
+        group, depth = queue.popleft()
         for name in names_in(group):
             if not isinstance(name, str) or "/" in name:
                 continue
@@ -87,8 +87,9 @@ def _has_vars(root: Any) -> bool:
             if isinstance(child, h5py.Group):
                 if name == "vars":
                     return True
-                if len(queue) <= _GROUPS_SEARCHED:
-                    queue.append(child)
+                if found < _GROUPS_SEARCHED and depth < DEEPEST:
+                    queue.append((child, depth + 1))
+                    found += 1
     return False
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 
 import h5py
@@ -10,7 +11,7 @@ import pytest
 
 from ckpt_doctor import scan
 from ckpt_doctor.checkpoint import Variable
-from ckpt_doctor.formats import _hdf5, format_of, open_checkpoint
+from ckpt_doctor.formats import _hdf5, _hdf5_open, format_of, open_checkpoint
 
 ROWS = 4096
 
@@ -83,3 +84,28 @@ def test_groups_that_are_nested_without_end_are_not_entered(tmp_path: Path) -> N
     (damage,) = open_checkpoint(tmp_path / "m.weights.h5").damages
     assert "groups are nested more than 500 deep" in damage.message
     assert len(damage.variables[0]) == 1001
+
+
+def test_the_search_for_variables_keeps_no_group_that_it_has_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        group = file
+        for _ in range(600):
+            group = group.create_group("g")
+    open_groups: set[int] = set()
+    most = entered = 0
+    real = _hdf5_open.follow
+
+    def follow(group: h5py.Group, name: str) -> h5py.Group:
+        nonlocal most, entered
+        child = real(group, name)
+        open_groups.add(id(child))
+        weakref.finalize(child, open_groups.discard, id(child))
+        most, entered = max(most, len(open_groups)), entered + 1
+        return child
+
+    monkeypatch.setattr(_hdf5_open, "follow", follow)
+    assert _hdf5_open.layout_at(str(tmp_path / "m.h5")) is None
+    assert entered == 501
+    assert most <= 3
