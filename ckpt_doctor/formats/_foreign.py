@@ -31,6 +31,15 @@ def is_tensorflow_lite(head: bytes) -> bool:
     return head[4:8] == b"TFL3"
 
 
+def is_msgpack_map(head: bytes) -> bool:
+    """Return whether the first bytes are those of a map whose first key is a text, in msgpack.
+
+    Flax, T5X and Orbax keep a train state so, under the name `checkpoint` (msgpack spec.md, "map" and "str" formats).
+    """
+    after = {0xDE: 3, 0xDF: 5}.get(head[0], 1 if 0x80 < head[0] < 0x90 else 0) if head else 0
+    return after > 0 and (0xA0 <= head[after] < 0xC0 or head[after] in (0xD9, 0xDA)) if len(head) > after else False
+
+
 def describe(head: bytes) -> str | None:
     """Return what a file with these first bytes is, in words that follow "is"; None where they say nothing.
 
@@ -42,6 +51,8 @@ def describe(head: bytes) -> str | None:
             return words
     if is_tensorflow_lite(head):
         return "a TensorFlow Lite model"
+    if is_msgpack_map(head):
+        return "a msgpack file, as Flax, T5X and Orbax write them"
     start = head[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if start.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
         return "an HTML page; the download failed"

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from ckpt_doctor.formats._foreign import GIT_LFS, is_tensorflow_lite
+from ckpt_doctor.formats._foreign import GIT_LFS, is_msgpack_map, is_tensorflow_lite
 from ckpt_doctor.formats._storage import is_file, is_folder, is_remote, join
 
 HEAD_BYTES = 4096
@@ -111,6 +111,8 @@ def kind_of(folder: str, name: str, head: bytes) -> Other:
     if extension == "pb":
         # A `GraphDef` begins with its first node, field 1.
         return Other("frozen-graph", True) if head[:1] == b"\n" or not head else _OTHER
+    if name == "checkpoint" and is_msgpack_map(head):
+        return Other("other-model", True)
     by_name = _BY_EXTENSION.get(extension) or ("other-model" if _BROWSER_SHARD.fullmatch(name) else None)
     if by_name is not None:
         return Other(by_name, True)

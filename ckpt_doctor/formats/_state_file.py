@@ -13,7 +13,7 @@ import re
 from typing import NamedTuple
 
 from ckpt_doctor.formats import _foreign
-from ckpt_doctor.formats._storage import is_file, is_remote, join, read_all
+from ckpt_doctor.formats._storage import is_file, is_remote, join, read_all, read_head
 
 _LATEST = "model_checkpoint_path"
 _ALL = "all_model_checkpoint_paths"
@@ -35,6 +35,18 @@ class State(NamedTuple):
     latest: str | None
     older: tuple[str, ...]
     problem: str | None
+
+
+def is_of_another_framework(path: str) -> bool:
+    """Return whether a file `checkpoint` is the train state that Flax, T5X and Orbax write under this name.
+
+    Args:
+        path: The file.
+
+    Raises:
+        BadRequest: It cannot be read.
+    """
+    return _foreign.is_msgpack_map(read_head(path, 16))
 
 
 def read_state(folder: str, names: list[str]) -> State:

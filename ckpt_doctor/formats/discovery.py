@@ -37,7 +37,7 @@ from ckpt_doctor.formats._kept import Keeper, keeping
 from ckpt_doctor.formats._keras_shards import SHARD as KERAS_SHARD
 from ckpt_doctor.formats._natural import in_natural_order
 from ckpt_doctor.formats._passed_over import enter_hidden, enter_no_file, enter_unknown
-from ckpt_doctor.formats._state_file import State, read_state
+from ckpt_doctor.formats._state_file import State, is_of_another_framework, read_state
 from ckpt_doctor.formats._storage import (
     Entry,
     entries_in,
@@ -164,7 +164,7 @@ class _Search:
 
     def argument(self, path: str) -> None:
         """Take one argument; every path that is named is a checkpoint or an error."""
-        if split(path)[1] == STATE_FILE and is_file(path):
+        if split(path)[1] == STATE_FILE and is_file(path) and not is_of_another_framework(path):
             self._state_only(path)
         elif recognise(path) is not None:
             self._recognised(path)
@@ -440,6 +440,9 @@ class _Search:
         if STATE_FILE not in names:
             return None
         try:
+            if is_of_another_framework(path):
+                enter_unknown(self.books, path)
+                return None
             state = read_state(folder, names)
         except FileNotFoundError:
             self.books.pass_over(path, "vanished")

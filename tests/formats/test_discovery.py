@@ -266,3 +266,24 @@ def test_a_folder_that_is_a_checkpoint_hides_nothing(tmp_path: Path, named: str)
     ]
     # Its file names the model alone.
     assert discover([repository / "saved_model.pb"]).checkpoints == (str(repository),)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        # msgpack 1.1.2: `packb({"params": {"Dense_0": {"bias": 1}}, "step": 5})`, and a map of 20 entries.
+        b"\x82\xa6params\x81\xa7Dense_0\x81\xa4bias\x01\xa4step\x05",
+        b"\xde\x00\x14\xa10\x00\xa11\x01\xa12\x02\xa13\x03",
+    ],
+)
+def test_a_file_checkpoint_of_flax_is_no_state_file(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "checkpoint").write_bytes(content)
+    path = bundle(tmp_path, "m-2")
+    found = discover([tmp_path])
+    assert found.checkpoints == (path,)
+    assert not found.damages
+    assert not found.unopened
+    (file,) = found.books.coverage([path], []).passed_over
+    assert (file.kind, file.unopened) == ("other-model", True)
+    with pytest.raises(UnsupportedFormat, match="is a msgpack file, as Flax, T5X and Orbax"):
+        open_checkpoint(tmp_path / "checkpoint")
