@@ -39,7 +39,7 @@ from ckpt_doctor.result import (
     PathError,
 )
 from ckpt_doctor.rules import RULES
-from ckpt_doctor.rules.interface import Subject
+from ckpt_doctor.rules.interface import Needs, Subject
 from ckpt_doctor.selection import Selection
 from ckpt_doctor.suppression import at_least, path_ignores, suppress
 from ckpt_doctor.verdict import Policy, judge, judge_subject
@@ -264,7 +264,18 @@ def _read(path: str, how: _How, seen: tuple[Damage, ...]) -> CheckpointResult:
         if how.keep_values
         else {},
         measured_with=how.request.words(DataOptions) if how.request.data or how.request.model else (),
+        not_run=tuple(rule.code for rule in RULES if rule.needs in _missing(how)),
     )
+
+
+def _missing(how: _How) -> set[Needs]:
+    """Return what rules may need and this scan does not have."""
+    without: set[Needs] = set()
+    if how.quick:
+        without.add("every value")
+    if not how.request.data:
+        without.add("data")
+    return without
 
 
 def _values(layer: BatchNormLayer, observation: Observation | None) -> LayerValues:

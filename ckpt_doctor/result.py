@@ -135,6 +135,7 @@ class CheckpointResult:
         suppressed: What is wrong too, and was not to be reported.
         values: Layer to its statistics, channel by channel, where they were asked for.
         measured_with: The options of the command line that say on what data it was measured; empty where it was not.
+        not_run: Codes of the rules that lacked what they look at: data without `--data`, every value with `--quick`.
     """
 
     path: str
@@ -149,6 +150,7 @@ class CheckpointResult:
     suppressed: tuple[SuppressedFinding, ...] = ()
     values: Mapping[str, LayerValues] = field(default_factory=dict)
     measured_with: tuple[str, ...] = ()
+    not_run: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

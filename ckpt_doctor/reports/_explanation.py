@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 # Where the documentation of every rule stands, for reports that can hold a link.
 DOCUMENTATION = "https://github.com/ckpt-doctor/ckpt-doctor/blob/main/docs/rules.md"
@@ -40,6 +40,7 @@ class Explanation:
         repair: What `fix` can do about it.
         summary: One sentence, with a capital letter and without the code.
         blocks: All the rest, in its order.
+        needs: What it looks at, see `ckpt_doctor.rules.interface.Rule`.
     """
 
     code: str
@@ -48,6 +49,7 @@ class Explanation:
     repair: str
     summary: str
     blocks: tuple[Block, ...]
+    needs: str = "file"
 
     @property
     def link(self) -> str:
@@ -60,7 +62,7 @@ def explanations(codes: Sequence[str] = ()) -> tuple[Explanation, ...]:
     from ckpt_doctor.rules import RULES  # It loads NumPy, which the command line's help does not need.
 
     return tuple(
-        explain(rule.code, rule.name, rule.severity, rule.repair, rule.documentation)
+        replace(explain(rule.code, rule.name, rule.severity, rule.repair, rule.documentation), needs=rule.needs)
         for rule in RULES
         if not codes or rule.code in codes
     )

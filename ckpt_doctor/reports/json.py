@@ -75,7 +75,7 @@ def _repair(result: RepairResult) -> dict[str, Any]:
 def _checkpoint(checkpoint: CheckpointResult) -> dict[str, Any]:
     # Values of channels are for plots; here they would be most of the document. The options are the caller's own.
     fields = _fields(dataclasses.replace(checkpoint, values={}))
-    del fields["values"], fields["measured_with"]
+    del fields["values"], fields["measured_with"], fields["not_run"]
     return fields
 
 

@@ -20,6 +20,8 @@ from ckpt_doctor.reports.interface import Style
 from ckpt_doctor.reports.text import looked_at
 from ckpt_doctor.result import AuditResult, CheckpointResult, PathError
 
+_NOT_RUN = {"data": "not run: it compares with data, and --data names none", "every value": "not run: --quick"}
+
 
 def render(result: AuditResult, style: Style) -> str:
     """Return the document."""
@@ -53,6 +55,9 @@ def _suite(suites: ET.Element, checkpoint: CheckpointResult, rules: Sequence[Exp
         elif suppressed and not findings:
             skipped += 1
             ET.SubElement(case, "skipped", message=visible(f"suppressed by {suppressed[0].by}: {suppressed[0].where}"))
+        elif rule.code in checkpoint.not_run and not findings:
+            skipped += 1
+            ET.SubElement(case, "skipped", message=_NOT_RUN[rule.needs])
         quiet = [finding for finding in findings if finding not in failing]
         quiet += [one.finding for one in suppressed]
         if quiet:

@@ -58,6 +58,7 @@ class Subject:
 
 
 Fixed = Literal["always", "likely", "proven", "asked"]
+Needs = Literal["file", "every value", "data"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +75,8 @@ class Rule:
             (one that values of the file make likely, too), `asked` (with --unproven, or by the layer's name).
         healthy: Subjects in which it finds nothing, near misses included: its tests.
         sick: Subjects in which it finds something: its tests.
+        needs: What it looks at, and without which it finds nothing: `every value` is what `--quick` leaves out, `data`
+            is what `--data` brings.
     """
 
     code: str
@@ -84,6 +87,7 @@ class Rule:
     healthy: tuple[Callable[[], Subject], ...]
     sick: tuple[Callable[[], Subject], ...]
     fixed: Fixed = "asked"
+    needs: Needs = "file"
 
     @property
     def documentation(self) -> str:

@@ -81,6 +81,7 @@ def _many() -> Subject:
 
 RULE = Rule(
     code="CK201",
+    needs="every value",
     name="non-finite-weights",
     severity="error",
     repair="none",

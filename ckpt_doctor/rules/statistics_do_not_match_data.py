@@ -70,6 +70,7 @@ def _seen(shift: float = 0.0, factor: float = 1.0, spread: float = 0.01, stored:
 
 RULE = Rule(
     code="BN401",
+    needs="data",
     name="statistics-do-not-match-data",
     severity="error",
     repair="estimate",

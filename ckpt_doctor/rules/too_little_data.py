@@ -76,6 +76,7 @@ def _seen(means: list[float]) -> Subject:
 
 RULE = Rule(
     code="BN402",
+    needs="data",
     name="too-little-data",
     severity="warning",
     repair="none",

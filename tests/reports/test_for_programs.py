@@ -9,6 +9,7 @@ import jsonschema
 import junitparser
 import pytest
 
+from ckpt_doctor import scan
 from ckpt_doctor.reports import REPORTS
 from ckpt_doctor.reports._explanation import explanations
 from ckpt_doctor.reports._location import file_of, relative, uri
@@ -17,6 +18,7 @@ from ckpt_doctor.result import AuditResult, PathError
 from tests.reports.results import ALL_LEVELS, BROKEN, EVIL, NOTHING_FOUND, checkpoint, finding
 
 PLAIN = Style()
+FIXTURES = Path(__file__).parents[2] / "fixtures"
 SARIF = json.loads((Path(__file__).parent.parent / "data" / "sarif-2.1.0-rtm.5.json").read_text())
 BOTH = pytest.mark.parametrize("result", [ALL_LEVELS, NOTHING_FOUND, AuditResult(())], ids=["all", "none", "empty"])
 
@@ -151,6 +153,15 @@ def test_junit_has_a_case_for_every_rule_and_fails_where_the_run_fails():
     loud = {suite.name: suite for suite in junit(ALL_LEVELS, Style(failing=("error", "warning")))}
     assert cases(loud["odd name.h5"], junitparser.Failure) == ["BN201 never-updated"]
     assert junit(ALL_LEVELS, Style(failing=())).failures == 0
+
+
+def test_junit_skips_what_was_not_run():
+    broken = FIXTURES / "keras_v3" / "broken.keras"
+    (suite,) = (suite for suite in junit(scan(broken)) if suite.name == str(broken))
+    assert cases(suite, junitparser.Skipped) == ["BN401 statistics-do-not-match-data", "BN402 too-little-data"]
+    (quick,) = (suite for suite in junit(scan(broken, quick=True)) if suite.name == str(broken))
+    assert "CK201 non-finite-weights" in cases(quick, junitparser.Skipped)
+    assert "BN201 never-updated" in cases(quick, junitparser.Failure)
 
 
 # Source: docs.gitlab.com, Code Quality, "Code Quality report format": the fields and their values.
