@@ -76,6 +76,8 @@ def analyse(
     """
     defects = [*checkpoint.damages, *seen, *(format_of(checkpoint).verify(checkpoint) if verify else ())]
     description = described or read_description(checkpoint)
+    if description is not None:
+        defects += description.damages
     if description is not None and not names_any(description.facts, checkpoint):
         description = Description(_of_another_model(description.facts, checkpoint.descriptions))
     inventory = take_inventory(checkpoint, None if description is None else description.facts)

@@ -67,14 +67,18 @@ class Listing:
     Attributes:
         path: The checkpoint.
         format: Its format.
-        variables: Its stored tensors in file order.
+        variables: Its stored tensors in file order; with `grep`, those that it chooses.
         stats: Whether their values were looked at.
+        bytes: Size of its files.
+        stored: How many tensors it stores in all.
     """
 
     path: str
     format: FormatName
     variables: tuple[ListedVariable, ...]
     stats: bool = False
+    bytes: int = 0
+    stored: int = 0
 
 
 def list_variables(path: str | Path, *, grep: str | None = None, stats: bool = False) -> Listing:
@@ -105,6 +109,8 @@ def list_variables(path: str | Path, *, grep: str | None = None, stats: bool = F
             if pattern.search(variable.name)
         ),
         stats=stats,
+        bytes=checkpoint.bytes,
+        stored=len(checkpoint.variables),
     )
 
 
@@ -121,6 +127,8 @@ def value_statistics(values: Array) -> ValueStatistics | None:
     """Return `values` in numbers, or None where they are not numbers (strings); complex ones by magnitude."""
     if values.dtype == object:
         return None
+    # An empty value may have a shape, `[0, 2**60]`, that NumPy refuses to give another type.
+    values = values.reshape(-1)
     numbers = np.abs(values) if np.iscomplexobj(values) else values
     numbers = np.asarray(numbers, dtype=np.float64)
     finite = numbers[np.isfinite(numbers)]

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from ckpt_doctor.cli import main
+from ckpt_doctor.formats import _table
+from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
 from tests.formats.test_tensor_bundle import make_bundle
 
 FORMATS = Path(__file__).parents[1] / "fixtures" / "formats"
@@ -105,3 +107,46 @@ def test_statistics_of_text_are_not_judged(capsys):
     capsys.readouterr()
     assert main(["fix", "model.h5", "--layers", "*", "--method", "debias", "--output", "new.h5"]) in (0, 1, 2)
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_value_without_elements_may_claim_any_other_dimension(here, capsys):
+    # TensorFlow 2.21 reads it: `tf.zeros([0, 2**60])` is no larger than nothing.
+    header = pb.BundleHeader(num_shards=1)
+    entry = pb.BundleEntry(dtype=1, crc32c=0xA282EAD8)  # The masked CRC-32C of no bytes.
+    entry.shape.CopyFrom(pb.TensorShape(dim=[pb.TensorShape.Dim(size=0), pb.TensorShape.Dim(size=2**60)]))
+    Path("m.data-00000-of-00001").touch()
+    Path("m.index").write_bytes(_table.build([(b"", header.SerializeToString()), (b"x", entry.SerializeToString())]))
+    assert main(["ls", "m", "--stats"]) == 0
+    _, row, _ = capsys.readouterr().out.splitlines()
+    assert row.split() == ["float32", "0x1152921504606846976", "0", "weight", "-", "-", "-", "-", "0", "0", "x"]
+    assert main(["scan", "m"]) == 0
+    assert main(["diff", "m", "m"]) == 0
+
+
+def test_a_meta_that_a_copy_in_text_mode_has_changed(run_json):
+    for path in (FORMATS / "tf1_bundle").glob("sample.*"):
+        shutil.copy(path, ".")
+    meta = Path("sample.meta")
+    meta.write_bytes(meta.read_bytes().replace(b"\n", b"\r\n"))
+    code, document = run_json("scan", "sample")
+    assert code == 1
+    (checkpoint,) = document["checkpoints"]
+    ((rule, message),) = [(finding["rule"], finding["message"]) for finding in checkpoint["findings"]]
+    assert rule == "CK104"
+    assert message.startswith("sample.meta: a MetaGraphDef whose line ends a copy in text mode has changed")
+    assert not checkpoint["not_judged"]
+    # What is no copy of this kind is another file, for all that is known.
+    meta.write_bytes(b"line\r\nline\r\n")
+    code, document = run_json("scan", "sample")
+    assert (code, len(document["checkpoints"][0]["not_judged"])) == (0, 1)
+
+
+def test_ls_names_the_size_that_scan_names(capsys, run_json):
+    path = str(FORMATS / "keras" / "keras3.keras")
+    size = Path(path).stat().st_size
+    assert run_json("scan", path)[1]["checkpoints"][0]["bytes"] == size
+    main(["ls", path])
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == f"{path}: keras-v3, 64 variables, {size / 1000:.1f} kB"
+    main(["ls", path, "--grep", "vars/2$"])
+    assert capsys.readouterr().out.splitlines()[-1].split(", ")[1] == "7 of 64 variables (48 B)"

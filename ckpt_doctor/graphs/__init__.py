@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ckpt_doctor.checkpoint import Checkpoint, ModelDescriptions
+from ckpt_doctor.checkpoint import Checkpoint, Damage, ModelDescriptions
 from ckpt_doctor.graphs.facts import ModelFacts
 
 if TYPE_CHECKING:
@@ -23,10 +23,12 @@ class Description:
     Attributes:
         facts: What it says about batch norm.
         graph: The graph of a `.meta` or a SavedModel, taken apart; None where the description is another.
+        damages: What is damaged of it, and can be told.
     """
 
     facts: ModelFacts
     graph: MetaGraph | None = None
+    damages: tuple[Damage, ...] = ()
 
 
 def describe(checkpoint: Checkpoint) -> ModelFacts | None:
@@ -83,6 +85,22 @@ def _of_file(checkpoint: Checkpoint) -> ModelFacts | None:
     return None
 
 
+def _is_text_mode_copy(data: bytes) -> bool:
+    """Return whether these bytes are a `MetaGraphDef` of which a copy in text mode made CR LF of every LF."""
+    from google.protobuf.message import DecodeError
+
+    from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
+
+    lines = data.count(b"\n")
+    if lines == 0 or lines != data.count(b"\r\n"):
+        return False
+    try:
+        pb.MetaGraphDef.FromString(data.replace(b"\r\n", b"\n"))
+    except DecodeError:
+        return False
+    return True
+
+
 def _read_graph(checkpoint: Checkpoint) -> Description:
     from google.protobuf.message import DecodeError
 
@@ -96,6 +114,14 @@ def _read_graph(checkpoint: Checkpoint) -> Description:
         where = f"{checkpoint.path}: saved_model.pb is damaged: it is not a SavedModel"
         if descriptions.meta_graph is not None:
             where = f"{descriptions.meta_graph_path or 'the .meta'} is damaged: it is not a MetaGraphDef"
+            if _is_text_mode_copy(descriptions.meta_graph):
+                damage = Damage(
+                    "not-a-checkpoint",
+                    descriptions.meta_graph_path or checkpoint.path,
+                    "a MetaGraphDef whose line ends a copy in text mode has changed: CR LF for every LF; copy it again "
+                    "in binary mode. Its model was not read",
+                )
+                return Description(ModelFacts("graph"), damages=(damage,))
         return Description(ModelFacts("graph", problems=(f"{where}; its model was not read",)))
     except TooMuchWork as error:
         return _given_up(descriptions, error)

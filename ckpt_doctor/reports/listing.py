@@ -26,8 +26,11 @@ def render(listing: Listing, style: Style) -> str:
             if variable.unreadable:
                 name += f"  (unreadable: {visible(variable.unreadable)})"
             page.line(_aligned([*row, name], widths))
-    total = sum(variable.bytes for variable in listing.variables)
-    page.line(f"{visible(listing.path)}: {listing.format}, {count(len(rows), 'variable')}, {size(total)}", color="bold")
+    shown = count(listing.stored, "variable")
+    if len(rows) != listing.stored:
+        values = sum(variable.bytes for variable in listing.variables)
+        shown = f"{len(rows):,} of {shown} ({size(values)})"
+    page.line(f"{visible(listing.path)}: {listing.format}, {shown}, {size(listing.bytes)}", color="bold")
     return str(page)
 
 

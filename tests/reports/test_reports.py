@@ -195,6 +195,8 @@ LISTING = Listing(
         ListedVariable("nan", (1,), "float32", 4, "weight", ValueStatistics(None, None, None, float("nan"), 1, 0)),
     ),
     stats=True,
+    bytes=1024,
+    stored=5,
 )
 
 
@@ -224,7 +226,9 @@ def test_a_listing_is_a_line_for_each_variable_with_the_name_last():
     assert lines[0].split()[-1] == "name"
     assert lines[1].split() == ["float32", "3x4", "48", "weight", "-1", "2", "0.5", "0.25", "1", "2", "w"]
     assert lines[4].endswith("lost  (unreadable: ends at byte 3)")
-    assert lines[-1] == "model.ckpt: tensor-bundle, 5 variables, 77 B"
+    assert lines[-1] == "model.ckpt: tensor-bundle, 5 variables, 1.0 kB"
+    some = listing_text.render(dataclasses.replace(LISTING, stored=6), PLAIN).splitlines()
+    assert some[-1] == "model.ckpt: tensor-bundle, 5 of 6 variables (77 B), 1.0 kB"
 
 
 DIFFERENT = DiffResult(
