@@ -173,6 +173,12 @@ class SavedModel(Format):
             )
         if "bundle" not in checkpoint.attributes:
             raise RepairRefused(f"{checkpoint.path}: has no variables that could be changed")
+        variables = Path(checkpoint.path, _VARIABLES)
+        if variables.is_symlink():
+            raise RepairRefused(
+                f"{variables}: is a symbolic link; others may share what it leads to, and a repair in place that is "
+                "cut off could not be finished through it. Pass --output NEW"
+            )
         from ckpt_doctor.formats import _bundle_writer
 
         folder = Path(checkpoint.path)

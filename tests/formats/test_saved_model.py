@@ -115,6 +115,21 @@ def test_in_place_changes_the_bundle_and_the_fingerprint_only(tmp_path: Path) ->
     }
 
 
+def test_variables_behind_a_link_are_not_changed_in_place(tmp_path: Path) -> None:
+    shutil.copytree(SAMPLES / "saved_model_tf2" / "sample", tmp_path / "m")
+    (tmp_path / "m" / "variables").rename(tmp_path / "shared")
+    (tmp_path / "m" / "variables").symlink_to("../shared")
+    before = snapshot(tmp_path)
+    checkpoint = open_checkpoint(tmp_path / "m")
+    first = next(variable for variable in checkpoint.variables if variable.dtype == "float32")
+    changes = Changes({first.name: altered(first.read())})
+    with pytest.raises(RepairRefused, match="is a symbolic link; others may share"):
+        format_of(checkpoint).rewrite_in_place(checkpoint, changes)
+    assert snapshot(tmp_path) == before
+    format_of(checkpoint).rewrite(checkpoint, tmp_path / "new", changes)
+    assert not (tmp_path / "new" / "variables").is_symlink()
+
+
 def test_without_variables(tmp_path: Path) -> None:
     (tmp_path / "saved_model.pb").write_bytes(b"\x08\x01\x12\x00")
     checkpoint = open_checkpoint(tmp_path)
