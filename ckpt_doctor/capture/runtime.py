@@ -28,8 +28,13 @@ def _without_native_messages() -> Iterator[None]:
     Some of it (the processor's features, absent GPUs) is written before the log level is looked at, so only the file
     descriptor itself can be turned away. Python's own errors come as exceptions and are not lost.
     """
-    sys.stderr.flush()
-    kept = os.dup(2)
+    if sys.stderr is not None:
+        sys.stderr.flush()
+    try:
+        kept = os.dup(2)
+    except OSError:  # It is closed, and nothing is written to it.
+        yield
+        return
     try:
         with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - no Path: a descriptor is what is needed
             os.dup2(nowhere.fileno(), 2)

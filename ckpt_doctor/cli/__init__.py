@@ -31,16 +31,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run(sys.argv[1:] if argv is None else list(argv))
     except (KeyboardInterrupt, Terminated) as stop:
         terminated = isinstance(stop, Terminated)
-        print(f"{'terminated' if terminated else 'interrupted'}{_written(stop)}", file=sys.stderr)
+        _tell(f"{'terminated' if terminated else 'interrupted'}{_written(stop)}")
         return 143 if terminated else 130
     except Exception as error:  # noqa: BLE001 - the one place: whatever it is, it must not read as a verdict
         import traceback
 
-        traceback.print_exc()
         summary = "".join(traceback.format_exception_only(error)).strip()
-        print(INTERNAL_ERROR.format(error=summary) + _written(error), file=sys.stderr)
+        _tell(traceback.format_exc() + INTERNAL_ERROR.format(error=summary) + _written(error))
         # 2 says of `fix` that nothing was written.
         return 1 if _written(error) else 2
+
+
+def _tell(text: str) -> None:
+    from ckpt_doctor.cli.streams import to_stderr_as_it_is  # Loads nothing that a broken installation may lack.
+
+    to_stderr_as_it_is(text)
 
 
 def _written(error: BaseException) -> str:
@@ -56,9 +61,15 @@ def entry_point() -> None:
     Ctrl-C and SIGTERM end the program in order, whatever the parent does with them: a shell script that starts it in
     the background lets it ignore Ctrl-C, and a plain SIGTERM would leave what is half done to the next run.
     """
+    from ckpt_doctor.cli.streams import drop_unwritten, open_closed_streams
+
+    open_closed_streams()
     with contextlib.suppress(ValueError):  # Not the main thread.
         handle_signals()
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    finally:
+        drop_unwritten()
 
 
 def handle_signals() -> None:

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ckpt_doctor.cli.terminal import to_stderr
+from ckpt_doctor.cli.streams import to_stderr
 
 LOGGER = "ckpt_doctor"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from io import StringIO
 
 import click
 
@@ -15,12 +16,26 @@ from ckpt_doctor.cli.fix_command import fix
 from ckpt_doctor.cli.ls_command import ls
 from ckpt_doctor.cli.options import Group, set_environment_variables
 from ckpt_doctor.cli.scan_command import scan
-from ckpt_doctor.cli.terminal import to_stderr
-from ckpt_doctor.errors import CkptDoctorError
+from ckpt_doctor.cli.streams import to_stderr
+from ckpt_doctor.cli.terminal import Terminal
+from ckpt_doctor.errors import CkptDoctorError, written_before
+
+
+def _show_version(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value and not context.resilient_parsing:
+        Terminal().report(f"ckpt-doctor, version {ckpt_doctor.__version__}\n")
+        context.exit()
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(ckpt_doctor.__version__, prog_name="ckpt-doctor")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="Show the version and exit.",
+)
 def ckpt_doctor_group() -> None:
     """Find and repair what is broken in TensorFlow and Keras checkpoints.
 
@@ -42,7 +57,9 @@ def run(argv: Sequence[str]) -> int:
     except click.Abort as abort:
         raise (abort.__cause__ if isinstance(abort.__cause__, KeyboardInterrupt) else KeyboardInterrupt) from abort
     except click.ClickException as error:
-        error.show()
+        message = StringIO()
+        error.show(message)
+        to_stderr(message.getvalue().rstrip("\n"))
         return 2
     except CkptDoctorError as error:
         _complain(str(error))
@@ -50,7 +67,8 @@ def run(argv: Sequence[str]) -> int:
     except OSError as error:  # A full disk, a lost permission: the machine's fault, and no verdict.
         where = f"{error.filename}: " if error.filename else ""
         _complain(f"{where}{error.strerror or error}")
-        return 2
+        # 2 says of `fix` that nothing was written.
+        return 2 if written_before(error) is None else 1
     return code if isinstance(code, int) else 0
 
 

@@ -31,7 +31,25 @@ def _terminal_options() -> list[click.Parameter]:
     ]
 
 
-class Command(click.Command):
+def _show_help(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    """Write the help as reports are written: click would exit with 1, which means findings, if its reader is gone."""
+    if value and not context.resilient_parsing:
+        Terminal().report(f"{context.get_help()}\n")
+        context.exit()
+
+
+class _Helpful(click.Command):
+    """A command with `--help`."""
+
+    def get_help_option(self, ctx: click.Context) -> click.Option | None:
+        """Return the option `--help`."""
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.callback = _show_help
+        return option
+
+
+class Command(_Helpful):
     """A command; the options of the terminal may stand behind its name as well as before it."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -40,11 +58,15 @@ class Command(click.Command):
 
     def invoke(self, context: click.Context) -> Any:
         """Run the command, with the debug log where it was asked for."""
-        with debug_log(isinstance(context.obj, Terminal) and context.obj.verbose):
-            return super().invoke(context)
+        try:
+            with debug_log(isinstance(context.obj, Terminal) and context.obj.verbose):
+                return super().invoke(context)
+        except BrokenPipeError as error:
+            # Stdout does not raise it (see `streams`); click would take it for stdout's and exit with 1.
+            raise OSError(str(error)) from error
 
 
-class Group(click.Group):
+class Group(_Helpful, click.Group):
     """A group that keeps its commands in the order of their use."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

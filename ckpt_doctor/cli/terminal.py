@@ -8,8 +8,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TextIO
 
+from ckpt_doctor.cli import streams
 from ckpt_doctor.progress import Listener, Progress, unheard
 from ckpt_doctor.reports.interface import Style
 
@@ -35,7 +35,7 @@ class Terminal:
 
     def style(self, output: str | None = None) -> Style:
         """Return how a report is to look that goes to `output`, or to stdout."""
-        screen = output is None and sys.stdout.isatty()
+        screen = output is None and streams.is_terminal(sys.stdout)
         width = min(shutil.get_terminal_size((_PAPER_WIDTH, 24)).columns, _WIDEST) if screen else _PAPER_WIDTH
         color = screen and self._colorful()
         return Style(width=width, color=color, detail="more" if self.verbose else "less" if self.quiet else "usual")
@@ -50,21 +50,16 @@ class Terminal:
 
             write_report(option, output, text)
             return
-        try:
-            sys.stdout.write(encodable(text, sys.stdout))
-            sys.stdout.flush()
-        except BrokenPipeError:
-            # Python flushes stdout again when it ends, and would complain.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        streams.write_report(text)
 
     def message(self, text: str) -> None:
         """Tell the user something that belongs to no report."""
-        to_stderr(f"ckpt-doctor: {text}")
+        streams.to_stderr(f"ckpt-doctor: {text}")
 
     @contextmanager
     def progress(self) -> Iterator[Listener]:
         """Give a listener that draws a bar with the time left while work goes on, if there is a terminal to draw on."""
-        if self.quiet or self.no_progress or not sys.stderr.isatty():
+        if self.quiet or self.no_progress or not streams.is_terminal(sys.stderr):
             yield unheard
             return
         from rich import progress as bars
@@ -91,16 +86,3 @@ class Terminal:
 
     def _colorful(self) -> bool:
         return not self.no_color and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-
-
-def to_stderr(text: str) -> None:
-    """Write lines to stderr; names in them come from files that anyone may have made."""
-    from ckpt_doctor.reports._page import harmless
-
-    print(encodable(harmless(text), sys.stderr), file=sys.stderr)
-
-
-def encodable(text: str, stream: TextIO) -> str:
-    """Return a text as a stream can write it: signs that its encoding lacks are escaped."""
-    encoding = stream.encoding or "utf-8"
-    return text.encode(encoding, errors="backslashreplace").decode(encoding)
