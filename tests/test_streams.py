@@ -7,6 +7,7 @@ import os
 import shlex
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 
 import h5py
@@ -15,6 +16,7 @@ import pytest
 
 from ckpt_doctor.capture import runtime
 from ckpt_doctor.cli import main
+from ckpt_doctor.cli.terminal import Terminal
 from tests.independent import read_file, write_bundle
 
 CHANNELS = 4
@@ -176,3 +178,52 @@ def test_a_failed_write_behind_a_commit_never_says_that_nothing_was_written(fold
     monkeypatch.setattr("click.core.echo", full)
     assert main(["fix", "model", "--output", "out"]) == 1
     assert "No space left" in capsys.readouterr().err
+
+
+COLOR_VARIABLES = ("NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "CLICOLOR", "TERM")
+
+
+@pytest.mark.parametrize(
+    ("environment", "in_a_pipe", "on_a_terminal"),
+    [
+        ("", False, True),
+        ("NO_COLOR=1", False, False),
+        ("NO_COLOR=", False, True),
+        ("FORCE_COLOR=1", True, True),
+        ("FORCE_COLOR=0", True, True),  # force-color.org: regardless of its value
+        ("FORCE_COLOR=", False, True),
+        ("CLICOLOR_FORCE=1", True, True),
+        ("CLICOLOR_FORCE=0", False, True),
+        ("CLICOLOR_FORCE=", False, True),
+        ("CLICOLOR=0", False, False),
+        ("CLICOLOR=1", False, True),
+        ("TERM=dumb", False, False),
+        ("FORCE_COLOR=1 TERM=dumb CLICOLOR=0", True, True),
+        ("CLICOLOR_FORCE=1 TERM=dumb CLICOLOR=0", True, True),
+        ("FORCE_COLOR=1 CLICOLOR_FORCE=1 NO_COLOR=1", False, False),
+    ],
+)
+def test_which_variables_colour_a_report(monkeypatch, environment, in_a_pipe, on_a_terminal):
+    for name in COLOR_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    for text in environment.split():
+        monkeypatch.setenv(*text.split("="))
+    for terminal, expected in ((False, in_a_pipe), (True, on_a_terminal)):
+        stream = StringIO()
+        stream.isatty = lambda terminal=terminal: terminal
+        monkeypatch.setattr(sys, "stdout", stream)
+        assert Terminal().style().color == expected
+        assert not Terminal(no_color=True).style().color
+        assert not Terminal().style("report.txt").color
+
+
+def test_a_report_in_a_pipe_is_coloured_where_that_is_asked_for(folder, monkeypatch, capsys):
+    for name in COLOR_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    with h5py.File("ok.h5", "r+") as file:
+        file["bn/bn/moving_mean:0"][...] = np.nan
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    for form, colours in (("text", True), ("json", False)):
+        assert main(["scan", "ok.h5", "--format", form, "--report", "text=report.txt"]) == 1
+        assert ("\x1b[" in capsys.readouterr().out) == colours
+        assert "\x1b[" not in Path("report.txt").read_text()

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TextIO
 
 from ckpt_doctor.cli import streams
 from ckpt_doctor.progress import Listener, Progress, unheard
@@ -24,7 +25,7 @@ class Terminal:
     Attributes:
         quiet: Only what is wrong.
         verbose: Nothing shortened, and the debug log.
-        no_color: No colours, even on a terminal.
+        no_color: No colours, even on a terminal, and whatever the environment says.
         no_progress: No progress bar, even on a terminal.
     """
 
@@ -37,7 +38,7 @@ class Terminal:
         """Return how a report is to look that goes to `output`, or to stdout."""
         screen = output is None and streams.is_terminal(sys.stdout)
         width = min(shutil.get_terminal_size((_PAPER_WIDTH, 24)).columns, _WIDEST) if screen else _PAPER_WIDTH
-        color = screen and self._colorful()
+        color = output is None and self._has_color(sys.stdout)
         return Style(width=width, color=color, detail="more" if self.verbose else "less" if self.quiet else "usual")
 
     def report(self, text: str, output: str | None = None, option: str = "--output") -> None:
@@ -70,7 +71,7 @@ class Terminal:
             bars.BarColumn(),
             bars.MofNCompleteColumn(),
             bars.TimeRemainingColumn(),
-            console=Console(stderr=True, no_color=not self._colorful()),
+            console=Console(stderr=True, no_color=not self._has_color(sys.stderr)),
             transient=True,
         ) as bar:
             tasks: dict[str, bars.TaskID] = {}
@@ -84,5 +85,15 @@ class Terminal:
 
             yield show
 
-    def _colorful(self) -> bool:
-        return not self.no_color and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    def _has_color(self, stream: TextIO | None) -> bool:
+        """Return whether what goes to a stream is coloured: the first of these that is set decides.
+
+        Sources: no-color.org, force-color.org, bixense.com/clicolors; where they contradict each other, what CPython
+        (Lib/_colorize.py: `can_colorize`) and pytest do: NO_COLOR counts before FORCE_COLOR.
+        """
+        given = os.environ.get
+        if self.no_color or given("NO_COLOR") or not streams.is_open(stream):
+            return False
+        if given("FORCE_COLOR") or given("CLICOLOR_FORCE", "0") not in ("", "0"):
+            return True
+        return given("CLICOLOR") != "0" and given("TERM") != "dumb" and streams.is_terminal(stream)
