@@ -25,8 +25,9 @@ from ckpt_doctor.checkpoint import Damage
 from ckpt_doctor.errors import BadRequest, CkptDoctorError, UnreadableCheckpoint
 from ckpt_doctor.finding import Finding
 from ckpt_doctor.formats import open_checkpoint
+from ckpt_doctor.formats._hdf5_data import holds_data_only
 from ckpt_doctor.formats._storage import open_source
-from ckpt_doctor.formats.discovery import discover, holds_data_only
+from ckpt_doctor.formats.discovery import discover
 from ckpt_doctor.observation import Observation
 from ckpt_doctor.options import DataOptions, ScanOptions, takes
 from ckpt_doctor.progress import Listener, Progress, unheard
@@ -128,7 +129,7 @@ def scan(
 
             workers = resources.enter_context(Workers(asked_for.timeout, asked_for.max_memory, __name__))
             opened_by = partial(_looked_at_apart, workers)
-        found = discover(asked, asked_for.all_listed, opened_by=opened_by)
+        found = discover(asked, asked_for.all_listed, asked_for.skip_non_checkpoints, opened_by=opened_by)
         if workers is not None:
             judge_one = partial(_judge_apart, workers, found.damages, how)
         checkpoints: list[CheckpointResult] = []

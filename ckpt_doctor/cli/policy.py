@@ -12,7 +12,7 @@ from ckpt_doctor.cli import configuration
 from ckpt_doctor.cli.fields import with_jobs
 from ckpt_doctor.cli.gate_options import Gate
 from ckpt_doctor.cli.group import ckpt_doctor_group
-from ckpt_doctor.cli.scan_command import exit_code, scan
+from ckpt_doctor.cli.scan_command import exit_code_by, scan
 from ckpt_doctor.errors import BadRequest
 from ckpt_doctor.options import GateOptions, options_of
 
@@ -58,7 +58,7 @@ class Policy:
         from ckpt_doctor.audit import scan as scan_paths
 
         result = scan_paths(paths, **Gate(self.options).scan_options("text"))
-        return result, exit_code(result, fail_on=self.options.fail_on, strict=self.options.strict)
+        return result, exit_code_by(result, self.options)
 
 
 def _of_the_project() -> dict[str, Any]:

@@ -55,13 +55,20 @@ def scan(
     terminal.report(REPORTS[report](result, gate.style(terminal.style(output))), output)
     for error in result.errors:
         terminal.message(f"{error.path}: {error.message}")
-    if not result.checkpoints and not result.errors:
+    if not result.checkpoints and not result.errors and not gate.options.skip_non_checkpoints:
         terminal.message(f"{', '.join(paths)}: no checkpoint in it; nothing was scanned")
     if gate.options.strict:
         for one in result.coverage.unopened:
             first = f"{one.paths[0]} and {len(one.paths) - 1:,} more" if len(one.paths) > 1 else one.paths[0]
             terminal.message(f"--strict: {first}: not opened: {one.reason}")
-    return exit_code(result, fail_on=gate.options.fail_on, strict=gate.options.strict)
+    return exit_code_by(result, gate.options)
+
+
+def exit_code_by(result: AuditResult, options: GateOptions) -> int:
+    """Return the exit code that options ask for."""
+    if not result.checkpoints and not result.errors and options.skip_non_checkpoints:
+        return 1 if options.strict and result.coverage.unopened else 0
+    return exit_code(result, fail_on=options.fail_on, strict=options.strict)
 
 
 def exit_code(result: AuditResult, *, fail_on: str, strict: bool) -> int:

@@ -8,10 +8,11 @@ import os
 
 from ckpt_doctor.formats._bundle_index import prefix_of
 from ckpt_doctor.formats._keras_shards import SHARD as KERAS_SHARD
-from ckpt_doctor.formats._storage import is_file, is_remote, join, names_in, split
+from ckpt_doctor.formats._others import is_plain
+from ckpt_doctor.formats._storage import is_file, is_remote, join, names_in, read_head, split
 from ckpt_doctor.formats.saved_model import MODEL_FILES
 from ckpt_doctor.formats.tensor_slices_v1 import SHARD as V1_SHARD
-from ckpt_doctor.formats.tensor_slices_v1 import sharded_name
+from ckpt_doctor.formats.tensor_slices_v1 import TensorSlicesV1, base_of, sharded_name
 
 
 def files_by_checkpoint(folder: str) -> dict[str, list[str]]:
@@ -68,3 +69,26 @@ def identity_of(path: str) -> str:
     else:
         return os.path.join(os.path.realpath(folder or os.curdir), name)
     return "\0".join(sorted(map(os.path.realpath, parts)))
+
+
+def is_part_of(folder: str, other: str, name: str) -> bool:
+    """Return whether a file of a folder is the file `name`, or one of the same checkpoint.
+
+    Args:
+        folder: The folder of both.
+        other: A name in it.
+        name: A name in it.
+    """
+    prefix = prefix_of(name)
+    if other == name:
+        return True
+    if prefix is None:
+        shard = KERAS_SHARD.fullmatch(name)
+        return shard is not None and other == f"{shard['base']}.weights.json"
+    if prefix_of(other) == prefix:
+        return True
+    if prefix not in (other, base_of(other)) or is_plain(other):
+        return False
+    # The V1 checkpoint of a `.meta`.
+    path = join(folder, other)
+    return TensorSlicesV1().recognises(path, read_head(path))

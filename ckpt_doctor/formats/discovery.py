@@ -20,7 +20,7 @@ import glob
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -30,9 +30,10 @@ from ckpt_doctor.formats import _others, absent, by_name, recognise, tidy
 from ckpt_doctor.formats._books import Books
 from ckpt_doctor.formats._bundle_index import FORMAT as BUNDLE
 from ckpt_doctor.formats._bundle_index import prefix_of
-from ckpt_doctor.formats._checkpoint_names import files_by_checkpoint, identity_of, name_of
+from ckpt_doctor.formats._checkpoint_names import files_by_checkpoint, identity_of, is_part_of, name_of
 from ckpt_doctor.formats._file_steps import own_kind
-from ckpt_doctor.formats._hdf5_open import is_sound, layout_at
+from ckpt_doctor.formats._hdf5_data import holds_data_only
+from ckpt_doctor.formats._index_files import bundle_indexes
 from ckpt_doctor.formats._kept import Keeper, keeping
 from ckpt_doctor.formats._keras_shards import SHARD as KERAS_SHARD
 from ckpt_doctor.formats._natural import in_natural_order
@@ -87,14 +88,10 @@ class Discovery:
     keeper: Keeper | None = field(default=None, repr=False, compare=False)
 
 
-def holds_data_only(path: str) -> bool:
-    """Return whether an HDF5 file is sound and not of Keras: it holds data, and is no damaged checkpoint."""
-    return layout_at(path) is None and is_sound(path)
-
-
 def discover(
     paths: Iterable[str | os.PathLike[str]],
     all_listed: bool = False,
+    skip_non_checkpoints: bool = False,
     *,
     opened_by: Callable[[str], bool] = holds_data_only,
 ) -> Discovery:
@@ -103,9 +100,11 @@ def discover(
     Args:
         paths: Prefixes or any of their files, SavedModel folders, files, other folders (walked), globs, URLs.
         all_listed: Take every checkpoint that a state file lists, not only the latest.
+        skip_non_checkpoints: Take a file that is named as one that is found in a folder: what is not a checkpoint is
+            passed over.
         opened_by: Does `holds_data_only`, which opens HDF5 files, perhaps in a process of its own.
     """
-    search = _Search(all_listed, opened_by)
+    search = _Search(all_listed, skip_non_checkpoints, opened_by)
     with keeping() as keeper:
         for path in paths:
             try:
@@ -137,8 +136,9 @@ class _Folder(NamedTuple):
 
 
 class _Search:
-    def __init__(self, all_listed: bool, opened_by: Callable[[str], bool]) -> None:
+    def __init__(self, all_listed: bool, skip_non_checkpoints: bool, opened_by: Callable[[str], bool]) -> None:
         self._all_listed = all_listed
+        self._skip_non_checkpoints = skip_non_checkpoints
         self._holds_data_only = opened_by
         self._visited: set[str] = set()
         self._settled: set[str] = set()
@@ -149,6 +149,7 @@ class _Search:
         self.passed_over = 0
         self.books = Books()
         self._groups: dict[str, dict[str, list[str]]] = {}
+        self._found_by_name: set[tuple[str, str]] = set()  # Folder, name of a checkpoint.
         self._root = ""  # The folder that is searched, without symbolic links.
 
     def settle_around(self, path: str) -> None:
@@ -166,6 +167,8 @@ class _Search:
         """Take one argument; every path that is named is a checkpoint or an error."""
         if split(path)[1] == STATE_FILE and is_file(path) and not is_of_another_framework(path):
             self._state_only(path)
+        elif self._skip_non_checkpoints and is_file(path) and split(path)[1] not in MODEL_FILES:
+            self._as_in_a_folder(path)
         elif recognise(path) is not None:
             self._recognised(path)
         elif is_folder(path):
@@ -181,6 +184,24 @@ class _Search:
             self._take(path)  # Opening it says what it is.
         else:
             self.errors.append((path, str(absent(path))))
+
+    def _as_in_a_folder(self, path: str) -> None:
+        """Take a file that was named as the search of its folder takes it, with the files of the same checkpoint."""
+        folder, name = split(path)
+        prefix = prefix_of(name)
+        if (folder, prefix or name) in self._found_by_name:
+            return
+        self._found_by_name.add((folder, prefix or name))
+        self._root = folder if is_remote(folder) else os.path.realpath(folder or os.curdir)
+        entries = entries_in(folder)
+        try:
+            state = read_state(folder, [entry.name for entry in entries if entry.kind == "file"])
+            listed: Collection[str] = _listed_by(state)
+        except FileNotFoundError:
+            listed = ()
+        except CkptDoctorError:  # It may list this one.
+            listed = (prefix or name,)
+        self._files(folder, [one for one in entries if is_part_of(folder, one.name, name)], listed)
 
     def _glob(self, pattern: str) -> None:
         matches = expand(pattern) if is_remote(pattern) else in_natural_order(glob.glob(pattern, recursive=True))
@@ -345,7 +366,7 @@ class _Search:
                 else:
                     waiting.append(path)
 
-    def _files(self, folder: str, entries: list[Entry]) -> None:
+    def _files(self, folder: str, entries: list[Entry], listed: Collection[str] = ()) -> None:
         # An index that is a pipe or a dangling link stands for a checkpoint that nobody can read.
         names = [entry.name for entry in entries if entry.kind == "file" or entry.name.endswith(".index")]
         present = set(names)
@@ -356,6 +377,8 @@ class _Search:
                 self._no_file(join(folder, entry.name), entry.kind)
         state = self._state(folder, names)
         skipped = set() if state is None or self._all_listed else set(state.older)
+        listed = listed if state is None else _listed_by(state)
+        indexes = bundle_indexes(folder, entries, listed, self.books, self._unreadable)
         latest: str | None = None
         remains: dict[str, list[str]] = {}
         graphs: list[str] = []
@@ -365,7 +388,7 @@ class _Search:
             temporary = _TEMPORARY.fullmatch(name)
             if temporary:
                 remains.setdefault(temporary["prefix"] or temporary["temp"], []).append(name)
-            elif prefix is not None and f"{prefix}.index" in present:
+            elif prefix is not None and f"{prefix}.index" in indexes:
                 if prefix in skipped:
                     self.passed_over += name.endswith(".index")
                     self.books.pass_over(path, "older")
@@ -374,6 +397,8 @@ class _Search:
                 self.books.claim(path, self._add(bundle))
                 if state is not None and prefix == state.latest:
                     latest = bundle
+            elif name.endswith(".index"):
+                continue  # `_indexes` has passed it over.
             elif prefix is not None and not name.endswith(".meta"):
                 remains.setdefault(prefix, []).append(name)
             elif prefix is not None:
@@ -503,6 +528,11 @@ class _Search:
             self.damages.setdefault(self.found[identity_of(path)], []).append(damage)
         else:
             self.unopened.append(UnreadableCheckpoint(path, BUNDLE, (damage,)))
+
+
+def _listed_by(state: State) -> tuple[str, ...]:
+    """Return the prefixes of the checkpoints that a state file lists and that are there."""
+    return (*state.older, *([state.latest] if state.latest else []))
 
 
 def _is_claimed(path: str) -> bool:

@@ -289,6 +289,13 @@ class ScanOptions(DataOptions):
         "Take every checkpoint that a `checkpoint` state file lists, not only the latest.",
         flag="--all",
     )
+    skip_non_checkpoints: bool = option(
+        False,
+        Flag(),
+        "Pass over named files that are not checkpoints, as in a folder.",
+        "Pass over files that are named and are not checkpoints, as the search of a folder does: for hooks, which name "
+        "every file of some endings. To find no checkpoint is then not an error.",
+    )
     jobs: int = option(
         1, Whole(1), "How many to read at a time.", "How many checkpoints to read at a time.", metavar="N", shell=None
     )

@@ -1,0 +1,66 @@
+"""Whether an HDF5 file holds data and no model, so that a folder's search passes it over.
+
+A damaged file of Keras may look so: one flipped bit in the name `layer_names` is a sound file without a layout. So a
+file holds data only if everything that is looked at can be read and nothing in it is called as Keras calls it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ckpt_doctor.formats._damaged import Damaged
+from ckpt_doctor.formats._hdf5_file import Hdf5File
+from ckpt_doctor.formats._hdf5_objects import OpenFile, Refused, follow, has_attribute, names_in
+from ckpt_doctor.formats._hdf5_open import layout_of
+from ckpt_doctor.formats._kept import shared
+
+# What Keras writes to the root, and to `model_weights` (keras/src/legacy/saving/legacy_h5_format.py).
+_OF_FILES = ("keras_version", "model_config", "training_config", "layer_names", "layer_names0", "nb_layers")
+# What it writes to the group of every layer, and to that of the optimizer.
+_OF_GROUPS = ("weight_names", "weight_names0", "nb_params")
+_GROUPS_SEARCHED = 1_000
+
+
+def holds_data_only(path: str) -> bool:
+    """Return whether an HDF5 file is sound and not of Keras: it holds data, and is not a damaged checkpoint."""
+    try:
+        return shared(Hdf5File.at, path).fact(_holds_data_only)
+    except Damaged:
+        return False
+
+
+def _holds_data_only(file: OpenFile) -> bool:
+    return layout_of(file) is None and not _has_traces_of_keras(file.h5)
+
+
+def _has_traces_of_keras(root: Any) -> bool:
+    """Return whether the root, a group in it or a group in such a group has an attribute of Keras.
+
+    Raises:
+        Damaged: Something of it cannot be read.
+    """
+    if any(has_attribute(root, name) for name in _OF_FILES):
+        return True
+    groups = [(root, 0)]
+    for group, depth in groups:
+        for child in _groups_in(group):
+            if any(has_attribute(child, name) for name in (*_OF_FILES, *_OF_GROUPS)):
+                return True
+            if depth == 0 and len(groups) < _GROUPS_SEARCHED:
+                groups.append((child, 1))
+    return False
+
+
+def _groups_in(group: Any) -> list[Any]:
+    import h5py
+
+    found = []
+    for name in names_in(group)[:_GROUPS_SEARCHED]:
+        if isinstance(name, str) and "/" not in name:
+            try:
+                child = follow(group, name)
+            except Refused:  # A link that is not followed.
+                continue
+            if isinstance(child, h5py.Group):
+                found.append(child)
+    return found
