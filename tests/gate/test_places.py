@@ -38,8 +38,10 @@ def test_the_action_and_the_template_are_what_their_schemas_say():
 def place(folder: Path) -> Path:
     """Make what the step before has installed: a Python and the program."""
     (folder / "bin").mkdir(parents=True)
-    for name, words in (("python", ""), ("ckpt-doctor", "-m ckpt_doctor")):
-        (folder / "bin" / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {words} "$@"\n')
+    (folder / "bin" / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    program = f"#!{sys.executable}\nfrom ckpt_doctor.cli import entry_point\nentry_point()\n"
+    (folder / "bin" / "ckpt-doctor").write_text(program)
+    for name in ("python", "ckpt-doctor"):
         (folder / "bin" / name).chmod(0o755)
     return folder
 
@@ -90,7 +92,7 @@ def test_the_action_fails_for_the_sick_passes_with_a_baseline_and_fails_for_a_fo
         "zoo/model25/model.ckpt-400.index",
     }
     assert summary.startswith("## ckpt-doctor\n")
-    sarif = json.loads((tmp_path / "runner" / "ckpt-doctor" / "report.sarif").read_text())
+    sarif = json.loads(Path(outputs["sarif"]).read_text())
     assert {
         one["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] for one in sarif["runs"][0]["results"]
     } == {
@@ -115,6 +117,56 @@ def test_the_inputs_of_the_action_are_no_commands(step, tmp_path):
     assert (done.returncode, outputs["exit-code"]) == (2, "2")
     assert not (tmp_path / "pwned").exists()
     assert step(paths="--output=x")[0].returncode == 2
+
+
+@pytest.mark.parametrize("name", ["args", "paths"])
+def test_a_mistake_in_the_quotes_of_an_input_is_no_verdict(step, tmp_path, name):
+    build_zoo(tmp_path / "zoo", (4,))
+    assert step(paths="zoo", args="--ignore 'BN205'")[0].returncode == 1
+    done, outputs, _ = step(**({"paths": "zoo"} | {name: "zoo --ignore 'BN205"}))
+    assert (done.returncode, outputs) == (2, {"exit-code": "2"})
+    assert f"::error title=ckpt-doctor::input {name}: No closing quotation; nothing was scanned" in done.stdout
+
+
+def test_a_second_use_in_a_job_does_not_name_the_report_of_the_first(step, tmp_path):
+    build_zoo(tmp_path / "zoo", (0, 4))
+    _, first, _ = step(paths="zoo/model00")
+    _, second, _ = step(paths="zoo/model04")
+    assert (failing(first), failing(second)) == ([], ["zoo/model04/model.h5"])
+    _, third, _ = step(paths="zoo", args="--no-such-option")
+    assert third == {"exit-code": "2"}
+
+
+def test_the_scan_imports_nothing_of_the_checkout(step, tmp_path):
+    build_zoo(tmp_path / "zoo", (0,))
+    (tmp_path / "shlex.py").write_text("raise SystemExit(0)")
+    done, outputs, _ = step(paths="zoo")
+    assert (done.returncode, failing(outputs)) == (0, [])
+
+
+def test_the_action_finds_its_programs_where_windows_has_them(step, tmp_path):
+    build_zoo(tmp_path / "zoo", (4,))
+    (tmp_path / "runner" / "ckpt-doctor" / "bin").rename(tmp_path / "runner" / "ckpt-doctor" / "Scripts")
+    done, outputs, _ = step(paths="zoo")
+    assert (done.returncode, failing(outputs)) == (1, ["zoo/model04/model.h5"])
+
+
+def test_a_program_that_is_not_there_or_is_killed_is_no_verdict(step, tmp_path):
+    build_zoo(tmp_path / "zoo", (0,))
+    program = tmp_path / "runner" / "ckpt-doctor" / "bin" / "ckpt-doctor"
+    program.write_text("#!/bin/sh\nkill -9 $$\n")
+    done, outputs, _ = step(paths="zoo")
+    assert (done.returncode, outputs) == (2, {"exit-code": "2"})
+    program.unlink()
+    done, outputs, _ = step(paths="zoo")
+    assert (done.returncode, outputs) == (2, {"exit-code": "2"})
+
+
+def test_every_action_that_is_used_is_pinned():
+    for file in (ROOT / "action.yml", ROOT / "docs" / "github-workflow.yml"):
+        for line in re.findall(r"uses: (.+)", file.read_text()):
+            if not line.startswith("ckpt-doctor/"):
+                assert re.fullmatch(r"[\w-]+/[\w/-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line)
 
 
 def test_the_action_passes_every_input_on():
