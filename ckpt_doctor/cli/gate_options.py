@@ -91,7 +91,7 @@ class Gate:
         summary = os.environ.get("GITHUB_STEP_SUMMARY")
         if report == "github" and summary:
             page = REPORTS["markdown"](result, self.style(terminal.style(summary)))
-            with Path(summary).open("a", encoding="utf-8") as file_of_step:
+            with Path(summary).open("a", encoding="utf-8", errors="backslashreplace") as file_of_step:
                 file_of_step.write(page)
         return result
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
+from typing import Any
 from urllib.parse import quote
 
 from ckpt_doctor.checkpoint import LAYOUTS
@@ -30,6 +32,29 @@ def relative(path: str, root: str) -> str:
 def uri(path: str) -> str:
     """Return `path` as a URI: relative if it is, with what a URI cannot hold written in percent."""
     if "://" in path:
-        return quote(path, safe="/:?=&%@+,;", errors="surrogateescape")
-    quoted = quote(path, errors="surrogateescape")  # The bytes of a name that is not UTF-8.
+        return quote(_bytes_of(path), safe="/:?=&%@+,;")
+    quoted = quote(_bytes_of(path))
     return f"file://{quoted}" if path.startswith("/") else quoted
+
+
+def _bytes_of(path: str) -> bytes:
+    """Return the bytes of a name as the file system has them, whatever its encoding."""
+    try:
+        return path.encode("utf-8", "surrogateescape") if "://" in path else os.fsencode(path)
+    except UnicodeEncodeError:  # Half of a pair of surrogates: Windows has such names.
+        return path.encode("utf-8", "surrogatepass")
+
+
+def unicode_only(value: Any) -> Any:
+    """Return a document with what is not Unicode in its texts written out (a backslash, `udcff`).
+
+    A name that is not UTF-8 is a text with lone surrogates. Many readers of JSON refuse the whole document for one
+    (RFC 8259, section 8.2: their behaviour is unpredictable).
+    """
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {unicode_only(key): unicode_only(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [unicode_only(one) for one in value]
+    return value

@@ -13,7 +13,7 @@ from typing import Any
 
 from ckpt_doctor.coverage import KINDS
 from ckpt_doctor.finding import fingerprint
-from ckpt_doctor.reports._location import file_of, relative
+from ckpt_doctor.reports._location import file_of, relative, unicode_only
 from ckpt_doctor.reports.interface import Style
 from ckpt_doctor.result import AuditResult
 
@@ -44,7 +44,7 @@ def render(result: AuditResult, style: Style) -> str:
             file = relative(path, style.root)
             mark = hashlib.sha256(f"not-opened {file}".encode("utf-8", "surrogatepass")).hexdigest()
             issues.append(_issue("not-opened", f"{KINDS[one.kind].noun} not opened: {one.reason}", file, "info", mark))
-    return json.dumps(issues, indent=2) + "\n"
+    return json.dumps(unicode_only(issues), indent=2) + "\n"
 
 
 def _issue(check: str, description: str, file: str, severity: str, mark: str) -> dict[str, Any]:

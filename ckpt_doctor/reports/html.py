@@ -16,6 +16,7 @@ from ckpt_doctor.errors import MissingExtra
 from ckpt_doctor.repair_result import RepairResult
 from ckpt_doctor.reports._html_content import page_of_repair, page_of_scan
 from ckpt_doctor.reports._html_view import Page, Table
+from ckpt_doctor.reports._page import visible
 from ckpt_doctor.reports.interface import Style
 from ckpt_doctor.result import AuditResult
 
@@ -51,6 +52,7 @@ def _page(page: Page) -> str:
     engine.filters["prose"] = lambda text: Markup("").join(
         Markup("<code>{}</code>").format(part) if number % 2 else part for number, part in enumerate(text.split("`"))
     )
+    engine.filters["visible"] = visible
     table = engine.from_string(parts["table.html"])
 
     def rendered(one: Table) -> Markup:

@@ -18,7 +18,7 @@ import ckpt_doctor
 from ckpt_doctor.coverage import KINDS
 from ckpt_doctor.finding import Finding, fingerprint
 from ckpt_doctor.reports._explanation import Explanation, explanations, markdown, plain
-from ckpt_doctor.reports._location import file_of, relative, uri
+from ckpt_doctor.reports._location import file_of, relative, unicode_only, uri
 from ckpt_doctor.reports.interface import Style
 from ckpt_doctor.reports.text import looked_at
 from ckpt_doctor.result import AuditResult, CheckpointResult, PathError, SuppressedFinding
@@ -53,7 +53,7 @@ def render(result: AuditResult, style: Style) -> str:
         "columnKind": "unicodeCodePoints",
         "results": [one for checkpoint in result.checkpoints for one in _results(checkpoint, index, style.root)],
     }
-    return json.dumps({"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]}, indent=2) + "\n"
+    return json.dumps(unicode_only({"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]}), indent=2) + "\n"
 
 
 def _rule(rule: Explanation) -> dict[str, Any]:
