@@ -29,6 +29,15 @@ and `all`, `inputs` and `input`.
 A wrong name, type or value is an error, with a suggestion where one is near: exit code 2 on the command line,
 `BadRequest` in Python. An option marked with `…` may be given several times; Python takes one text or several, and a
 mapping where the command line takes `NAME=VALUE`.
+
+Commands, options, files, codes of rules and severities are completed in bash (4.4 or newer), zsh and fish. Add to the
+start file of your shell (`~/.bashrc`, `~/.zshrc`, `~/.config/fish/completions/ckpt-doctor.fish`) one of
+
+```
+eval "$(_CKPT_DOCTOR_COMPLETE=bash_source ckpt-doctor)"
+eval "$(_CKPT_DOCTOR_COMPLETE=zsh_source ckpt-doctor)"
+_CKPT_DOCTOR_COMPLETE=fish_source ckpt-doctor | source
+```
 """
 
 _TABLES = (

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from ckpt_doctor.cli.completion import Files
 from ckpt_doctor.cli.options import Command
 from ckpt_doctor.cli.terminal import Terminal
 from ckpt_doctor.errors import BadRequest
@@ -17,7 +18,7 @@ _CHECKPOINT = "model.ckpt-400"
 
 
 @click.command(cls=Command)
-@click.argument("folder", metavar="[FOLDER]", default="ckpt-doctor-demo")
+@click.argument("folder", metavar="[FOLDER]", type=Files(), default="ckpt-doctor-demo")
 @click.pass_context
 def demo(context: click.Context, folder: str) -> int:
     """Write a broken checkpoint and its data to FOLDER, scan it, fix it and scan it again.

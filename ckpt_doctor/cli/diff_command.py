@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import click
 
+from ckpt_doctor.cli.completion import Files
 from ckpt_doctor.cli.options import Command
 from ckpt_doctor.cli.terminal import Terminal
 
 
 @click.command(cls=Command)
-@click.argument("a", metavar="A")
-@click.argument("b", metavar="B")
+@click.argument("a", metavar="A", type=Files())
+@click.argument("b", metavar="B", type=Files())
 @click.option("--tolerance", metavar="X", type=float, default=0.0, help="Values this near count as equal.")
 @click.option("--format", "report", type=click.Choice(["text", "json"]), default="text", help="Form of the report.")
 @click.pass_obj

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import click
 
+from ckpt_doctor.cli.completion import CodeOrName
 from ckpt_doctor.cli.options import Command
 from ckpt_doctor.cli.terminal import Terminal
 
 
 @click.command(cls=Command)
-@click.argument("code", metavar="[CODE]", required=False)
+@click.argument("code", metavar="[CODE]", type=CodeOrName(), required=False)
 @click.pass_obj
 def explain(terminal: Terminal, code: str | None) -> int:
     """Explain a rule, by code or name; without one, list them all."""

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from ckpt_doctor.cli.completion import type_of
 from ckpt_doctor.options import Option, Options, own_options_of
 from ckpt_doctor.options import kinds as k
 
@@ -36,13 +37,16 @@ def _decorator(option: Option) -> Callable[[_Command], _Command]:
     if isinstance(option.kind, k.Flag):
         return click.option(option.flag, option.parameter, is_flag=True, help=option.help)
     if option.kind.repeatable:
-        return click.option(option.flag, option.name, metavar=option.metavar, multiple=True, help=option.help)
+        type_ = type_of(option.metavar)
+        return click.option(
+            option.flag, option.name, metavar=option.metavar, type=type_, multiple=True, help=option.help
+        )
     default = option.default if option.shell is ... else option.shell
     return click.option(
         option.flag,
         option.name,
         metavar=option.metavar,
-        type=_type(option.kind),
+        type=_type(option.kind) or type_of(option.metavar),
         default=default,
         show_default=default is not None,
         help=option.help,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ckpt_doctor.cli.completion import Files
 from ckpt_doctor.cli.fields import options_from
 from ckpt_doctor.cli.options import Command
 from ckpt_doctor.cli.terminal import Terminal
@@ -21,11 +22,11 @@ FORMATS = ("text", "json", "html")
 
 
 @click.command(cls=Command)
-@click.argument("checkpoint", metavar="CHECKPOINT")
+@click.argument("checkpoint", metavar="CHECKPOINT", type=Files())
 @options_from(DataOptions)
 @options_from(RepairOptions)
 @click.option("--format", "report", type=click.Choice(FORMATS), default="text", help="Form of the report.")
-@click.option("--receipt", metavar="FILE", help="Also write the JSON report to FILE.")
+@click.option("--receipt", metavar="FILE", type=Files(), help="Also write the JSON report to FILE.")
 @click.pass_obj
 def fix(terminal: Terminal, /, checkpoint: str, report: str, receipt: str | None, **given: Any) -> int:
     """Repair the batch-norm statistics of a checkpoint from data.

@@ -8,7 +8,7 @@ from io import StringIO
 import click
 
 import ckpt_doctor
-from ckpt_doctor.cli import configuration
+from ckpt_doctor.cli import completion, configuration
 from ckpt_doctor.cli.demo_command import demo
 from ckpt_doctor.cli.diff_command import diff
 from ckpt_doctor.cli.explain_command import explain
@@ -52,7 +52,8 @@ set_environment_variables(ckpt_doctor_group)
 def run(argv: Sequence[str]) -> int:
     """Run one command line; bad input becomes one message on stderr and exit code 2."""
     try:
-        defaults = configuration.load(ckpt_doctor_group)
+        # A mistake in a configuration file must not take completion from the shell, or end its start.
+        defaults = {} if completion.prepare() else configuration.load(ckpt_doctor_group)
         code = ckpt_doctor_group.main(list(argv), prog_name="ckpt-doctor", standalone_mode=False, default_map=defaults)
     except click.Abort as abort:
         raise (abort.__cause__ if isinstance(abort.__cause__, KeyboardInterrupt) else KeyboardInterrupt) from abort

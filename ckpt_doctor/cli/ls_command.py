@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import click
 
+from ckpt_doctor.cli.completion import Files
 from ckpt_doctor.cli.options import Command
 from ckpt_doctor.cli.terminal import Terminal
 
 
 @click.command(cls=Command)
-@click.argument("checkpoint", metavar="CHECKPOINT")
+@click.argument("checkpoint", metavar="CHECKPOINT", type=Files())
 @click.option("--grep", metavar="REGEX", help="Only names that match.")
 @click.option("--stats", is_flag=True, help="Read the values: min, max, mean, std, non-finite, zeros.")
 @click.option("--format", "report", type=click.Choice(["text", "json"]), default="text", help="Form of the list.")

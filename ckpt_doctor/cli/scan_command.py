@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ckpt_doctor.cli.completion import Files, Report
 from ckpt_doctor.cli.fields import options_from, with_jobs
 from ckpt_doctor.cli.gate_options import Gate, failing
 from ckpt_doctor.cli.options import Command
@@ -18,13 +19,15 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=Command)
-@click.argument("paths", metavar="PATH...", nargs=-1, required=True)
+@click.argument("paths", metavar="PATH...", type=Files(), nargs=-1, required=True)
 @click.option("--format", "report", type=click.Choice(list(REPORTS)), default="text", help="Form of the report.")
-@click.option("--output", metavar="FILE", help="Write the report to FILE instead of stdout.")
+@click.option("--output", metavar="FILE", type=Files(), help="Write the report to FILE instead of stdout.")
 @options_from(GateOptions)
 @options_from(ScanOptions)
-@click.option("--write-baseline", metavar="FILE", help="Make what is found now the known findings.")
-@click.option("--report", "reports", metavar="FORMAT=FILE", multiple=True, help="A further report of the same run.")
+@click.option("--write-baseline", metavar="FILE", type=Files(), help="Make what is found now the known findings.")
+@click.option(
+    "--report", "reports", metavar="FORMAT=FILE", type=Report(), multiple=True, help="A further report of the same run."
+)
 @options_from(DataOptions)
 @click.pass_obj
 def scan(
