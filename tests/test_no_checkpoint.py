@@ -115,6 +115,7 @@ def test_a_named_file_that_is_not_there_is_an_error_in_the_hook_too(folder, caps
         ("model", ["model.data-00000-of-00001"]),
         ("model", ["model.data-00001-of-00002"]),
         ("model", ["model.meta"]),
+        ("model", ["text.meta"]),
         ("model", ["checkpoint"]),
         ("model.ckpt-400", []),
         ("best_checkpoint", []),
@@ -126,6 +127,8 @@ def test_a_damaged_index_is_a_finding_while_anything_tells_of_its_checkpoint(fol
     for other in beside:
         if other == "checkpoint":
             state(folder, name)
+        elif other == "text.meta":
+            (folder / "model.meta").write_bytes(b"meta_info_def {\n}\n")
         elif other.endswith(".meta"):
             graph = FIXTURES / "tf1_layers" / "full" / "model.ckpt-400.meta"
             shutil.copy(graph, folder / other)

@@ -72,7 +72,7 @@ def _is_bundle_index(folder: str, name: str, beside: Collection[str], listed: Co
     prefix = name.removesuffix(".index")
     if prefix in listed or any(word in name.lower() for word in _NAME_OF_CHECKPOINT):
         return True
-    if any(not other.endswith(".meta") or _is_binary_graph(read_head(join(folder, other))) for other in beside):
+    if any(not other.endswith(".meta") or _is_graph(read_head(join(folder, other))) for other in beside):
         return True
     source = open_source(join(folder, name))
     head = bytes(source.read(0, min(source.size, 64)))
@@ -81,6 +81,8 @@ def _is_bundle_index(folder: str, name: str, beside: Collection[str], listed: Co
     return looks_like_index(head) or tail == _table.MAGIC or not any(head)
 
 
-def _is_binary_graph(head: bytes) -> bool:
+def _is_graph(head: bytes) -> bool:
     """Return whether a `.meta` begins as a graph does; other programs write text (Unity) or pickles there."""
+    if head.lstrip().startswith(b"meta_info_def"):  # In text form.
+        return True
     return head.startswith(_META_GRAPH) and any(byte < 9 or byte > 126 for byte in head[:64])
