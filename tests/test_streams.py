@@ -166,6 +166,18 @@ def test_a_pipe_of_the_work_that_breaks_is_not_stdout(folder, monkeypatch, capsy
     assert "Broken pipe" in capsys.readouterr().err
 
 
+def test_code_of_the_user_that_ends_the_program_is_no_verdict(folder, monkeypatch, capsys):
+    def ends(*_, **__):
+        sys.exit(0)
+
+    monkeypatch.setattr("ckpt_doctor.audit.scan", ends)
+    assert main(["scan", "ok.h5"]) == 2
+    message = "the code that was run ended the program, by sys.exit(0); no verdict"
+    assert capsys.readouterr().err == f"ckpt-doctor: {message}\n"
+    monkeypatch.setattr("ckpt_doctor.reports.repair.render", ends)
+    assert main(["fix", "model", "--output", "out"]) == 1
+
+
 def test_a_failed_write_behind_a_commit_never_says_that_nothing_was_written(folder, monkeypatch, capsys):
     def interrupted(*_, **__):
         raise KeyboardInterrupt

@@ -64,13 +64,17 @@ def run(argv: Sequence[str]) -> int:
         return 2
     except CkptDoctorError as error:
         _complain(str(error))
-        return 2
+        return _no_verdict(error)
     except OSError as error:  # A full disk, a lost permission: the machine's fault, and no verdict.
         where = f"{error.filename}: " if error.filename else ""
         _complain(f"{where}{error.strerror or error}")
-        # 2 says of `fix` that nothing was written.
-        return 2 if written_before(error) is None else 1
+        return _no_verdict(error)
     return code if isinstance(code, int) else 0
+
+
+def _no_verdict(error: BaseException) -> int:
+    """Return the exit code of an error; 2 says of `fix` that nothing was written."""
+    return 2 if written_before(error) is None else 1
 
 
 def _complain(message: str) -> None:

@@ -10,6 +10,7 @@ import click
 
 from ckpt_doctor.cli.debug_log import debug_log
 from ckpt_doctor.cli.terminal import Terminal
+from ckpt_doctor.errors import BadRequest
 
 
 def _tell_terminal(context: click.Context, parameter: click.Parameter, value: bool) -> None:
@@ -64,6 +65,9 @@ class Command(_Helpful):
         except BrokenPipeError as error:
             # Stdout does not raise it (see `streams`); click would take it for stdout's and exit with 1.
             raise OSError(str(error)) from error
+        except SystemExit as end:
+            # Nothing of ours raises it: `--model` and `--data` run code of the user's. Its 0 would read as a verdict.
+            raise BadRequest(f"the code that was run ended the program, by sys.exit({end.code!r}); no verdict") from end
 
 
 class Group(_Helpful, click.Group):
