@@ -132,6 +132,7 @@ def test_files_whose_names_are_not_utf_8(tmp_path, monkeypatch, capsysbinary):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have names in Unicode only")
 def test_a_repair_of_a_file_whose_name_is_not_utf_8(tmp_path, monkeypatch, capsysbinary):
+    pytest.importorskip("jinja2")
     monkeypatch.chdir(tmp_path)
     random = np.random.default_rng(3)
     values = {}
@@ -144,7 +145,7 @@ def test_a_repair_of_a_file_whose_name_is_not_utf_8(tmp_path, monkeypatch, capsy
     name = os.fsdecode(b"caf\xe9\n::error::x")
     for suffix in (".index", ".data-00000-of-00001"):
         os.rename(f"model{suffix}", f"{name}{suffix}")  # noqa: PTH104
-    for form in ("text", "json"):
+    for form in ("text", "json", "html"):
         receipt = f"{name}.{form}.json"
         assert (
             main(["fix", name, "--output", f"out {name}", "--overwrite", "--format", form, "--receipt", receipt]) == 0
