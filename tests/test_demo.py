@@ -1,17 +1,15 @@
 """The demo, as a new user runs it first."""
 
 import re
+import sys
 
 import pytest
 
 from ckpt_doctor.cli import main
 
-pytestmark = pytest.mark.tensorflow
-
 
 @pytest.fixture
 def demo(tmp_path, monkeypatch, capsys):
-    pytest.importorskip("tensorflow")
     monkeypatch.chdir(tmp_path)
 
     def demo(*argv):
@@ -21,6 +19,7 @@ def demo(tmp_path, monkeypatch, capsys):
     return demo
 
 
+@pytest.mark.tensorflow
 def test_the_demo_scans_fixes_and_proves(demo, tmp_path):
     code, out = demo()
     assert code == 0
@@ -39,6 +38,7 @@ def test_the_demo_scans_fixes_and_proves(demo, tmp_path):
     assert (tmp_path / "ckpt-doctor-demo" / "fixed" / "model.ckpt-400.index").exists()
 
 
+@pytest.mark.tensorflow
 def test_a_second_run_replaces_the_first(demo, tmp_path):
     demo("here")
     (tmp_path / "here" / "model.ckpt-400.index").write_bytes(b"spoiled")
@@ -46,3 +46,17 @@ def test_a_second_run_replaces_the_first(demo, tmp_path):
     code, _ = demo("here")
     assert code == 0
     assert (tmp_path / "here" / "notes.txt").read_text() == "mine"
+
+
+def test_without_tensorflow_the_demo_scans_and_names_what_is_missing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "tensorflow", None)  # as if it were not installed
+    assert main(["demo"]) == 2
+    out, err = capsys.readouterr()
+    assert re.findall(r"^\$ ckpt-doctor (\w+)|^\((exit code \d)\)", out, re.MULTILINE) == [
+        ("scan", ""),
+        ("", "exit code 1"),
+    ]
+    assert "BN301 saver-omits-statistics: 4 layers" in out
+    assert err.startswith("ckpt-doctor: the demo ends before the repair: running the model needs TensorFlow")
+    assert 'pip install "tensorflow>=2.16" "tf_keras>=2.16"' in err

@@ -6,6 +6,7 @@ import os
 import sys
 from typing import Any
 
+from ckpt_doctor.capture.runtime import INSTALL
 from ckpt_doctor.errors import MissingExtra
 
 
@@ -23,5 +24,5 @@ def callback_base() -> Any:
             return tf_keras.callbacks.Callback
         import keras
     except ImportError:
-        raise MissingExtra('the callback needs Keras; run: pip install "ckpt-doctor[tensorflow]"') from None
+        raise MissingExtra(f"the callback needs Keras; install it with: {INSTALL}") from None
     return keras.callbacks.Callback

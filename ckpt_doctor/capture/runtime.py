@@ -18,7 +18,8 @@ _PREAMBLE = re.compile(
 # Keras 3 tells first in which call a layer failed, then in bold letters why
 # (keras/src/utils/traceback_utils.py: `inject_argument_info_in_traceback`).
 _SAID_BY_LAYER = re.compile(r"Exception encountered when calling .*?\x1b\[1m(.+?)\x1b\[0m", re.DOTALL)
-_INSTALL = 'pip install "ckpt-doctor[tensorflow]"'
+# The extra `tensorflow` of pyproject.toml, package by package: it installs whatever ckpt-doctor was installed from.
+INSTALL = 'pip install "tensorflow>=2.16" "tf_keras>=2.16"'
 
 
 @contextmanager
@@ -55,7 +56,7 @@ def tensorflow() -> Any:
         with _without_native_messages():
             import tensorflow as tf
     except ImportError as error:
-        raise MissingExtra(f"running the model needs TensorFlow ({error}); install it with: {_INSTALL}") from error
+        raise MissingExtra(f"running the model needs TensorFlow ({error}); install it with: {INSTALL}") from error
     tf.get_logger().setLevel("ERROR")
     return tf
 
@@ -75,7 +76,7 @@ def keras(legacy: bool) -> Any:
         else:
             import keras as module
     except ImportError as error:
-        raise MissingExtra(f"loading this model needs {name} ({error}); install it with: {_INSTALL}") from error
+        raise MissingExtra(f"loading this model needs {name} ({error}); install it with: {INSTALL}") from error
     if not legacy and module.backend.backend() != "tensorflow":
         raise MissingExtra(
             f"Keras runs on the backend {module.backend.backend()!r} here and must run on TensorFlow; "

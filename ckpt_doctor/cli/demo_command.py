@@ -1,4 +1,8 @@
-"""`ckpt-doctor demo`: a broken checkpoint, its diagnosis, its repair and the proof, on real files."""
+"""`ckpt-doctor demo`: a broken checkpoint, its diagnosis, its repair and the proof, on real files.
+
+Without TensorFlow the demo shows the diagnosis, then raises `MissingExtra` (exit code 2, as `fix` does): a setup check
+that runs the demo must not pass if the repair cannot run.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ import click
 from ckpt_doctor.cli.completion import Files
 from ckpt_doctor.cli.options import Command
 from ckpt_doctor.cli.terminal import Terminal
-from ckpt_doctor.errors import BadRequest
+from ckpt_doctor.errors import BadRequest, MissingExtra
 
 _MARK = ".written-by-ckpt-doctor-demo"
 _CHECKPOINT = "model.ckpt-400"
@@ -23,18 +27,21 @@ _CHECKPOINT = "model.ckpt-400"
 def demo(context: click.Context, folder: str) -> int:
     """Write a broken checkpoint and its data to FOLDER, scan it, fix it and scan it again.
 
-    Needs TensorFlow, as `fix` does.
+    The repair needs TensorFlow. If it is not installed, the demo ends after the first scan with exit code 2.
     """
     from ckpt_doctor.capture.runtime import tensorflow
 
-    tensorflow()  # What is missing is said before anything is written.
     terminal: Terminal = context.obj
     target = Path(folder)
     _copy(target)
     broken, fixed = f"{folder}/{_CHECKPOINT}", f"{folder}/fixed/{_CHECKPOINT}"
     data = f"{folder}/calibration.npz"
-    codes = [
-        _step(context, "scan", broken),
+    codes = [_step(context, "scan", broken)]
+    try:
+        tensorflow()
+    except MissingExtra as error:
+        raise MissingExtra(f"the demo ends before the repair: {error}") from error
+    codes += [
         _step(context, "fix", broken, "--data", data, "--output", fixed, "--overwrite"),
         _step(context, "scan", fixed),
     ]

@@ -24,7 +24,7 @@ from ckpt_doctor.result import AuditResult
 def check_installed() -> None:
     """Raise `MissingExtra` where the template engine is not installed."""
     if importlib.util.find_spec("jinja2") is None:
-        raise MissingExtra('the HTML report needs jinja2; run: pip install "ckpt-doctor[html]"')
+        raise MissingExtra('the HTML report needs jinja2; install it with: pip install "jinja2>=3.1"')
 
 
 def render(result: AuditResult, style: Style) -> str:
