@@ -76,7 +76,7 @@ def test_links_lead_somewhere(page):
         if anchor:
             text = target.read_text()
             headings = {
-                re.sub(r"[^a-z0-9 -]", "", heading.lower()).strip().replace(" ", "-")
+                re.sub(r"[^\w -]", "", heading.lower()).strip().replace(" ", "-")
                 for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE)
             }
             assert anchor in headings | set(re.findall(r'<a id="([^"]+)">', text)), link
@@ -87,6 +87,10 @@ def test_every_report_and_every_place_is_described():
     for name in REPORTS:
         assert f"| `{name}` |" in gate
     formats = (DOCS / "formats.md").read_text()
+    [shape] = re.findall(r'`({"schema".*?})`', gate)
+    schema = (FIXTURES.parent / "ckpt_doctor" / "schemas" / "scan-1.json").read_text()
+    for key in re.findall(r'"\w+"', shape):
+        assert f"{key}: {{" in schema, key
     for name in ("tensor-bundle", "tensor-slices-v1", "saved-model", "keras-hdf5", "keras-weights-hdf5", "keras-v3"):
         assert f"| `{name}` |" in formats
 

@@ -112,7 +112,7 @@ def test_quiet_leaves_out_the_healthy():
 def test_without_the_extra_the_command_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "jinja2", None)
     monkeypatch.setattr(html.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(MissingExtra, match='pip install "jinja2>=3.1"'):
+    with pytest.raises(MissingExtra, match=r'pip install "jinja2>=3\.1"'):
         REPORTS["html"](NOTHING_FOUND, PLAIN)
 
 
