@@ -2,6 +2,7 @@
 
 import re
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -36,6 +37,9 @@ def test_the_demo_scans_fixes_and_proves(demo, tmp_path):
     assert broken < 50 < 95 < healthy
     assert repaired >= healthy - 1
     assert (tmp_path / "ckpt-doctor-demo" / "fixed" / "model.ckpt-400.index").exists()
+    quickstart = (Path(__file__).parents[1] / "docs" / "quickstart.md").read_text("utf-8")
+    shown = re.sub(r"[\d.]+%", "N%", out[out.index("test accuracy") :])
+    assert shown in re.sub(r"[\d.]+%", "N%", quickstart)
 
 
 @pytest.mark.tensorflow
