@@ -18,20 +18,20 @@ _HEAD = """\
 # The options
 
 Every option of the command line can also come from the environment (`--fail-on` is `CKPT_DOCTOR_FAIL_ON`) and from a
-configuration file (`fail-on = "warning"`, see [Policy](gate.md#policy)). The command line counts before the
-environment, and the environment before the file.
+configuration file (`fail-on = "warning"`, see [Policy](gate.md#policy)). The command line overrides the environment,
+and the environment overrides the file.
 
-In [Python](python.md) `scan` and `fix` take the same options as keywords, and read neither environment nor files.
-The [pytest fixture and the Keras callback](gate.md#pytest) take those of `scan` and read both: what is given counts
-first, `strict=False` and `select=[]` too. Where the Python name differs from the option, both are taken: `all_listed`
-and `all`, `inputs` and `input`.
+In [Python](python.md), `scan` and `fix` take the options below by the name in the column "Python", and read neither the
+environment nor files. The [pytest fixture and the Keras callback](gate.md#pytest) take those of `scan` and of "What
+fails a scan", and read both; options that you pass count first, `strict=False` and `select=[]` too. If the Python name
+differs from the option, both work: `all_listed` and `all`, `inputs` and `input`.
 
-A wrong name, type or value is an error, with a suggestion where one is near: exit code 2 on the command line,
-`BadRequest` in Python. An option marked with `…` may be given several times; Python takes one text or several, and a
-mapping where the command line takes `NAME=VALUE`.
+A wrong name, type or value is an error, with a suggestion if there is a similar name: exit code 2 on the command line,
+`BadRequest` in Python. An option marked with `…` may be repeated; Python takes one text or several, and a mapping if
+the command line takes `NAME=VALUE`.
 
-Commands, options, files, codes of rules and severities are completed in bash (4.4 or newer), zsh and fish. Add to the
-start file of your shell (`~/.bashrc`, `~/.zshrc`, `~/.config/fish/completions/ckpt-doctor.fish`) one of
+bash (4.4 or newer), zsh and fish complete commands, options, files, codes of rules and severities. Add one of these lines
+to the start file of your shell (`~/.bashrc`, `~/.zshrc`, `~/.config/fish/completions/ckpt-doctor.fish`):
 
 ```
 eval "$(_CKPT_DOCTOR_COMPLETE=bash_source ckpt-doctor)"
