@@ -49,6 +49,14 @@ def test_the_page_of_options_has_every_option_of_the_command_line_and_of_python(
         assert re.search(rf"`{option.name}(?:=False)?`", text), option.name
 
 
+def test_the_default_method_is_the_one_that_is_documented():
+    [method] = [option for option in options_of(RepairOptions) if option.name == "method"]
+    text = (DOCS / "estimate.md").read_text()
+    assert f"The default is `{method.default}`" in text
+    for name in method.kind.values:
+        assert name == method.default or f"| `{name}` |" in text
+
+
 def test_every_rule_says_what_it_is_and_what_to_do():
     for rule, found in zip(RULES, explanations(), strict=True):
         assert rule.documentation.startswith(f"{rule.code}: "), rule.code
