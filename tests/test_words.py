@@ -55,7 +55,7 @@ HABITS = (
         "The path is not a checkpoint; there is no release.",
     ),
     Habit(
-        re.compile(r"\b(?:lies?|lay|lying) (?:with|in|beside|there|next|below|at|under|on|elsewhere|between)\b"),
+        re.compile(r"\b(?:lies?|lay|lying) (?:with|in|beside|behind|there|next|below|at|under|on|elsewhere|between)\b"),
         "'is', 'next to', 'found in'",
         "The graph lies with the checkpoint.",
         "The graph is next to the checkpoint; the value is between the limits.",
