@@ -103,6 +103,14 @@ def test_every_report_and_every_place_is_described():
         assert f"| `{name}` |" in formats
 
 
+def test_the_inputs_and_outputs_of_the_action_are_those_that_are_named():
+    yaml = pytest.importorskip("yaml")
+    action = yaml.safe_load((DOCS.parent / "action.yml").read_text())
+    [inputs, outputs] = re.findall(r"Inputs: (.*?); outputs: (.*?)\.", (DOCS / "gate.md").read_text(), re.DOTALL)[0]
+    assert set(re.findall(r"`([\w-]+)`", inputs.replace("`scan`", ""))) == set(action["inputs"])
+    assert set(re.findall(r"`([\w-]+)`", outputs)) == set(action["outputs"])
+
+
 def test_the_configuration_that_is_shown_is_taken(tmp_path, monkeypatch, capsys):
     (table,) = blocks(DOCS / "gate.md", "toml")
     (tmp_path / "pyproject.toml").write_text(table)
