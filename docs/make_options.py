@@ -30,8 +30,8 @@ A wrong name, type or value is an error, with a suggestion if there is a similar
 `BadRequest` in Python. An option marked with `…` may be repeated; Python takes one text or several, and a mapping if
 the command line takes `NAME=VALUE`.
 
-bash (4.4 or newer), zsh and fish complete commands, options, files, codes of rules and severities. Add one of these lines
-to the start file of your shell (`~/.bashrc`, `~/.zshrc`, `~/.config/fish/completions/ckpt-doctor.fish`):
+bash (4.4 or newer), zsh and fish complete commands, options, files, codes of rules and severities. Add one of these
+lines to the start file of your shell (`~/.bashrc`, `~/.zshrc`, `~/.config/fish/completions/ckpt-doctor.fish`):
 
 ```
 eval "$(_CKPT_DOCTOR_COMPLETE=bash_source ckpt-doctor)"
