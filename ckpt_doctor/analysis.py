@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ckpt_doctor.batchnorm import Inventory, take_inventory
-from ckpt_doctor.checkpoint import Array, Checkpoint, Damage, ModelDescriptions
+from ckpt_doctor.checkpoint import Array, Checkpoint, Damage, DefectKind, ModelDescriptions
 from ckpt_doctor.errors import BadRequest, UnreadableCheckpoint
 from ckpt_doctor.formats import format_of
 from ckpt_doctor.formats._meta_graph import producer_of_meta_graph
 from ckpt_doctor.graphs import Description, read_description
 from ckpt_doctor.graphs.facts import ModelFacts
+from ckpt_doctor.missing import missing_variables
 from ckpt_doctor.training_modes import with_training_modes
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ _log = logging.getLogger(__name__)
 
 # Elements of several variables that are looked at in one pass: 256 kB of float32, which fits the cache.
 _AT_ONCE = 1 << 16
+# Defects of a folder, which take no variable away.
+_NO_LOSS: set[DefectKind] = {"stale-checkpoint-state", "unfinished-save"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +85,10 @@ def analyse(
         description = Description(_of_another_model(description.facts, checkpoint.descriptions))
     inventory = take_inventory(checkpoint, None if description is None else description.facts)
     inventory = with_training_modes(checkpoint, inventory)
+    # Where the index itself is damaged, what it lost is no news.
+    if not {defect.kind for defect in defects} - _NO_LOSS:
+        missing = missing_variables(checkpoint, description, inventory)
+        defects += [] if missing is None else [missing]
     _log.debug(
         "%s: %d batch-norm layers among %d variables; described by %s",
         checkpoint.path,

@@ -24,6 +24,7 @@ DefectKind = Literal[
     "not-a-checkpoint",
     "stale-checkpoint-state",
     "unfinished-save",
+    "missing-variables",
 ]
 # The formats, as in the JSON reports.
 FormatName = Literal[

@@ -181,6 +181,7 @@ class ModelFacts:
         problems: Why the description as a whole could not be read, or empty.
         names: Every variable that the description speaks of, as the file would name it; None where it lists none, or
             describes the very file that it lies in.
+        stored: Variables that the description proves the file to hold when it is whole, as far as it proves any.
         slots: Name of a variable to the optimizer's slots of it, where the optimizer numbers its variables and only
             the model says which is whose.
         copies: Name of every variable that the file holds a second time, to the name of that which it is a copy of.
@@ -199,6 +200,7 @@ class ModelFacts:
     not_judged: tuple[tuple[str, str], ...] = ()
     problems: tuple[str, ...] = field(default_factory=tuple)
     names: frozenset[str] | None = None
+    stored: frozenset[str] = frozenset()
     slots: Mapping[str, OptimizerSlots] = field(default_factory=dict)
     copies: Mapping[str, str] = field(default_factory=dict)
     unseen: tuple[str, ...] = ()

@@ -19,6 +19,12 @@ from ckpt_doctor.graphs.keras_slots import numbered_slots
 
 _OTHER_NORMALIZATION = re.compile(r"(Layer|Group|Instance|RMS|Unit|Spectral|Weight)Norm|^Normalization$")
 _ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
+_LAYERS = "layers/"
+# Layers of Keras whose first variable is a kernel or a table, whatever their options (keras/src/layers, 3.0 to 3.15).
+_WEIGHTED = frozenset(
+    "Dense EinsumDense Embedding DepthwiseConv1D DepthwiseConv2D Conv1D Conv2D Conv3D Conv1DTranspose Conv2DTranspose "
+    "Conv3DTranspose".split()
+)
 _KERAS_1 = {"running_mean": "moving_mean", "running_std": "moving_variance"}
 
 
@@ -43,8 +49,41 @@ def describe_keras(checkpoint: Checkpoint) -> ModelFacts:
         trains=bool(file.steps),
         other_normalization=frozenset(i.path[-1] for i in found if _OTHER_NORMALIZATION.search(i.class_name)),
         unseen=tuple(_unseen(file, found)) if file.legacy else (),
+        stored=_stored(file, found),
         slots=numbered_slots(file.trainable, file.optimizer, checkpoint.descriptions.keras_training),
     )
+
+
+def _stored(file: KerasFile, found: Sequence[Found]) -> frozenset[str]:
+    """Return the first variable of each layer of a `.keras` file of Keras 3 that cannot be without one.
+
+    None where a group of the file belongs to no layer: its numbers then count others.
+    """
+    checkpoint = file.checkpoint
+    if checkpoint.format != "keras-v3" or not str(checkpoint.attributes.get("keras_version")).startswith("3."):
+        return frozenset()
+    groups = {file.group_of(item) for item in found}
+    held = {
+        variable.name.rpartition("/vars/")[0] for variable in checkpoint.variables if variable.name.startswith(_LAYERS)
+    }
+    if not held or any(not _ancestors(group) & groups for group in held):
+        return frozenset()
+    # A layer that two models share is stored with the first of them.
+    counts = Counter((item.class_name, item.path[-1]) for item in found)
+    return frozenset(
+        f"{file.group_of(item)}/vars/0"
+        for item in found
+        if item.class_name in _WEIGHTED
+        and not item.own_class
+        and item.inside in ("", "/".join(item.path))
+        and counts[item.class_name, item.path[-1]] == 1
+    )
+
+
+def _ancestors(group: str) -> set[str]:
+    """Return a group and all that it lies in."""
+    parts = group.split("/")
+    return {"/".join(parts[:end]) for end in range(1, len(parts) + 1)}
 
 
 def _unseen(file: KerasFile, found: Sequence[Found]) -> Iterator[str]:

@@ -215,11 +215,16 @@ class MetaGraph:
             evidence="graph",
             layers=tuple(layers),
             saved=None if self.saver is None else frozenset(self.saver.saved),
+            stored=frozenset() if self.saver is None else self._stored(self.saver),
             trains=bool(gradients) and not self.serves,
             other_normalization=frozenset(found.other),
             not_judged=tuple(found.not_judged),
             names=None if self.serves else frozenset(self.saved_names.values()),
         )
+
+    def _stored(self, saver: Saver) -> frozenset[str]:
+        """Return the names of trained variables in the saver's list; slots and counters are often cut out of files."""
+        return frozenset(name for name, node in saver.saved.items() if node in self.trainable)
 
     def _untrained(self, items: list[Gathered], layers: list[LayerFacts]) -> list[LayerFacts]:
         """Return the layers; how those on stored statistics that get no gradient were trained, the graph does not say.

@@ -18,7 +18,8 @@ from ckpt_doctor.graphs.object_lists import unshown_layers
 from ckpt_doctor.graphs.object_slots import object_slots
 from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
 
-VALUE_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
+_VALUE = "VARIABLE_VALUE"
+VALUE_SUFFIX = f"/.ATTRIBUTES/{_VALUE}"
 # Keras' names, then Sonnet 2's.
 _GAMMA = ("gamma", "scale")
 _BETA = ("beta", "offset")
@@ -68,6 +69,9 @@ def describe_objects(data: bytes) -> ModelFacts:
         "object-graph",
         layers=tuple(_named(list(layers.values()))),
         other_normalization=frozenset(other),
+        stored=frozenset(
+            held.checkpoint_key for node in graph.nodes for held in node.attributes if held.name == _VALUE
+        ),
         slots=object_slots(graph),
         unshown=tuple(unshown_layers(graph)),
     )

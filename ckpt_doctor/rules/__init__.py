@@ -23,6 +23,7 @@ from ckpt_doctor.rules import (
     missing_moving_mean,
     missing_moving_variance,
     missing_shard,
+    missing_variables,
     negative_variance,
     never_updated,
     non_finite_statistics,
@@ -77,6 +78,7 @@ RULES: tuple[Rule, ...] = (
     not_a_checkpoint.RULE,
     stale_checkpoint_state.RULE,
     unfinished_save.RULE,
+    missing_variables.RULE,
     non_finite_weights.RULE,
 )
 

@@ -41,6 +41,7 @@ PUBLISHED = {
     "CK104": ("not-a-checkpoint", "error", "none"),
     "CK105": ("stale-checkpoint-state", "warning", "none"),
     "CK106": ("unfinished-save", "warning", "none"),
+    "CK107": ("missing-variables", "error", "none"),
     "CK201": ("non-finite-weights", "error", "none"),
 }
 
