@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,8 @@ from ckpt_doctor.cli import main
 from ckpt_doctor.errors import BadRequest
 from ckpt_doctor.formats import _moves, format_of, open_checkpoint
 from ckpt_doctor.formats._atomic import Outputs
+from ckpt_doctor.formats._file_steps import step_in
+from ckpt_doctor.formats._journal import Journal
 from ckpt_doctor.formats._lock import Lock, lock_of
 from ckpt_doctor.formats.interface import Changes
 from ckpt_doctor.formats.settling import settle
@@ -256,6 +259,7 @@ MOVE = {
         {"do": "new", "path": "/etc/passwd"},
         {"do": "new", "path": "link/.x.ckpt-doctor-0123456789ab.new"},
         {"do": "new", "path": ""},
+        {"do": "new", "path": ".x.ckpt-doctor-0123456789ab\0.new"},
         {"do": "append", "path": "../outside", "before": 0, "after": 100},
         {"do": "append", "path": "link/outside", "before": 0, "after": 100},
         {"do": "append", "path": "victim", "before": -1, "after": 100},
@@ -294,6 +298,164 @@ def test_a_view_of_strangers_loses_no_file(tmp_path: Path) -> None:
     (tmp_path / JOURNAL).write_text(f"{json.dumps(SCHEMA)}\n{json.dumps(record)}\n")
     settle(tmp_path)
     assert [path.name for path in view.iterdir()] == ["thesis.tex"]
+
+
+def test_a_view_is_a_folder_of_ours_by_its_name(tmp_path: Path) -> None:
+    links = tmp_path / "my-links"
+    links.mkdir()
+    (links / "link").symlink_to("/elsewhere")
+    record = {"do": "view", "path": str(links)}
+    (tmp_path / JOURNAL).write_text(f"{json.dumps(SCHEMA)}\n{json.dumps(record)}\n")
+    settle(tmp_path)
+    assert [path.name for path in links.iterdir()] == ["link"]
+
+
+@pytest.mark.parametrize(
+    ("backup", "original", "is_removed"),
+    [
+        (b"12345", b"12345", True),
+        (b"", b"12345", True),  # What there is of a copy that was begun.
+        (b"123", b"12345", False),
+        (b"54321", b"12345", False),
+        (b"12345", None, False),
+        ("link", b"12345", False),
+    ],
+)
+def test_a_backup_goes_only_if_the_original_holds_all_that_is_in_it(
+    tmp_path: Path, backup: bytes | str, original: bytes | None, is_removed: bool
+) -> None:
+    path = tmp_path / "m.index.bak"
+    if isinstance(backup, str):
+        path.symlink_to("m.index")
+    else:
+        path.write_bytes(backup)
+    if original is not None:
+        (tmp_path / "m.index").write_bytes(original)
+    record = {"do": "backup", "path": "m.index.bak", "of": "m.index"}
+    (tmp_path / JOURNAL).write_text(f"{json.dumps(SCHEMA)}\n{json.dumps(record)}\n")
+    (settled,) = settle(tmp_path)
+    assert settled.how == "taken-back"
+    assert os.path.lexists(path) is not is_removed
+
+
+def test_a_commit_of_nothing_is_taken_back(tmp_path: Path) -> None:
+    new = tmp_path / ".m.ckpt-doctor-0123456789ab.new"
+    new.write_bytes(b"staged")
+    lines = [SCHEMA, {"do": "new", "path": new.name}, {"do": "commit", "in_place": True, "moves": []}]
+    (tmp_path / JOURNAL).write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    (settled,) = settle(tmp_path)
+    assert settled.how == "taken-back"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_commit_whose_staged_file_is_gone_is_taken_back(
+    bundle: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = everything(tmp_path)
+    left_in_the_commit(bundle, monkeypatch)
+    (staged,) = tmp_path.glob(".m.index.ckpt-doctor-*.new")
+    staged.unlink()
+    (settled,) = settle(tmp_path)
+    assert settled.how == "taken-back"
+    assert everything(tmp_path) == before
+
+
+def test_what_was_saved_after_the_commit_stays(
+    bundle: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process died while it tidied up."""
+    with monkeypatch.context() as patch:
+        patch.setattr(_moves, "clean", lambda *_: os._exit(9))
+        dies(lambda: format_of(bundle).rewrite_in_place(bundle, NEW))
+    for path in tmp_path.glob("m.*"):
+        path.unlink()
+    make_bundle(tmp_path, {"a": np.full(4, 5, np.float32)})
+    (settled,) = settle(tmp_path)
+    assert settled.how == "finished"
+    assert values_now(bundle) == [5, 5, 5, 5]
+    assert sorted(everything(tmp_path)) == ["m.data-00000-of-00001", "m.index"]
+
+
+def test_a_lock_that_nobody_holds_is_removed(tmp_path: Path) -> None:
+    lock = lock_of(tmp_path / "m")
+    lock.touch()
+    assert settle(tmp_path) == ()
+    assert not lock.exists()
+
+
+def test_a_commit_that_another_user_ends_is_waited_for(
+    bundle: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left_in_the_commit(bundle, monkeypatch)
+
+    def refused(_: Lock) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Lock, "acquire", refused)
+    ends = threading.Timer(0.3, (tmp_path / JOURNAL).unlink)
+    ends.start()
+    try:
+        assert settle(tmp_path) == ()
+    finally:
+        ends.join()
+
+
+def test_a_file_in_place_is_given_back_in_one_step(
+    bundle: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At no instant is there no index."""
+    before = everything(tmp_path)
+    real = _moves.flush_folder
+
+    def fails_behind_the_last(folder: Path) -> None:
+        real(folder)
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(_moves, "flush_folder", fails_behind_the_last)
+    monkeypatch.setattr(_moves, "_take_away", lambda *_: pytest.fail("there is no index for a moment"))
+    with pytest.raises(BadRequest):
+        format_of(bundle).rewrite_in_place(bundle, NEW)
+    monkeypatch.undo()
+    settle(tmp_path)
+    assert everything(tmp_path) == before
+
+
+def test_that_a_commit_is_undone_is_on_the_disk_before_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = Journal(tmp_path / "m")
+    flushed: list[bytes] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        real(descriptor)
+        flushed.append((tmp_path / JOURNAL).read_bytes())
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    journal.tell_undoing()
+    assert any(b"undoing" in content for content in flushed)
+    journal.close()
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_has_appeared_at_a_name_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """On a file system without hard links, where only a look tells."""
+    new, target = tmp_path / ".x.new", tmp_path / "x"
+    if kind == "file":
+        new.write_bytes(b"ours")
+        target.write_bytes(b"theirs")
+    else:
+        new.mkdir()
+        target.mkdir()
+
+    def unsupported(*_: object, **__: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", unsupported)
+    with pytest.raises(BadRequest, match="exists already"):
+        step_in(new, target)
+    assert new.exists()
+    assert kind == "folder" or target.read_bytes() == b"theirs"
 
 
 def test_a_journal_that_is_a_link_is_none(tmp_path: Path) -> None:
