@@ -1,9 +1,9 @@
 """Repairs Keras models of every shape, and holds each statistic against a float64 oracle independent of the engine.
 
-Every model gets random weights, is trained for a step, saved with the statistics that a layer starts at (0 and 1), and
-repaired. What is written is read back by Keras: the statistics must be those of the oracle (`trial_oracle.py`), all
-other values, the optimizer's among them, what they were, and one more step of training must leave the statistics about
-where they are. A model that is not repaired must be left with a reason. What Keras itself cannot save in a way, or not
+Every model gets random weights and an optimizer that has done a step, is saved with the statistics that a layer starts
+at (0 and 1), and repaired. What is written is read back by Keras: the statistics must be those of the oracle
+(`trial_oracle.py`), all other values, the optimizer's among them, what they were, and a step of training must leave the
+statistics about where they are. A model that is not repaired must be left with a reason. What Keras itself cannot save in a way, or not
 load again, is "unsaved".
 
 The bar is 1e-5. Deep networks of random weights amplify rounding: where a repair misses the bar, and the oracle itself,
@@ -81,13 +81,49 @@ def randomise(model, seed):
         variable.assign(value.astype(tf.as_dtype(variable.dtype).as_numpy_dtype))
 
 
-def train(model, data):
-    """Take one step of training on all the data, with outputs of 0 as the aim."""
+def compile_for(model, data):
+    """Give a model an optimizer and a loss for each output, where it has none, and return its outputs."""
     outputs = model(data, training=False)
     if getattr(model, "optimizer", None) is None:
         model.compile(
             keras.optimizers.Adam(1e-5), tf.nest.map_structure(lambda _: keras.losses.MeanSquaredError(), outputs)
         )
+    return outputs
+
+
+def advance(model, data):
+    """Bring the optimizer to where a step of training brings it, which takes many times as long: to slots of its own.
+
+    Their values are such that the next step of Adam moves each weight by about its rate, as it does after real ones.
+    Those of a bias are but rounding, as training leaves them in front of a layer that takes out the mean of its batch:
+    they tell that the layer was not trained on what it stores.
+    """
+    compile_for(model, data)
+    if not hasattr(model.optimizer, "build"):  # Of Keras 2 before 2.11.
+        train(model, data)
+        return
+    model.optimizer.build(model.trainable_variables)
+    random = np.random.default_rng(3)
+    for layer in batch_norms(model):
+        for role in ("moving_stddev", "renorm_mean", "renorm_stddev"):
+            if hasattr(layer, role):
+                getattr(layer, role).assign(random.uniform(0.5, 1.5, getattr(layer, role).shape))
+    for variable in variables_of_optimizer(model):
+        if len(variable.shape):
+            value = random.uniform(0.5, 1.5, variable.shape) * (1e-9 if "bias" in variable.name else 1)
+            variable.assign(value.astype(tf.as_dtype(variable.dtype).as_numpy_dtype))
+    model.optimizer.iterations.assign(1)
+
+
+def variables_of_optimizer(model):
+    """Return them, which are a property or a method."""
+    variables = getattr(getattr(model, "optimizer", None), "variables", ())
+    return variables() if callable(variables) else variables
+
+
+def train(model, data):
+    """Take one step of training on all the data, with outputs of 0 as the aim."""
+    outputs = compile_for(model, data)
     # To trace and compile the step would take several times as long as the step does.
     model.run_eagerly = True
     aims = tf.nest.map_structure(lambda output: np.zeros(output.shape, np.float32), outputs)
@@ -102,13 +138,6 @@ def train(model, data):
         )
 
 
-def start_again(model):
-    """Set the statistics to what they start at."""
-    for layer in batch_norms(model):
-        layer.moving_mean.assign(tf.zeros_like(layer.moving_mean))
-        layer.moving_variance.assign(tf.ones_like(layer.moving_variance))
-
-
 def others(model):
     """Return the values that no repair may change."""
     own = {
@@ -118,8 +147,7 @@ def others(model):
         if hasattr(layer, role)
     }
     kept = [variable for variable in model.weights if id(variable) not in own]
-    of_optimizer = getattr(getattr(model, "optimizer", None), "variables", ())
-    return [np.asarray(variable) for variable in (*kept, *(of_optimizer() if callable(of_optimizer) else of_optimizer))]
+    return [np.asarray(variable) for variable in (*kept, *variables_of_optimizer(model))]
 
 
 def moved_by_training(model, data):
@@ -153,13 +181,12 @@ def try_model(name: str, case: Case, folder: Path, batches, way_name: str = "", 
 
     def trained():
         model = build()
-        train(model, data)
+        advance(model, data)
         return model
 
     model = build()
     randomise(model, 2)
-    train(model, data)
-    start_again(model)
+    advance(model, data)
     try:
         source = way.save(model, folder / "model")
         # What Keras itself loses is not missed: it makes new optimizers for the models of SavedModels.
