@@ -12,6 +12,8 @@ from types import ModuleType
 
 import pytest
 
+from tests.reading_once import graphs_read_once, models_loaded_once  # noqa: F401 - fixtures
+
 # What the program loads when it writes, loaded before a test counts or breaks calls of `os`: pytest keeps the bytecode
 # of our modules, and renames the file as it does.
 for _module in ("_bundle_writer", "_hdf5_edit", "_hdf5_weight_names", "recovery", "staging"):

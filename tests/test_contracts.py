@@ -20,6 +20,9 @@ from tests import contracts
 from tests.catalogue import BROKEN, CALIBRATION, FIXTURES
 from tests.contracts import Contract
 
+# A contract asks the same of one checkpoint many times over.
+pytestmark = pytest.mark.usefixtures("models_loaded_once")
+
 DEMO = Path(ckpt_doctor.__file__).parent / "demo"
 CHECKPOINTS = [Path(path) for path in discover([FIXTURES, DEMO], all_listed=True).checkpoints]
 BY_NAME = {str(path.relative_to(DEMO.parent if DEMO in path.parents else FIXTURES)): path for path in CHECKPOINTS}

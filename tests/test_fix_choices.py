@@ -22,7 +22,7 @@ from tests.catalogue import BY_NAME, DATA, FIXTURES, HEALTHY
 from tests.independent import read_file, write_bundle
 from tests.processes import started
 
-pytestmark = pytest.mark.tensorflow
+pytestmark = [pytest.mark.tensorflow, pytest.mark.usefixtures("models_loaded_once")]
 
 BROKEN = BY_NAME["keras_v3/broken.keras"].path
 BROKEN_TF1 = BY_NAME["tf1_layers/trainable/model.ckpt-400"].path

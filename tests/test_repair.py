@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +18,10 @@ import pytest
 import ckpt_doctor
 from ckpt_doctor.cli import main
 from ckpt_doctor.errors import BadRequest, VerificationFailed
-from ckpt_doctor.repair import work
 from tests.catalogue import BROKEN, BY_NAME, DATA, FIXTURES, Fixture
 from tests.independent import Stored, read_file, saver_names, write_bundle
 
-pytestmark = pytest.mark.tensorflow
+pytestmark = [pytest.mark.tensorflow, pytest.mark.usefixtures("models_loaded_once")]
 
 METHODS = ("training", "layerwise")
 ROLES = ("moving_mean", "moving_variance")
@@ -298,22 +297,6 @@ WRITTEN = [TRAINABLE, *(one for one in BROKEN if not one.is_bundle)]
 FEW = ["--data", DATA, "--samples", "256", "--batch-size", "256"]
 
 
-@pytest.fixture
-def loaded_once(monkeypatch):
-    """Load the model of the checkpoint once, however often that is repaired: nothing is written meanwhile."""
-    load, known = work.load_model, []
-
-    def load_once(*given):
-        if not known:
-            known.append(load(*given))
-        program = known[0].program
-        # The engine takes the values out when it has set them.
-        return replace(known[0], program=replace(program, values=dict(program.values)))
-
-    monkeypatch.setattr(work, "load_model", load_once)
-
-
-@pytest.mark.usefixtures("loaded_once")
 @pytest.mark.parametrize("fixture", WRITTEN, ids=str)
 def test_a_write_that_fails_anywhere_leaves_nothing(fixture, tmp_path, monkeypatch, capsys):
     argv = ["fix", str(fixture.path), *FEW, "--output", str(tmp_path / fixture.path.name)]
@@ -335,7 +318,6 @@ def test_a_write_that_fails_anywhere_leaves_nothing(fixture, tmp_path, monkeypat
     assert fails_at > 2
 
 
-@pytest.mark.usefixtures("loaded_once")
 @pytest.mark.parametrize("fixture", WRITTEN, ids=str)
 def test_a_write_that_fails_anywhere_in_place_changes_nothing(fixture, tmp_path, monkeypatch, capsys):
     files = sorted(fixture.path.parent.glob(f"{fixture.path.name}*"))

@@ -30,12 +30,23 @@ def truth(model, data):
     return found
 
 
+# Names that are shifted are those that mislead. Where names are all the same, or all others, each library has one file
+# that names its layers and one that counts them.
+SAVED = [(library, file) for library in ("keras", "tf_keras") for file in ("model.h5", "model.keras", "model.weights.h5")]
+SAVED += [("tf_keras", "weights.h5")]
+BY_NAME_AND_BY_NUMBER = [("keras", "model.h5"), ("keras", "model.weights.h5")]
+BY_NAME_AND_BY_NUMBER += [("tf_keras", "weights.h5"), ("tf_keras", "model.keras")]
+
+
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
-@pytest.mark.parametrize("others", [0, 1, 7], ids="as_they_were shifted_by_one all_others".split())
 @pytest.mark.parametrize(
-    ("library", "file"),
-    [(library, file) for library in ("keras", "tf_keras") for file in ("model.h5", "model.keras", "model.weights.h5")]
-    + [("tf_keras", "weights.h5")],
+    ("library", "file", "others"),
+    [pytest.param(*saved, 1, id=f"{saved[0]}-{saved[1]}-shifted_by_one") for saved in SAVED]
+    + [
+        pytest.param(*saved, others, id=f"{saved[0]}-{saved[1]}-{how}")
+        for saved in BY_NAME_AND_BY_NUMBER
+        for others, how in ((0, "as_they_were"), (7, "all_others"))
+    ],
 )
 def test_names_that_keras_makes_up_do_not_tell_which_layer_is_which(library, file, others, tmp_path, monkeypatch):
     """Keras loads by order; layers of `--model` have other numbers than in the process that saved."""

@@ -15,6 +15,8 @@ from ckpt_doctor.errors import BadRequest
 from ckpt_doctor.options import DataOptions
 from tests.catalogue import BY_NAME, DATA
 
+pytestmark = pytest.mark.usefixtures("models_loaded_once")
+
 BROKEN = BY_NAME["tf1_layers/trainable/model.ckpt-400"].path
 IMAGE = ModelInput("images", "images:0", "float32", (None, 8, 8, 1))
 NUMBERS = np.arange(24.0).reshape(6, 4)

@@ -4,6 +4,7 @@ All forms hold the same samples, so each must give the statistics that the array
 """
 
 import json
+import shutil
 
 import h5py
 import numpy as np
@@ -14,7 +15,7 @@ from ckpt_doctor.errors import BadRequest
 from tests.catalogue import BY_NAME
 from tests.independent import read_file
 
-pytestmark = pytest.mark.tensorflow
+pytestmark = [pytest.mark.tensorflow, pytest.mark.usefixtures("models_loaded_once")]
 
 BROKEN = BY_NAME["tf1_layers/trainable/model.ckpt-400"].path
 LAYER = "bn1/moving_variance"
@@ -91,32 +92,42 @@ not_a_function = 3
 """
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch, tf):
+@pytest.fixture(scope="module")
+def every_form(tmp_path_factory):
     """A folder with 100 samples in every form."""
-    monkeypatch.chdir(tmp_path)
+    import tensorflow as tf
+
+    here = tmp_path_factory.mktemp("every_form")
     random = np.random.default_rng(0)
     # Whole numbers of 1/255, so that images can hold them.
     pixels = random.integers(0, 256, (100, 8, 8, 1), dtype=np.uint8)
     x = pixels.astype(np.float32) / 255
-    np.save("x.npy", x)
-    np.savez("named.npz", images=x, labels=np.zeros(100))
-    np.savez("other.npz", x=x, y=np.zeros(100))
-    with h5py.File("x.h5", "w") as file:
+    np.save(here / "x.npy", x)
+    np.savez(here / "named.npz", images=x, labels=np.zeros(100))
+    np.savez(here / "other.npz", x=x, y=np.zeros(100))
+    with h5py.File(here / "x.h5", "w") as file:
         file["deep/x"] = x
         file["deep/y"] = np.zeros(100)
     for kind in ("png", "jpg"):
-        (tmp_path / kind / "inside").mkdir(parents=True)
+        (here / kind / "inside").mkdir(parents=True)
     for number, image in enumerate(pixels):
         folder = "png/inside" if number % 2 else "png"
-        (tmp_path / folder / f"{number:03}.png").write_bytes(tf.io.encode_png(image).numpy())
+        (here / folder / f"{number:03}.png").write_bytes(tf.io.encode_png(image).numpy())
         flat = np.full((16, 16, 1), image.mean(), np.uint8)
-        (tmp_path / "jpg" / f"{number:03}.jpg").write_bytes(tf.io.encode_jpeg(flat).numpy())
+        (here / "jpg" / f"{number:03}.jpg").write_bytes(tf.io.encode_jpeg(flat).numpy())
     for part in range(2):
-        with tf.io.TFRecordWriter(f"part-{part}.tfrecord") as writer:
+        with tf.io.TFRecordWriter(str(here / f"part-{part}.tfrecord")) as writer:
             for sample in x[part * 50 : part * 50 + 50]:
                 writer.write(sample.tobytes())
-    (tmp_path / "mine.py").write_text(FUNCTIONS)
+    (here / "mine.py").write_text(FUNCTIONS)
+    return here
+
+
+@pytest.fixture
+def here(every_form, tmp_path, monkeypatch):
+    """Such a folder to work in."""
+    shutil.copytree(every_form, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
     return tmp_path
 
 

@@ -177,17 +177,18 @@ def test_bytes_behind_the_end_stay_where_another_program_has_added_to_them(bundl
 
 @pytest.mark.parametrize("command", ["scan", "scan folder", "ls", "diff", "fix"])
 def test_every_command_settles_first(
-    bundle: Checkpoint,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     command: str,
 ) -> None:
-    left_in_the_commit(bundle, monkeypatch)
-    path = bundle.path
+    models = tmp_path / "models"
+    models.mkdir()
+    path = make_bundle(models, {"a": np.arange(4, dtype=np.float32)})
+    left_in_the_commit(open_checkpoint(path), monkeypatch)
     argv = {
         "scan": ["scan", path],
-        "scan folder": ["scan", str(tmp_path.parent)],
+        "scan folder": ["scan", str(tmp_path)],
         "ls": ["ls", path],
         "diff": ["diff", path, path],
         "fix": ["fix", path, "--output", str(tmp_path / "out")],
@@ -195,7 +196,7 @@ def test_every_command_settles_first(
     main(argv)
     assert f"{path}: an interrupted run had written it completely; it is now in place" in capsys.readouterr().err
     assert open_checkpoint(path).variable("a").read().tolist() == [7, 7, 7, 7]
-    assert not list(tmp_path.glob(".*"))
+    assert not list(models.glob(".*"))
 
 
 @pytest.mark.parametrize("command", ["scan", "ls", "fix"])
