@@ -1,6 +1,7 @@
 """Imports go one way, and TensorFlow is loaded by nothing but the code that runs a model."""
 
 import ast
+import functools
 import importlib
 import os
 import pkgutil
@@ -141,10 +142,15 @@ def parts() -> set[str]:
     return {info.name for info in pkgutil.iter_modules([str(ROOT)])}
 
 
+@functools.cache
+def parsed(source: str) -> ast.Module:
+    return ast.parse(source)
+
+
 def imports_of(source: str) -> set[str]:
     """Return the parts of the package that a module imports; the package itself is `ckpt_doctor`."""
     found = set()
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parsed(source)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -180,7 +186,7 @@ def test_the_test_of_imports_can_fail():
 
 
 def frameworks_in(source: str) -> bool:
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parsed(source)):
         names = (
             [alias.name for alias in node.names]
             if isinstance(node, ast.Import)
@@ -287,7 +293,7 @@ def test_nothing_but_the_command_line_prints_or_exits():
     for path in ROOT.rglob("*.py"):
         if path.relative_to(ROOT).parts[0] in ("cli", "proto"):
             continue
-        tree = ast.parse(path.read_text("utf-8"))
+        tree = parsed(path.read_text("utf-8"))
         called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
         assert not called & {"print", "sys.exit", "exit", "quit", "os._exit"}, path
 
@@ -295,7 +301,7 @@ def test_nothing_but_the_command_line_prints_or_exits():
 def endless(source: str, *, may_start: bool = False) -> list[int]:
     """Return the lines that start a process which nothing ends: no `timeout`, or `Popen` past `tests/processes.py`."""
     lines = []
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parsed(source)):
         if isinstance(node, ast.ImportFrom) and node.module == "subprocess":
             lines.append(node.lineno)  # What it is called from here on is not seen.
         if not isinstance(node, ast.Call):

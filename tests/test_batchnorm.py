@@ -17,6 +17,8 @@ from ckpt_doctor.formats import open_checkpoint
 from ckpt_doctor.formats.discovery import discover
 from ckpt_doctor.graphs.facts import LayerFacts, ModelFacts
 
+pytestmark = pytest.mark.usefixtures("graphs_read_once")
+
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
 SAMPLES = [

@@ -331,7 +331,7 @@ def test_training_goes_on_after_a_repair(here, name):
         if path.suffix == ".h5":  # Keras 3 cannot go on with the optimizer of a legacy file, healthy ones included.
             model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
         model.run_eagerly = True  # An epoch is few steps.
-        model.fit(data["x"], data["y"], batch_size=128, epochs=1, verbose=0)
+        model.fit(data["x"], data["y"], batch_size=256, epochs=1, verbose=0)
     assert right_answers(model) >= before - 2
 
 

@@ -7,6 +7,8 @@ import pytest
 from ckpt_doctor.cli import main
 from tests.catalogue import BROKEN, HEALTHY, Fixture, all_fixtures
 
+pytestmark = pytest.mark.usefixtures("graphs_read_once")
+
 ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
 # All of these networks have a switch, and no file shows what was fed to it.
 BY_GRADIENTS = ("BN201", "BN302")
