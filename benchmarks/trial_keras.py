@@ -3,8 +3,8 @@
 Every model gets random weights and an optimizer that has done a step, is saved with the statistics that a layer starts
 at (0 and 1), and repaired. What is written is read back by Keras: the statistics must be those of the oracle
 (`trial_oracle.py`), all other values, the optimizer's among them, what they were, and a step of training must leave the
-statistics about where they are. A model that is not repaired must be left with a reason. What Keras itself cannot save in a way, or not
-load again, is "unsaved".
+statistics about where they are. A model that is not repaired must be left with a reason. What Keras itself cannot save
+in a way, or not load again, is "unsaved".
 
 The bar is 1e-5. Deep networks of random weights amplify rounding: where a repair misses the bar, and the oracle itself,
 run in the model's own float32, is further than half of it from float64, no program that computes in float32 can be

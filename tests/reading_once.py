@@ -8,13 +8,12 @@ leave these fixtures out.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-
 
 # Those of the fixtures and of what tests make, many of which several modules look at; of a published one there is one
 # look, and it may be large.
@@ -48,23 +47,25 @@ def graphs_read_once() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def models_loaded_once(graphs_read_once: None) -> Iterator[None]:
     """Load the model of the same files with the same options once in a module."""
+    from ckpt_doctor.capture import estimation, metric
     from ckpt_doctor.repair import work
 
     known: dict[Any, Any] = {}
-    load = work.load_model
+    load = estimation.load_model
 
-    def load_once(checkpoint: Any, inventory: Any, request: Any) -> Any:
-        options = (request.model, request.inputs, request.feeds, request.unproven, request.allow_code)
+    def load_once(checkpoint: Any, inventory: Any, request: Any, outputs: Sequence[str] = ()) -> Any:
+        options = (request.model, request.inputs, request.feeds, request.unproven, request.allow_code, list(outputs))
         names = [layer.name for layer in inventory.layers]
         key = (_digest(checkpoint), repr(options), repr(names))
         if key not in known:
-            known[key] = load(checkpoint, inventory, request)
+            known[key] = load(checkpoint, inventory, request, outputs)
         program = known[key].program
         # The engine takes the values out when it has set them.
         return replace(known[key], program=replace(program, values=dict(program.values)))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(work, "load_model", load_once)
+        for module in (estimation, metric, work):
+            patch.setattr(module, "load_model", load_once)
         yield
 
 

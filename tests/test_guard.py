@@ -13,7 +13,7 @@ from ckpt_doctor.errors import RepairRefused
 from tests.catalogue import BY_NAME, CALIBRATION
 from tests.independent import read_file, write_bundle
 
-pytestmark = [pytest.mark.tensorflow, pytest.mark.usefixtures("graphs_read_once")]
+pytestmark = [pytest.mark.tensorflow, pytest.mark.usefixtures("models_loaded_once")]
 
 TF1 = BY_NAME["tf1_layers/full/model.ckpt-400"].path
 KERAS = BY_NAME["keras_h5/healthy.h5"].path

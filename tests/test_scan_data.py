@@ -9,7 +9,7 @@ from ckpt_doctor.cli import main
 from tests.catalogue import BY_NAME, CALIBRATION, DATA
 from tests.independent import read_file, write_bundle
 
-pytestmark = [pytest.mark.tensorflow, pytest.mark.usefixtures("graphs_read_once")]
+pytestmark = [pytest.mark.tensorflow, pytest.mark.usefixtures("models_loaded_once")]
 
 HEALTHY = BY_NAME["keras_v3/healthy.keras"].path
 HEALTHY_TF1 = BY_NAME["tf1_layers/full/model.ckpt-400"].path

@@ -32,8 +32,8 @@ def truth(model, data):
 
 # Names that are shifted are those that mislead. Where names are all the same, or all others, each library has one file
 # that names its layers and one that counts them.
-SAVED = [(library, file) for library in ("keras", "tf_keras") for file in ("model.h5", "model.keras", "model.weights.h5")]
-SAVED += [("tf_keras", "weights.h5")]
+FILES = ("model.h5", "model.keras", "model.weights.h5")
+SAVED = [*(("keras", file) for file in FILES), *(("tf_keras", file) for file in (*FILES, "weights.h5"))]
 BY_NAME_AND_BY_NUMBER = [("keras", "model.h5"), ("keras", "model.weights.h5")]
 BY_NAME_AND_BY_NUMBER += [("tf_keras", "weights.h5"), ("tf_keras", "model.keras")]
 
