@@ -22,6 +22,8 @@ def model(tf, tmp_path, request):
     if request.param == "loop of nodes":
         tf.compat.v1.disable_control_flow_v2()
     with tf.Graph().as_default():
+        # Draws still differ from run to run; without a seed, one in many sessions draws numbers that are too odd.
+        tf.compat.v1.set_random_seed(1)
         model = Model(tf.compat.v1, tmp_path)
 
         def augmented(image):
