@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import tokenize
 import warnings
 import zipfile
@@ -97,7 +98,12 @@ def _npz(path: Path, key: str | None, kept: ExitStack) -> dict[str, Any]:
         for name in archive.files:
             member = next((info for info in members.infolist() if info.filename == f"{name}.npy"), None)
             if member is None or member.file_size <= _IN_MEMORY or (key is not None and name != key):
-                found[name] = _Lazy(path, name) if key is not None and name != key else archive[name]
+                if key is not None and name != key:
+                    found[name] = _Lazy(path, name)
+                    continue
+                if member is not None:
+                    _check_size(members, member, name)
+                found[name] = archive[name]
                 # A member that is none comes as its bytes (numpy/lib/_npyio_impl.py: `NpzFile.__getitem__`).
                 if isinstance(found[name], bytes):
                     raise ValueError(f"its member {name} is not a NumPy array")
@@ -109,6 +115,25 @@ def _npz(path: Path, key: str | None, kept: ExitStack) -> dict[str, Any]:
                     target.write(chunk)
             found[name] = _npy(copy, kept)
     return found
+
+
+def _check_size(members: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> None:
+    """Refuse a member whose array is larger than it: NumPy gives it the memory before it reads (`read_array`).
+
+    Raises:
+        ValueError: It is, or its header is damaged.
+    """
+    with members.open(member) as source:
+        magic = source.read(np.lib.format.MAGIC_LEN)
+        if not magic.startswith(np.lib.format.MAGIC_PREFIX):
+            return
+        # Version 3 differs from 2 in the encoding of the names of fields.
+        is_first = magic[-2:] == b"\x01\x00"
+        read = np.lib.format.read_array_header_1_0 if is_first else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(source)
+    claimed = math.prod(shape) * dtype.itemsize
+    if claimed > member.file_size:
+        raise ValueError(f"its member {name} claims {claimed:,} bytes of values, and has {member.file_size:,} in all")
 
 
 def _npy(path: Path, kept: ExitStack) -> Any:

@@ -141,6 +141,20 @@ def test_data_with_a_member_that_is_no_array(tmp_path: Path) -> None:
         read_arrays("--data", path, None, kept)
 
 
+@pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
+def test_data_that_claim_more_than_there_is_get_no_memory(tmp_path: Path, version: tuple[int, int]) -> None:
+    content = io.BytesIO()
+    np.lib.format.write_array(content, np.zeros(10**6, np.float32), version)
+    path = tmp_path / "x.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x.npy", content.getvalue().replace(b"(1000000,), }       ", b"(1000000000000,), } "))
+    with (
+        ExitStack() as kept,
+        pytest.raises(BadRequest, match=r"x claims 4,000,000,000,000 bytes of values"),
+    ):
+        read_arrays("--data", path, None, kept)
+
+
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", ["x.npy", "x.npz"])
 def test_data_of_python_2_are_read_without_advice(tmp_path: Path, name: str) -> None:
