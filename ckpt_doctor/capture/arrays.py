@@ -96,17 +96,13 @@ def _npz(path: Path, key: str | None, kept: ExitStack) -> dict[str, Any]:
     # In this order: NumPy leaves a file open that is no archive.
     with zipfile.ZipFile(path) as members, np.load(path, allow_pickle=False) as archive:
         for name in archive.files:
-            member = next((info for info in members.infolist() if info.filename == f"{name}.npy"), None)
-            if member is None or member.file_size <= _IN_MEMORY or (key is not None and name != key):
-                if key is not None and name != key:
-                    found[name] = _Lazy(path, name)
-                    continue
-                if member is not None:
-                    _check_size(members, member, name)
+            if key is not None and name != key:
+                found[name] = _Lazy(path, name)
+                continue
+            member = _member(members, name)
+            if member.file_size <= _IN_MEMORY:
+                _check(members, member, name)
                 found[name] = archive[name]
-                # A member that is none comes as its bytes (numpy/lib/_npyio_impl.py: `NpzFile.__getitem__`).
-                if isinstance(found[name], bytes):
-                    raise ValueError(f"its member {name} is not a NumPy array")
                 continue
             folder = kept.enter_context(TemporaryFolder())
             copy = Path(folder) / "array.npy"
@@ -117,23 +113,40 @@ def _npz(path: Path, key: str | None, kept: ExitStack) -> dict[str, Any]:
     return found
 
 
-def _check_size(members: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> None:
-    """Refuse a member whose array is larger than it: NumPy gives it the memory before it reads (`read_array`).
+def _member(members: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
+    """Return the member that NumPy calls so: it leaves the extension out, where there is one."""
+    return next(info for info in members.infolist() if info.filename in (f"{name}.npy", name))
+
+
+def _check(members: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> None:
+    """Refuse a member that is no array, or whose array is larger than it.
+
+    NumPy reads the former as one piece of the size that it claims, and gives the latter its memory before it reads
+    (numpy/lib/_npyio_impl.py: `NpzFile.__getitem__`, numpy/lib/_format_impl.py: `read_array`).
 
     Raises:
-        ValueError: It is, or its header is damaged.
+        ValueError: It is one of them, or its header is damaged.
     """
+    header = _header(members, member)
+    if header is None:
+        raise ValueError(f"its member {name} is not a NumPy array")
+    shape, dtype = header
+    claimed = math.prod(shape) * dtype.itemsize
+    if claimed > member.file_size:
+        raise ValueError(f"its member {name} claims {claimed:,} bytes of values, and has {member.file_size:,} in all")
+
+
+def _header(members: zipfile.ZipFile, member: zipfile.ZipInfo) -> tuple[tuple[int, ...], np.dtype[Any]] | None:
+    """Return shape and type of an array in an archive; None for a member that is none."""
     with members.open(member) as source:
         magic = source.read(np.lib.format.MAGIC_LEN)
         if not magic.startswith(np.lib.format.MAGIC_PREFIX):
-            return
+            return None
         # Version 3 differs from 2 in the encoding of the names of fields.
         is_first = magic[-2:] == b"\x01\x00"
         read = np.lib.format.read_array_header_1_0 if is_first else np.lib.format.read_array_header_2_0
         shape, _, dtype = read(source)
-    claimed = math.prod(shape) * dtype.itemsize
-    if claimed > member.file_size:
-        raise ValueError(f"its member {name} claims {claimed:,} bytes of values, and has {member.file_size:,} in all")
+    return shape, dtype
 
 
 def _npy(path: Path, kept: ExitStack) -> Any:
@@ -202,11 +215,11 @@ class _Lazy:
     @property
     def shape(self) -> tuple[int, ...]:
         try:
-            with _without_advice(), np.load(self.path, allow_pickle=False) as archive:
-                value: Array | bytes = archive[self.name]
+            with _without_advice(), zipfile.ZipFile(self.path) as members:
+                header = _header(members, _member(members, self.name))
         except _RAISED:
             return ()  # It is damaged, and not what was asked for.
-        return () if isinstance(value, bytes) else value.shape
+        return () if header is None else header[0]
 
 
 def _hdf5(where: str, path: Path, key: str | None, kept: ExitStack, *, several: bool) -> dict[str, Any]:

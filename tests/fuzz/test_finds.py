@@ -141,6 +141,17 @@ def test_data_with_a_member_that_is_no_array(tmp_path: Path) -> None:
         read_arrays("--data", path, None, kept)
 
 
+def test_data_in_a_member_without_an_extension(tmp_path: Path) -> None:
+    content = io.BytesIO()
+    np.save(content, np.arange(3))
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("x", content.getvalue())
+    with ExitStack() as kept:
+        assert read_arrays("--data", tmp_path / "x.npz", None, kept)["x"].tolist() == [0, 1, 2]
+        with pytest.raises(BadRequest, match=r"it has x \(3,\)"):
+            read_arrays("--data", tmp_path / "x.npz", "y", kept)
+
+
 @pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
 def test_data_that_claim_more_than_there_is_get_no_memory(tmp_path: Path, version: tuple[int, int]) -> None:
     content = io.BytesIO()
