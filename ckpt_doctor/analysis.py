@@ -168,11 +168,12 @@ def _non_finite(checkpoint: Checkpoint, inventory: Inventory) -> Iterator[tuple[
                 count = sum(int(piece.size - np.count_nonzero(np.isfinite(piece))) for piece in value)
                 yield from [(name, count)] if count else []
             continue
-        if together and (elements + value.size > _AT_ONCE or value.dtype != together[0][1].dtype):
+        size = value.size
+        if together and (elements + size > _AT_ONCE or value.dtype != together[0][1].dtype):
             yield from _not_finite_among(together)
             together, elements = [], 0
         together.append((name, value))
-        elements += value.size
+        elements += size
     yield from _not_finite_among(together)
 
 
@@ -180,8 +181,10 @@ def _floating(checkpoint: Checkpoint, inventory: Inventory) -> Iterator[tuple[st
     """Yield name and value of every variable that can hold NaN, as far as they can be read; a giant one in pieces."""
     # The inventory has read the values of layers already.
     known = {layer.variables[role]: value for layer in inventory.layers for role, value in layer.values.items()}
+    dtypes = {variable.dtype for variable in checkpoint.variables}
+    floating = {dtype for dtype in dtypes if dtype.startswith(("float", "bfloat", "complex"))}
     for variable in checkpoint.variables:
-        if not variable.dtype.startswith(("float", "bfloat", "complex")):
+        if variable.dtype not in floating:
             continue
         try:
             value: Array | Iterator[Array] | None = known.get(variable.name)

@@ -66,14 +66,16 @@ def take_inventory(checkpoint: Checkpoint, facts: ModelFacts | None) -> Inventor
     layers = _with_own_names(with_twins(layers, twins))
     others = grouped.others | dict.fromkeys(twins, "twin")
     for layer in layers:
-        for name in (*layer.variables.values(), *layer.companions.values()):
-            others.pop(name, None)
+        for held in (layer.variables, layer.companions) if layer.companions else (layer.variables,):
+            for name in held.values():
+                others.pop(name, None)
     evidence: list[Evidence] = [facts.evidence] if facts is not None and not facts.problems else []
+    strings = {variable.name for variable in checkpoint.variables if variable.dtype == "string"}
     texts = {
         name: "it holds text, where the layer has numbers"
-        for layer in layers
+        for layer in (layers if strings else ())
         for name in layer.variables.values()
-        if (variable := checkpoint.variable(name)) is not None and variable.dtype == "string"
+        if name in strings
     }
     return Inventory(
         layers=tuple(with_values(checkpoint, layer) for layer in with_averages(checkpoint, layers, others)),
@@ -213,10 +215,12 @@ def _with_own_names(layers: list[BatchNormLayer]) -> list[BatchNormLayer]:
     taken: set[str] = set()
     result = []
     for layer in layers:
-        name, anchors = (
-            layer.name,
-            iter((*layer.variables.values(), *layer.absent.values(), *layer.companions.values())),
-        )
+        name = layer.name
+        if name not in taken:
+            taken.add(name)
+            result.append(layer)
+            continue
+        anchors = iter((*layer.variables.values(), *layer.absent.values(), *layer.companions.values()))
         while name in taken and (anchor := next(anchors, None)) is not None:
             name = anchor.partition("/.ATTRIBUTES/")[0]
         taken.add(name)

@@ -150,7 +150,7 @@ def with_relatives(layers: Sequence[BatchNormLayer], grouped: Grouped, checkpoin
     Groups by name that consist of nothing else end here.
     """
     found: dict[str, list[tuple[str, Named]]] = {}
-    for variable in checkpoint.variables:
+    for variable in checkpoint.variables if layers else ():
         said = read_name(variable.name)
         if said.kind in ("shadow", "slot") and said.of:
             found.setdefault(said.of, []).append((variable.name, said))
@@ -228,6 +228,8 @@ def with_drifted(
     named = [group for group in grouped.layers if set(group.absent) == set(STATISTICS) and group.roles]
     if not expected:
         expected = named
+    if not expected:
+        return layers, grouped
 
     channels: dict[str, set[int]] = {}
     for layer in (*layers, *unmatched):

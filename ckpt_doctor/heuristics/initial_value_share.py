@@ -133,6 +133,8 @@ class InitialValueShares:
         return count is None or (layer.momentum is None and decay**count.updates > LARGEST_SHARE)
 
     def _measured(self, layer: BatchNormLayer) -> InitialValueShare | None:
+        if layer.momentum is None and self._fingerprint is None and self._floor is None:
+            return None
         if not self._may_be_cold(layer):
             return None
         mean, variance = (layer.values[role] for role in STATISTICS)

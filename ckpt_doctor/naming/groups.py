@@ -28,6 +28,7 @@ from ckpt_doctor.naming.reading import (
 
 # One copy of the model for each device, by variable scope (tensorflow/models, tutorials/image/cifar10_multi_gpu).
 _TOWER = re.compile(r"^(?P<before>(?:.*/)?)(?P<tower>(?:tower|replica|clone|gpu)_?(?P<number>\d+))/(?P<rest>.+)$")
+_TOWER_WORDS = ("tower", "replica", "clone", "gpu")  # One of them is in each such name.
 # In a file without a model, so many groups of gamma and beta beside a convolution are no coincidence.
 _FEWEST_BY_COMPANY = 2
 
@@ -59,7 +60,7 @@ class Group:
     @property
     def statistics(self) -> set[str]:
         """The roles of the statistics that are in the file."""
-        return set(STATISTICS) & set(self.roles)
+        return {role for role in STATISTICS if role in self.roles}
 
 
 @dataclass(eq=False)
@@ -122,10 +123,16 @@ class _Sorter:
 
     def read(self, variables: Sequence[Variable]) -> None:
         """Put every variable into a group, among the others, or aside until the groups are known."""
+        groups = self.groups
         for variable in variables:
-            said = _say(variable)
-            if said.kind == "batch-norm" and said.role not in self.group(said.layer).roles:
-                group = self.group(said.layer)
+            said = _say(variable) if variable.label else read_name(variable.name)
+            if said.kind == "batch-norm":
+                group = groups.get(said.layer)
+                if group is None:
+                    group = groups[said.layer] = Group(said.layer)
+                if said.role in group.roles:
+                    self.others[variable.name] = "weight"
+                    continue
                 group.roles[said.role] = variable.name
                 if said.role in STATISTICS:
                     group.initial = said.initial
@@ -135,8 +142,8 @@ class _Sorter:
                 self.pending.append((variable.name, said))
             else:
                 self.others[variable.name] = "counter" if said.kind == "counter" else "weight"
-        for scope in [scope for scope, group in self.groups.items() if not group.roles]:
-            del self.groups[scope]
+        for scope in [scope for scope, group in groups.items() if not group.roles]:
+            del groups[scope]
 
     def group(self, scope: str) -> Group:
         found = self.groups.get(scope)
@@ -152,6 +159,9 @@ class _Sorter:
         by_company = self._beside_convolutions()
         layers: list[Group] = []
         for scope, group in self.groups.items():
+            if _is_whole(group):
+                layers.append(group)
+                continue
             reason = self._doubt(group)
             if reason is not None:
                 self.not_judged.update(dict.fromkeys([*group.roles.values(), *group.companions.values()], reason))
@@ -287,6 +297,8 @@ class _Sorter:
             and not is_other_normalization(scope)
             and self._may_be(scope)
         ]
+        if len(pairs) < _FEWEST_BY_COMPANY:
+            return set()
         kernels: dict[str, list[tuple[int, ...]]] = {}
         for name, role in self.others.items():
             if role == "weight" and len(shape := self.by_name[name].shape) >= 3:
@@ -345,8 +357,7 @@ class _Sorter:
         """Return the layers with the copies of other towers attached to that of the first."""
         towers: dict[tuple[str, str], list[tuple[int, str, Group]]] = {}
         for group in layers:
-            found = _TOWER.match(group.name)
-            if found is not None:
+            if any(word in group.name for word in _TOWER_WORDS) and (found := _TOWER.match(group.name)):
                 key = (found["before"], found["rest"])
                 towers.setdefault(key, []).append((int(found["number"]), found["tower"], group))
         merged: set[int] = set()
@@ -364,6 +375,17 @@ class _Sorter:
                 first.slots += group.slots
                 merged.add(id(group))
         return [group for group in layers if id(group) not in merged]
+
+
+def _is_whole(group: Group) -> bool:
+    """Return whether a group is a layer beyond doubt, with nothing to be added: as most are."""
+    roles = group.roles
+    return (
+        "moving_mean" in roles
+        and "moving_variance" in roles
+        and ("gamma" in roles or "beta" in roles)
+        and not (group.companions or group.absent)
+    )
 
 
 def _say(variable: Variable) -> Named:

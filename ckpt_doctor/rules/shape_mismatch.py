@@ -34,6 +34,8 @@ from ckpt_doctor.rules.interface import Rule, Subject
 
 def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
     for layer in subject.inventory.layers:
+        if len(set(layer.shapes.values())) <= 1:
+            continue
         lengths = {role: math.prod(shape) for role, shape in layer.shapes.items()}
         if len(set(lengths.values())) > 1:
             listed = ", ".join(f"{layer.variables[role]} {list(layer.shapes[role])}" for role in lengths)

@@ -61,7 +61,7 @@ def _average(layer: BatchNormLayer) -> str | None:
 
 def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
     for layer in subject.inventory.layers:
-        name = _average(layer)
+        name = _average(layer) if layer.copies else None
         if name is None:
             continue
         repaired = layer.name in subject.repaired
