@@ -52,7 +52,7 @@ def failing(error):
 def test_a_report_that_cannot_be_written(before, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(Terminal, "report", failing(OSError(errno.ENOSPC, "No space left on device")))
     assert fix() == 1
-    assert "out is repaired and in place, and the report cannot be written: No space left" in capsys.readouterr().err
+    assert "out is repaired and in place, but the report cannot be written: No space left" in capsys.readouterr().err
     assert_repaired(tmp_path, before)
 
 

@@ -197,7 +197,7 @@ def test_bad_usage(run, argv, message):
         (["--severity", "CK101=loud"], "severity of CK101: 'loud' is none of error, warning, note"),
         (["--output", "no/folder.txt"], "--output no/folder.txt: its folder no is not there"),
         (["--meta", "gone.meta"], "gone.meta: is not there, and --meta needs it"),
-        (["--output", str(HEALTHY)], f"--output {HEALTHY}: is what is to be scanned"),
+        (["--output", str(HEALTHY)], f"--output {HEALTHY}: would overwrite a file that is being scanned"),
     ],
 )
 def test_requests_that_cannot_be_met(run, argv, message):
@@ -282,8 +282,8 @@ def test_the_help_of_every_command_shows_the_options_of_the_terminal(run, name):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ([], "where to? give --output PATH, --in-place (a backup is kept) or --dry-run"),
-        (["--in-place", "--output", "x"], "--in-place and --output PATH contradict each other; give one"),
+        ([], "no destination: pass --output PATH, --in-place (keeps a backup) or --dry-run"),
+        (["--in-place", "--output", "x"], "--in-place and --output PATH contradict each other; pass only one"),
         (["--no-backup", "--output", "x"], "--no-backup needs --in-place; --output leaves the checkpoint as it is"),
         (["--in-place", "--overwrite"], "--overwrite needs --output PATH"),
         (["--output", "x", "--receipt", "no/r.json"], "--receipt no/r.json: its folder no is not there"),
@@ -325,7 +325,7 @@ def test_diff(run, copy):
 def test_explain(run):
     code, out, _ = run("explain", "ck103")
     assert code == 0
-    assert out.startswith("CK103 checksum-mismatch (error; `fix` can: none)\n\nStored and computed checksums differ.\n")
+    assert out.startswith("CK103 checksum-mismatch (error; fix: none)\n\nStored and computed checksums differ.\n")
     code, out, _ = run("explain")
     assert code == 0
     assert "\nCK102  truncated" in out

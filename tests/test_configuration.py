@@ -1,4 +1,4 @@
-"""Options from files and from the environment; the command line wins."""
+"""Options from files and from the environment; the command line overrides both."""
 
 import pytest
 

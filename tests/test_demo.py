@@ -62,5 +62,5 @@ def test_without_tensorflow_the_demo_scans_and_names_what_is_missing(tmp_path, m
         ("", "exit code 1"),
     ]
     assert "BN301 saver-omits-statistics: 4 layers" in out
-    assert err.startswith("ckpt-doctor: the demo ends before the repair: running the model needs TensorFlow")
+    assert err.startswith("ckpt-doctor: the demo stops before the repair: running the model needs TensorFlow")
     assert 'pip install "tensorflow>=2.16" "tf_keras>=2.16"' in err

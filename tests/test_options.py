@@ -202,8 +202,8 @@ def test_fix_refuses_what_is_wrong_before_it_reads(name, value, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "where to? give --output PATH, --in-place (a backup is kept) or --dry-run"),
-        ({"in_place": True, "output": "x"}, "--in-place and --output PATH contradict each other; give one"),
+        ({}, "no destination: pass --output PATH, --in-place (keeps a backup) or --dry-run"),
+        ({"in_place": True, "output": "x"}, "--in-place and --output PATH contradict each other; pass only one"),
         ({"output": "x", "backup": False}, "--no-backup needs --in-place; --output leaves the checkpoint as it is"),
         ({"in_place": True, "overwrite": True}, "--overwrite needs --output PATH"),
     ],

@@ -129,5 +129,5 @@ def test_a_receipt_that_cannot_be_written_does_not_hide_the_repair(here, monkeyp
 
     monkeypatch.setattr(report_file, "write_report", fail)
     assert main(["fix", "cold", "--method", "debias", "--unproven", "--output", "new", "--receipt", "r.json"]) == 1
-    assert "new is repaired, and its receipt is not written: --receipt r.json" in capsys.readouterr().err
+    assert "new is repaired, but its receipt cannot be written: --receipt r.json" in capsys.readouterr().err
     assert Path("new.index").is_file()

@@ -108,7 +108,7 @@ def shell(line, **options):
         pytest.param(
             "ckpt-doctor fix model --output out >/dev/full",
             1,
-            "ckpt-doctor: out is repaired and in place, and the report cannot be written: No space left on device\n",
+            "ckpt-doctor: out is repaired and in place, but the report cannot be written: No space left on device\n",
             marks=FULL,
             id="full-fix",
         ),

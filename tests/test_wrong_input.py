@@ -338,8 +338,8 @@ def test_a_batch_size_that_is_none(run, number, message):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ([], "where to? give --output PATH, --in-place (a backup is kept) or --dry-run"),
-        (["--in-place", "--output", "out"], "--in-place and --output PATH contradict each other; give one"),
+        ([], "no destination: pass --output PATH, --in-place (keeps a backup) or --dry-run"),
+        (["--in-place", "--output", "out"], "--in-place and --output PATH contradict each other; pass only one"),
         (["--output", "out", "--no-backup"], "--no-backup needs --in-place; --output leaves the checkpoint as it is"),
         (
             ["--dry-run", "--layers", "zz*"],

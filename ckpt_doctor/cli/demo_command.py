@@ -40,7 +40,7 @@ def demo(context: click.Context, folder: str) -> int:
     try:
         tensorflow()
     except MissingExtra as error:
-        raise MissingExtra(f"the demo ends before the repair: {error}") from error
+        raise MissingExtra(f"the demo stops before the repair: {error}") from error
     codes += [
         _step(context, "fix", broken, "--data", data, "--output", fixed, "--overwrite"),
         _step(context, "scan", fixed),
@@ -52,7 +52,7 @@ def demo(context: click.Context, folder: str) -> int:
     for name, checkpoint in (
         ("broken", broken),
         ("repaired", fixed),
-        ("healthy twin, whose saver kept everything", f"{folder}/healthy/{_CHECKPOINT}"),
+        ("twin whose saver kept everything", f"{folder}/healthy/{_CHECKPOINT}"),
     ):
         from ckpt_doctor.cli.demo_accuracy import accuracy
 

@@ -25,15 +25,15 @@ FORMATS = ("text", "json", "html")
 @click.argument("checkpoint", metavar="CHECKPOINT", type=Files())
 @options_from(DataOptions)
 @options_from(RepairOptions)
-@click.option("--format", "report", type=click.Choice(FORMATS), default="text", help="Form of the report.")
+@click.option("--format", "report", type=click.Choice(FORMATS), default="text", help="Report format.")
 @click.option("--receipt", metavar="FILE", type=Files(), help="Also write the JSON report to FILE.")
 @click.pass_obj
 def fix(terminal: Terminal, /, checkpoint: str, report: str, receipt: str | None, **given: Any) -> int:
-    """Repair the batch-norm statistics of a checkpoint from data.
+    """Repair the batch-norm statistics of a checkpoint, from data if needed.
 
-    Only layers that `scan` finds broken are changed; everything else stays byte for byte what it was.
+    fix changes only layers that `scan` finds broken; everything else stays the same, byte for byte.
 
-    Exit code: 0 repaired, or nothing to repair; 1 not everything was; 2 refused or failed, nothing written.
+    Exit code: 0 repaired, or nothing to repair; 1 not everything is repaired; 2 refused or failed, nothing written.
     """
     options = RepairOptions.of(given)
     options.check_destination()
@@ -57,7 +57,7 @@ def fix(terminal: Terminal, /, checkpoint: str, report: str, receipt: str | None
             raise
         # Exit code 2 would say that nothing was written.
         terminal.message(
-            f"{result.output} is repaired and in place, and the report cannot be written: {error.strerror}"
+            f"{result.output} is repaired and in place, but the report cannot be written: {error.strerror}"
         )
         return 1
     except BaseException as error:
@@ -74,14 +74,14 @@ def _told(terminal: Terminal, result: RepairResult, report: str, receipt: str | 
 
     if receipt is None and result.needs_receipt and result.output is not None:
         receipt = receipt_beside(result.output)
-        terminal.message(f"{receipt}: a receipt, without which a scan could not tell that the statistics are new")
+        terminal.message(f"{receipt}: the receipt; scan needs it to tell that the statistics are new")
     unwritten = False
     if receipt is not None and result.output is not None:
         try:
             write_report("--receipt", receipt, json.render_repair(result, terminal.style()))
         except BadRequest as error:
             # Exit code 2 says that nothing was written.
-            terminal.message(f"{result.output} is repaired, and its receipt is not written: {error}")
+            terminal.message(f"{result.output} is repaired, but its receipt cannot be written: {error}")
             unwritten = True
     render = {"text": text.render, "json": json.render_repair, "html": html.render_repair}[report]
     terminal.report(render(result, terminal.style()))

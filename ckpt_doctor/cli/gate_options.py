@@ -39,7 +39,7 @@ class Gate:
         """Refuse, before anything is read, what could not be written at the end.
 
         Raises:
-            BadRequest: A file cannot be written, or is what is to be scanned.
+            BadRequest: A file cannot be written, or would overwrite a file that is being scanned.
             MissingExtra: A report needs what is not installed.
         """
         files = [("--output", output), ("--write-baseline", self.write_baseline)]
@@ -57,7 +57,7 @@ class Gate:
             from ckpt_doctor.formats.report_file import check_report
 
             if os.path.realpath(file) in scanned:
-                raise BadRequest(f"{option} {file}: is what is to be scanned")
+                raise BadRequest(f"{option} {file}: would overwrite a file that is being scanned")
             check_report(option, file)
         if "html" in wanted:
             from ckpt_doctor.reports.html import check_installed
@@ -67,7 +67,7 @@ class Gate:
             click.get_current_context().get_parameter_source("baseline") is click.core.ParameterSource.COMMANDLINE
         )
         if self.write_baseline is not None and self.options.baseline is not None and explicit:
-            raise BadRequest("--baseline and --write-baseline contradict each other; give one")
+            raise BadRequest("--baseline and --write-baseline contradict each other; pass only one")
 
     def scan_options(self, report: str) -> dict[str, Any]:
         """Return the options of `ckpt_doctor.scan` that this comes to."""
@@ -101,7 +101,7 @@ class Gate:
 
         if result.errors or not result.checkpoints:
             # It would forget what was known of the paths that gave no verdict.
-            terminal.message(f"--write-baseline {file}: nothing written, because there is no verdict on some paths")
+            terminal.message(f"--write-baseline {file}: nothing written, because some paths could not be checked")
             return result
         terminal.report(baseline.render(result, file), file, "--write-baseline")
         written = baseline.read(file)

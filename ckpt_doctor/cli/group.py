@@ -40,7 +40,7 @@ def ckpt_doctor_group() -> None:
     """Find and repair what is broken in TensorFlow and Keras checkpoints.
 
     Every option can also come from CKPT_DOCTOR_<OPTION>, or from [tool.ckpt-doctor] in pyproject.toml or
-    .ckpt-doctor.toml; the command line wins.
+    .ckpt-doctor.toml; the command line overrides both.
     """
 
 

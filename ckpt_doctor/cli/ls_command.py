@@ -11,9 +11,9 @@ from ckpt_doctor.cli.terminal import Terminal
 
 @click.command(cls=Command)
 @click.argument("checkpoint", metavar="CHECKPOINT", type=Files())
-@click.option("--grep", metavar="REGEX", help="Only names that match.")
+@click.option("--grep", metavar="REGEX", help="List only names that match.")
 @click.option("--stats", is_flag=True, help="Read the values: min, max, mean, std, non-finite, zeros.")
-@click.option("--format", "report", type=click.Choice(["text", "json"]), default="text", help="Form of the list.")
+@click.option("--format", "report", type=click.Choice(["text", "json"]), default="text", help="Output format.")
 @click.pass_obj
 def ls(terminal: Terminal, checkpoint: str, grep: str | None, stats: bool, report: str) -> int:
     """List the variables of a checkpoint: type, shape, size, role, name."""

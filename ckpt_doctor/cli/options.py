@@ -24,10 +24,10 @@ def _terminal_options() -> list[click.Parameter]:
     return [
         click.Option(names, is_flag=True, expose_value=False, callback=_tell_terminal, help=text)
         for names, text in (
-            (["-q", "--quiet"], "Say only what is wrong."),
+            (["-q", "--quiet"], "Print findings only."),
             (["-v", "--verbose"], "Do not abbreviate lists and messages; show the debug log."),
-            (["--no-color"], "No colours, even on a terminal."),
-            (["--no-progress"], "No progress bar, even on a terminal."),
+            (["--no-color"], "Do not print colours, even on a terminal."),
+            (["--no-progress"], "Do not show a progress bar, even on a terminal."),
         )
     ]
 

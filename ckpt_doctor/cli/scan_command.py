@@ -20,13 +20,20 @@ if TYPE_CHECKING:
 
 @click.command(cls=Command)
 @click.argument("paths", metavar="PATH...", type=Files(), nargs=-1, required=True)
-@click.option("--format", "report", type=click.Choice(list(REPORTS)), default="text", help="Form of the report.")
+@click.option("--format", "report", type=click.Choice(list(REPORTS)), default="text", help="Report format.")
 @click.option("--output", metavar="FILE", type=Files(), help="Write the report to FILE instead of stdout.")
 @options_from(GateOptions)
 @options_from(ScanOptions)
-@click.option("--write-baseline", metavar="FILE", type=Files(), help="Make what is found now the known findings.")
 @click.option(
-    "--report", "reports", metavar="FORMAT=FILE", type=Report(), multiple=True, help="A further report of the same run."
+    "--write-baseline", metavar="FILE", type=Files(), help="Write the current findings to FILE as the baseline."
+)
+@click.option(
+    "--report",
+    "reports",
+    metavar="FORMAT=FILE",
+    type=Report(),
+    multiple=True,
+    help="Also write a report in this format.",
 )
 @options_from(DataOptions)
 @click.pass_obj
@@ -40,13 +47,13 @@ def scan(
     reports: tuple[str, ...],
     **given: Any,
 ) -> int:
-    """Say what is wrong with checkpoints, and why.
+    """Find broken batch-norm statistics and damaged files, and report the cause.
 
-    PATH is a checkpoint prefix or any of its files, a SavedModel, a Keras file, a folder to search, or a glob. They
-    are not changed, except that an interrupted repair is completed or rolled back. TensorFlow is not needed,
-    except for --data, which runs the model and compares.
+    PATH is a checkpoint prefix or any of its files, a SavedModel, a Keras file, a folder to search, or a glob. scan
+    changes nothing, except that it completes or rolls back an interrupted repair. Only --data needs TensorFlow: it
+    runs the model and compares the statistics with the data.
 
-    Exit code: 0 nothing found, 1 findings, 2 no verdict.
+    Exit code: 0 nothing found, 1 findings, 2 a path could not be checked.
     """
     from ckpt_doctor.audit import scan as scan_paths
 
@@ -59,7 +66,7 @@ def scan(
     for error in result.errors:
         terminal.message(f"{error.path}: {error.message}")
     if not result.checkpoints and not result.errors and not gate.options.skip_non_checkpoints:
-        terminal.message(f"{', '.join(paths)}: no checkpoint in it; nothing was scanned")
+        terminal.message(f"{', '.join(paths)}: no checkpoint found; nothing was scanned")
     if gate.options.strict:
         for one in result.coverage.unopened:
             first = f"{one.paths[0]} and {len(one.paths) - 1:,} more" if len(one.paths) > 1 else one.paths[0]

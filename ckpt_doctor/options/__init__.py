@@ -58,96 +58,97 @@ class DataOptions(Options):
     data: tuple[str, ...] = option(
         (),
         Texts(),
-        "FILE.npz[key], a folder of images, MODULE:FUNCTION …",
-        "What to feed: `FILE.npz`, `FILE.npz[key]`, `FILE.npy`, `FILE.h5[dataset]`, each also as `NAME=…`; a folder of "
-        "images; `*.tfrecord`; `MODULE:FUNCTION`. It needs TensorFlow.",
+        "Training-like inputs: FILE.npz[key], a folder of images, MODULE:FUNCTION …",
+        "Training-like inputs: `FILE.npz`, `FILE.npz[key]`, `FILE.npy`, `FILE.h5[dataset]`, each also as `NAME=…`; a "
+        "folder of images; `*.tfrecord`; `MODULE:FUNCTION`. Needs TensorFlow.",
         metavar="DATA",
     )
     model: str | None = option(
         None,
         Text(),
-        "The model, where the checkpoint does not say: .meta, .keras …",
-        "The model, where none lies with the checkpoint: a `.meta`, a Keras file or its `.json`, or `MODULE:FUNCTION`.",
+        "The model, if it is not stored next to the checkpoint: .meta, .keras …",
+        "The model, if it is not stored next to the checkpoint: a `.meta`, a Keras file or its `.json`, or "
+        "`MODULE:FUNCTION`.",
         metavar="MODEL",
     )
     inputs: Mapping[str, str] = option(
         {},
         Pairs(),
-        "Feed NAME of the data to this tensor.",
-        "Name in the data to the tensor of the graph that it feeds.",
+        "Feed the array NAME of the data to this tensor.",
+        "Maps an array's name in the data to the tensor of the graph that it is fed to.",
         flag="--input",
         metavar="NAME=TENSOR",
     )
     feeds: Mapping[str, str] = option(
         {},
         Pairs(),
-        "Feed a constant.",
-        "Tensor to a number, `true` or `false` that is fed in every run.",
+        "Feed a constant to this tensor.",
+        "Maps a tensor to a number, `true` or `false` to feed in every run.",
         flag="--feed",
         metavar="TENSOR=VALUE",
     )
     batch_size: int = option(
         64,
         Whole(1),
-        "Samples in a batch, if the model does not fix it.",
-        "Samples in a batch; a size that the model fixes goes before it.",
+        "Samples in a batch, unless the model fixes the batch size.",
+        "Samples in a batch; a batch size that the model fixes has precedence.",
         metavar="N",
     )
     samples: int | None = option(
         None,
         Whole(1),
-        "Use at most N samples: by the seed, of a stream the first.",
-        "Use at most so many samples: chosen by the seed, of a stream (a dataset, a generator) the first.",
+        "Randomly choose at most N samples; of a stream, take the first N.",
+        "Randomly choose at most so many samples (see `seed`); of a stream (a dataset, a generator), take the first.",
         metavar="N",
     )
     seed: int | None = option(
         0,
         Whole(),
-        "Decides the order of the samples.",
-        "Decides the order of the samples; None keeps the order that they have.",
+        "Seed of the order of the samples.",
+        "Seed of the order of the samples; None keeps the order of the data.",
         metavar="N",
         optional=True,
     )
     parse: str | None = option(
         None,
         Reference(),
-        "Reads one record of *.tfrecord data.",
-        "`MODULE:FUNCTION` that reads one TFRecord.",
+        "Function that reads one record of *.tfrecord data.",
+        "`MODULE:FUNCTION`: the function that reads one TFRecord.",
         metavar="MODULE:FUNCTION",
     )
     image_size: tuple[int, int] | None = option(
         None,
         HeightAndWidth(),
         "Resize the images of a folder.",
-        "`HxW`, or a pair, that images are resized to.",
+        "`HxW`, or a pair: resize images to this height and width.",
         metavar="HxW",
     )
     image_scale: tuple[float, float] | None = option(
         None,
         FactorAndOffset(),
-        "A pixel p of 0..255 becomes A*p+B.",
-        "`A,B`, or a pair: a pixel p of 0..255 becomes `A * p + B`.",
+        "Scale images: a pixel p of 0..255 becomes A*p+B.",
+        "`A,B`, or a pair: scale images; a pixel p of 0..255 becomes `A * p + B`.",
         metavar="A,B",
     )
     cache_memory: int = option(
         2 * 10**9,
         Size(),
-        "Activations held in memory.",
-        "Bytes of activations that are held in memory, or a text like `2GB`; more go to disk.",
+        "Memory for activations; the rest goes to disk.",
+        "Bytes of activations to keep in memory, or a text like `2GB`; the rest goes to disk.",
         metavar="SIZE",
         shell="2GB",
     )
     unproven: bool = option(
         False,
         Flag(),
-        "Also repair what only looks broken; run graphs that draw noise.",
-        "Also repair what only looks broken, and run graphs that draw noise.",
+        "Accept random operations that are not dropout; fix also repairs unproven findings.",
+        "Accept random operations that are not dropout; `fix` also repairs unproven findings.",
     )
     allow_code: bool = option(
         False,
         Flag(),
-        "Run Python, and operations on files and the network, that the checkpoint holds.",
-        "Run Python that the checkpoint itself carries, and operations of its graph on files and the network.",
+        "Run Python code, file and network operations that the checkpoint contains.",
+        "Run Python code, file and network operations that the checkpoint contains.",
     )
 
 
@@ -162,62 +163,67 @@ class RepairOptions(DataOptions):
         "Where to write: a new prefix, folder or file.",
         metavar="PATH",
     )
-    overwrite: bool = option(False, Flag(), "Replace what lies at --output.", "Replace what lies at `output`.")
+    overwrite: bool = option(False, Flag(), "Replace what exists at --output.", "Replace what exists at `output`.")
     in_place: bool = option(
-        False, Flag(), "Repair the checkpoint itself; a backup is kept.", "Change the checkpoint itself instead."
+        False,
+        Flag(),
+        "Repair the checkpoint itself and keep a backup.",
+        "Change the checkpoint itself instead of writing a repaired copy.",
     )
     backup: bool = option(
         True,
         Flag(),
-        "With --in-place: keep no backup.",
-        "With `in_place`, keep what was there.",
+        "With --in-place: do not keep a backup.",
+        "With `in_place`: keep a backup of the replaced files.",
         flag="--no-backup",
         negative=True,
     )
     method: str = option(
         "auto",
         Choice(METHODS),
-        "How to estimate.",
+        "How to repair.",
         "`layerwise`: the whole data set is one batch; `training`: every batch is normalised with its own moments; "
-        "`copy`: what is in the file under another name; `debias`: take the initial value out of cold averages; "
-        "`initial`: put back the initial values of a network that was trained with them; "
-        "`auto`: copy where exact, else layerwise with data and debias without.",
+        "`copy`: the values are in the file under another name; `debias`: remove the initial value from cold "
+        "averages; "
+        "`initial`: restore the initial values of a network that was trained with them; "
+        "`auto`: `copy` if it is exact, else `layerwise` with data and `debias` without.",
     )
     layers: tuple[str, ...] = option(
         (),
         Texts(),
-        "Only, or also, layers of these names.",
-        "Globs on layer names; they narrow or widen what is repaired.",
+        "Repair exactly the layers that match GLOB, healthy ones included.",
+        "Globs on layer names: repair exactly the layers that match, healthy ones included.",
         metavar="GLOB",
     )
     metric: str | None = option(
         None,
         Reference(),
-        "f(predict, data) -> float; a repair may not lower it.",
+        "f(predict, data) -> float; a repair that lowers it is not written.",
         "`MODULE:FUNCTION`: `f(predict, data) -> float`, higher is better; a repair that lowers it is not written.",
         metavar="MODULE:FUNCTION",
     )
     metric_data: tuple[str, ...] = option(
         (),
         Texts(),
-        "What the metric is measured on, in any form of --data; else --data.",
-        "What the metric is measured on, in any form of `data`, which it is where this is not given. The metric gets a "
-        "dict of the arrays of files (all of them, labels too) or of the images of a folder; of records what `parse` "
-        "returns, all of them stacked; or what a function returns.",
+        "Data to measure the metric on, in any form of --data (default: --data).",
+        "Data to measure the metric on, in any form of `data`; if absent, `data` itself. The metric receives a dict of "
+        "the arrays of files (all of them, labels too) or of the images of a folder; for records what `parse` returns, "
+        "stacked; or what a function returns.",
         metavar="DATA",
     )
     force: bool = option(
         False,
         Flag(),
-        "Repair layers that were trained in inference mode.",
-        "Also repair layers that were trained with their stored statistics.",
+        "Also re-estimate layers trained in inference mode (BN304); this usually breaks the model.",
+        "Also re-estimate layers that were trained in inference mode, with their stored statistics (BN304); this "
+        "usually breaks the model.",
     )
-    dry_run: bool = option(False, Flag(), "Say what would be set; write nothing.", "Write nothing.")
+    dry_run: bool = option(False, Flag(), "Show the planned values; write nothing.", "Write nothing.")
     full_verify: bool = option(
         False,
         Flag(),
-        "Checksum every byte of what was written.",
-        "Checksum every byte of a checkpoint that was changed in place.",
+        "Verify the checksum of every byte after writing.",
+        "Verify the checksum of every byte of a checkpoint that was changed in place.",
     )
 
     def check_destination(self) -> None:
@@ -227,9 +233,9 @@ class RepairOptions(DataOptions):
             BadRequest: Where to write is not said, or said twice; or an option has nothing to work on.
         """
         if self.in_place and self.output is not None:
-            raise BadRequest("--in-place and --output PATH contradict each other; give one")
+            raise BadRequest("--in-place and --output PATH contradict each other; pass only one")
         if not self.in_place and self.output is None and not self.dry_run:
-            raise BadRequest("where to? give --output PATH, --in-place (a backup is kept) or --dry-run")
+            raise BadRequest("no destination: pass --output PATH, --in-place (keeps a backup) or --dry-run")
         if not self.backup and not self.in_place:
             raise BadRequest("--no-backup needs --in-place; --output leaves the checkpoint as it is")
         if self.overwrite and self.output is None:
@@ -243,74 +249,84 @@ class ScanOptions(DataOptions):
     select: tuple[str, ...] = option(
         (),
         Texts(),
-        "Only these rules: BN101,CK or a name.",
-        "Codes or names of the rules to report, or the beginning of codes (`BN2`); empty means all.",
+        "Report only these rules (codes, names or prefixes, comma-separated).",
+        "Report only these rules: codes, names, or prefixes of codes (`BN2`). If empty, all are reported.",
         metavar="CODES",
     )
     ignore: tuple[str, ...] = option(
-        (), Texts(), "Not these rules.", "Likewise, of the rules not to report.", metavar="CODES"
+        (),
+        Texts(),
+        "Do not report these rules.",
+        "Do not report these rules; written as for `select`.",
+        metavar="CODES",
     )
     severity: Mapping[str, Severity] = option(
         {},
         Levels(values=SEVERITIES),
-        "Another severity for a rule.",
-        "Code, name or beginning of codes to the severity that its findings get.",
+        "Override a rule's severity: CODE=error, warning or note.",
+        "Override a rule's severity: maps a code, name or prefix to `error`, `warning` or `note`.",
         metavar="CODE=LEVEL",
     )
     min_severity: Severity = option(  # noqa: RUF009 - a field
-        "note", Choice(SEVERITIES), "Report nothing less.", "The least severity to report."
+        "note", Choice(SEVERITIES), "Hide findings below this severity.", "Hide findings below this severity."
     )
     per_path_ignores: Mapping[str, tuple[str, ...]] = option(
         {},
         Lists(),
-        "Not these rules for this path or glob.",
-        "Path, folder or glob to the rules not to report there.",
+        "Ignore rules for a path or glob, e.g. 'models/gan/*=BN306'.",
+        "Ignore rules for a path: maps a path, folder or glob to the rules.",
         metavar="PATH=CODES",
         beside=True,
     )
     baseline: str | None = option(
         None,
         Text(),
-        "Known findings, which are counted and not reported.",
-        "A file of known findings, which are counted and not reported.",
+        "Known findings: they are counted and not reported.",
+        "A file of known findings: they are counted and not reported.",
         metavar="FILE",
         beside=True,
     )
     quick: bool = option(
         False,
         Flag(),
-        "Index and batch-norm statistics only; no checksums of the rest.",
-        "Read the index and the batch-norm statistics only: no checksums, and no values of anything else.",
+        "Read only the index and the batch-norm statistics; skip the checksums of the rest.",
+        "Read only the index and the batch-norm statistics; skip all other values and their checksums.",
     )
     all_listed: bool = option(
         False,
         Flag(),
-        "Every checkpoint a `checkpoint` file lists, not the latest.",
-        "Take every checkpoint that a `checkpoint` state file lists, not only the latest.",
+        "Scan every checkpoint listed in a `checkpoint` file, not only the latest.",
+        "Scan every checkpoint listed in a `checkpoint` state file, not only the latest.",
         flag="--all",
     )
     skip_non_checkpoints: bool = option(
         False,
         Flag(),
-        "Pass over named files that are not checkpoints, as in a folder.",
-        "Pass over files that are named and are not checkpoints, as the search of a folder does: for hooks, which name "
-        "every file of some endings. To find no checkpoint is then not an error.",
+        "Skip named files that are not checkpoints, as in a folder.",
+        "Skip named files that are not checkpoints, as in a folder: for hooks, which name every file with certain "
+        "endings. It is then not an error if no checkpoint is found.",
     )
     jobs: int = option(
-        1, Whole(1), "How many to read at a time.", "How many checkpoints to read at a time.", metavar="N", shell=None
+        1,
+        Whole(1),
+        "Number of checkpoints to scan in parallel.",
+        "Number of checkpoints to scan in parallel.",
+        metavar="N",
+        shell=None,
     )
     timeout: float | None = option(
         None,
         Above(),
-        "Give up on a checkpoint after so many seconds.",
-        "Seconds that the verdict on one checkpoint may take, each in a process of its own; the others go on.",
+        "Time limit for each checkpoint.",
+        "Time limit for each checkpoint, in seconds; each is judged in its own process, and the others go on.",
         metavar="SECONDS",
     )
     max_memory: int | None = option(
         None,
         Size(),
-        "Give up on a checkpoint that needs more: 2GB.",
-        "Bytes that the process may ask for which judges one checkpoint; the others go on. Linux only.",
+        "Memory limit for each checkpoint, e.g. 2GB (Linux only).",
+        "Memory limit for each checkpoint, in bytes or a text like `2GB`; each is judged in its own process, and the "
+        "others go on. Linux only.",
         metavar="SIZE",
     )
     meta: str | None = option(
@@ -322,7 +338,11 @@ class ScanOptions(DataOptions):
         beside=True,
     )
     tolerance: float = option(
-        1.0, Above(), "Widens the limits of BN401.", "Multiplies the limits of the comparison with data.", metavar="X"
+        1.0,
+        Above(),
+        "Multiply the limits of BN401 by X.",
+        "Multiplies the limits of the comparison with data (BN401).",
+        metavar="X",
     )
 
     @classmethod
@@ -348,12 +368,12 @@ class GateOptions(ScanOptions):
     fail_on: str = option(
         "error",
         Choice((*SEVERITIES, "never")),
-        "Exit 1 for findings of this severity or above.",
-        "The least severity that fails, or `never`.",
+        "Exit 1 for findings of this severity or higher.",
+        "Fail for findings of this severity or higher, or `never`.",
     )
     strict: bool = option(
         False,
         Flag(),
-        "Exit 1 too where something about batch norm was not judged, or a model file was not opened.",
-        "Fail too where something about batch norm was not judged, or a model file was not opened.",
+        "Also exit 1 if anything about batch norm was not judged or a model file was not opened.",
+        "Also fail if anything about batch norm was not judged or a model file was not opened.",
     )

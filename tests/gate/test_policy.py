@@ -161,7 +161,7 @@ def test_an_ignore_that_nothing_needs_is_reported(zoo, run, tmp_path):
         (["--per-path-ignores", "zoo"], "--per-path-ignores zoo: must be NAME=VALUE"),
         (
             ["--baseline", "a", "--write-baseline", "b"],
-            "--baseline and --write-baseline contradict each other; give one",
+            "--baseline and --write-baseline contradict each other; pass only one",
         ),
         (["--report", "sarif"], "--report sarif: must be FORMAT=FILE with FORMAT one of text, json, sarif, junit, "),
         (["--report", "pdf=x"], "--report pdf=x: must be FORMAT=FILE"),
