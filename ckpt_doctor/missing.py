@@ -11,7 +11,7 @@ _NAMED = 3
 # What Keras goes on without, with a warning.
 _OPTIMIZER = "optimizer_weights/"
 _LISTS = {
-    "graph": "the saver of the graph beside it lists",
+    "graph": "the saver of its graph lists",
     "object-graph": "its object graph lists",
     "config": "its config needs",
 }

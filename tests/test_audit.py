@@ -176,7 +176,7 @@ def test_damage_concerns_the_layers_whose_variables_it_touches():
 def test_many_places_are_one_finding():
     damages = tuple(Damage("checksum-mismatch", f"byte {number}", "bad", (f"v{number}",)) for number in range(9))
     (found,) = verdict.judge_subject(Subject(Inventory(()), damages), ALL)
-    assert found.message.endswith("; and 6 more places")
+    assert found.message.endswith("; and 6 other places")
     assert len(found.variables) == 9
 
 
@@ -185,7 +185,7 @@ def test_many_places_are_one_finding():
     [
         (["CK101"], [], {"CK101"}),
         (["ck101,truncated"], [], {"CK101", "CK102"}),
-        (["CK10"], ["CK101", "CK104,CK105", "unfinished-save"], {"CK102", "CK103"}),
+        (["CK10"], ["CK101", "CK104,CK105", "unfinished-save"], {"CK102", "CK103", "CK107"}),
         ([" CK101 , "], [], {"CK101"}),
     ],
 )

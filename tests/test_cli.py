@@ -346,7 +346,7 @@ def test_the_demo_refuses_a_folder_that_is_not_its_own(run, tmp_path, monkeypatc
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     code, out, err = run("demo", "mine")
     assert (code, out) == (2, "")
-    assert err == "ckpt-doctor: mine: exists and was not written by `ckpt-doctor demo`; name another folder\n"
+    assert err == "ckpt-doctor: mine: exists and was not written by `ckpt-doctor demo`; pass another folder\n"
 
 
 @pytest.mark.parametrize(

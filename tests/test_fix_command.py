@@ -62,7 +62,7 @@ def test_overwrite_never_takes_the_neighbours(run, tmp_path):
     code, out, err = run("models/broken", "--data", DATA, "--output", "models", "--overwrite", "--unproven")
     assert (code, out) == (2, "")
     assert err == (
-        "ckpt-doctor: --output models: models contains the checkpoint itself (models/broken); give another name\n"
+        "ckpt-doctor: --output models: models contains the checkpoint itself (models/broken); pass another name\n"
     )
     assert everything(tmp_path) == before
 
@@ -75,7 +75,7 @@ def test_overwrite_never_takes_another_file(run, tmp_path):
     assert code == 2
     assert err == (
         "ckpt-doctor: --output thesis.tex: thesis.tex is a text file; --overwrite replaces only a tensor-bundle "
-        "checkpoint; give another name\n"
+        "checkpoint; pass another name\n"
     )
     code, _, err = run(BROKEN, "--data", DATA, "--output", "thesis.h5", "--overwrite")
     assert code == 2
@@ -102,7 +102,11 @@ def test_what_is_read_is_not_replaced(run, tmp_path, argv):
     shutil.copy(FIXTURES / "data" / "calibration.npz", tmp_path / "old" / "assets" / "data.npz")
     (tmp_path / "old" / "assets" / "mine.py").write_text("")
     before = everything(tmp_path)
-    with pytest.raises(BadRequest, match=r"--output old: old\S* would be replaced, and \S+ is read; give another name"):
+    with pytest.raises(
+        BadRequest,
+        match=r"--output old: old\S* would be replaced, but \S+ is being read; pass "
+        "another name",
+    ):
         check_output(open_checkpoint("m"), "old", overwrite=True, inputs=argv[1::2])
     code, _, err = run("m", *argv, "--output", "old", "--overwrite")
     assert code == 2
@@ -149,7 +153,7 @@ def test_a_receipt_replaces_nothing_but_a_receipt(run, tmp_path):
         code, _, err = run("model.h5", "--data", DATA, "--output", "out.h5", "--receipt", name)
         assert code == 2
         assert err == (
-            f"ckpt-doctor: --receipt {name}: exists and is not a receipt of ckpt-doctor; give another name\n"
+            f"ckpt-doctor: --receipt {name}: exists and is not a receipt of ckpt-doctor; pass another name\n"
         )
     assert everything(tmp_path) == before
     (tmp_path / "receipt.json").write_text('{"schema": "ckpt-doctor/fix/1", "sha256": [], "layers": []}')

@@ -42,7 +42,7 @@ def test_a_weight_that_the_saver_beside_lists(tmp_path: Path) -> None:
     (finding,) = found(path)
     assert (finding.severity, finding.certainty, finding.repair) == ("error", "proven", "none")
     assert finding.variables == ("net/conv1/weights",)
-    assert "the saver of the graph beside it lists a variable that is not in the file" in finding.message
+    assert "the saver of its graph lists a variable that is not in the file" in finding.message
     assert main(["fix", str(path), "--in-place", "--method", "copy"]) == 2
 
 

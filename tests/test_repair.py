@@ -345,7 +345,7 @@ def test_a_write_that_fails_anywhere_in_place_changes_nothing(fixture, tmp_path,
 @pytest.mark.parametrize("fixture", WRITTEN, ids=str)
 def test_an_output_that_is_not_what_was_planned_is_removed(fixture, tmp_path, monkeypatch):
     monkeypatch.setattr("ckpt_doctor.repair.writing.same_values", lambda *_: False)
-    with pytest.raises(VerificationFailed, match="does not hold what was to be written; nothing was changed"):
+    with pytest.raises(VerificationFailed, match="does not hold the planned values; nothing was changed"):
         repair(fixture, tmp_path)
     assert list(tmp_path.iterdir()) == []
 

@@ -129,7 +129,7 @@ def test_a_value_that_is_not_what_it_should_be_stops_everything(
     ):
         pytest.fail("the comparison comes first")
     assert str(failure.value) == (
-        f"{target or source.path}: {wrong.name} does not hold what was to be written; nothing was changed"
+        f"{target or source.path}: {wrong.name} does not hold the planned values; nothing was changed"
     )
     assert everything(tmp_path) == before
 
@@ -247,7 +247,7 @@ def test_a_dry_run_needs_room_and_says_so(
     ):
         monkeypatch.setattr(name, full)
     where = rf"{temporary_files}/ckpt-doctor-\w+/\S+"
-    advice = "; a dry run writes a copy to the folder for temporary files; TMPDIR names another"
+    advice = "; a dry run writes a copy to the temporary folder; set TMPDIR to use another folder"
     with (
         pytest.raises(BadRequest, match=rf"^{where}: cannot be written: the disk is full{advice}$"),
         writing.staged(source, one_change(source), None, dry_run=True),
@@ -267,7 +267,7 @@ def test_a_dry_run_refuses_what_a_real_run_would(tmp_path: Path, kind: str) -> N
     format_of(source).rewrite(source, Path(output), Changes())
     before = everything(tmp_path)
     with (
-        pytest.raises(BadRequest, match="exists; give another name or --overwrite"),
+        pytest.raises(BadRequest, match="exists; pass another name or --overwrite"),
         writing.staged(source, one_change(source), output, dry_run=True),
     ):
         pass

@@ -105,8 +105,8 @@ def to_pointer(path):
 
 
 DAMAGES = [
-    pytest.param(SHARD, Path.unlink, "CK101", "is not there; 14 of 14 entries of the index lie in it", id="no shard"),
-    pytest.param(SHARD, cut_short, "CK102", "has 1000 bytes, the index needs 18280", id="short shard"),
+    pytest.param(SHARD, Path.unlink, "CK101", "is missing; it holds 14 of the 14 entries of the index", id="no shard"),
+    pytest.param(SHARD, cut_short, "CK102", "has 1000 bytes, the index expects 18280", id="short shard"),
     pytest.param(SHARD, flip(500), "CK103", "byte 480: conv1/kernel: checksum 0x", id="flipped in shard"),
     pytest.param(f"{NAME}.index", flip(40), "CK103", "byte 0: a block has checksum 0x", id="flipped in index"),
     pytest.param(f"{NAME}.index", to_pointer, "CK104", "is a git-LFS pointer; fetch the real file", id="pointer"),
@@ -237,7 +237,7 @@ def test_a_key_that_the_data_do_not_have(run):
 @pytest.mark.parametrize("file", ["out.index", "out.meta", "out.data-00000-of-00002"])
 def test_an_output_that_exists(run, folder, file):
     (folder / file).write_text("mine")
-    message = f"--output out: {file} exists; give another name or --overwrite"
+    message = f"--output out: {file} exists; pass another name or --overwrite"
     assert fix(run) == (2, "", f"ckpt-doctor: {message}\n")
 
 
@@ -258,12 +258,12 @@ def test_another_checkpoint_whose_name_begins_alike_is_none_of_ours(folder, monk
 
 def test_an_output_file_that_exists(run, folder):
     (folder / "out.h5").write_text("mine")
-    message = "--output out.h5: out.h5 exists; give another name or --overwrite"
+    message = "--output out.h5: out.h5 exists; pass another name or --overwrite"
     assert fix(run, checkpoint="broken.h5", output="out.h5") == (2, "", f"ckpt-doctor: {message}\n")
 
 
 def test_an_output_of_another_format(run):
-    message = "--output out.keras: the repaired file is of the same format; its name must end in .h5"
+    message = "--output out.keras: the repaired file has the same format; its name must end in .h5"
     assert fix(run, checkpoint="broken.h5", output="out.keras") == (2, "", f"ckpt-doctor: {message}\n")
 
 
@@ -283,7 +283,7 @@ def test_an_output_of_another_format(run):
 def test_the_output_is_the_checkpoint(run, folder, checkpoint, output):
     (folder / "link").symlink_to(folder)
     (folder / "sub").mkdir()
-    message = f"--output {output}: is the checkpoint itself; to change it where it lies, use --in-place"
+    message = f"--output {output}: is the checkpoint itself; to change it in place, pass --in-place"
     assert fix(run, "--overwrite", checkpoint=checkpoint, output=output) == (2, "", f"ckpt-doctor: {message}\n")
 
 
@@ -292,12 +292,13 @@ def test_the_output_is_a_file_of_the_checkpoint(run, suffix):
     code, out, err = fix(run, "--overwrite", output=f"{NAME}{suffix}")
     assert (code, out) == (2, "")
     assert err == (
-        f"ckpt-doctor: --output {NAME}{suffix}: is a file of the checkpoint itself; give a new prefix, or --in-place\n"
+        f"ckpt-doctor: --output {NAME}{suffix}: is a file of the checkpoint itself; pass another prefix, or "
+        "--in-place\n"
     )
 
 
 def test_a_folder_that_is_not_there(run):
-    assert fix(run, output="no/out") == (2, "", "ckpt-doctor: --output no/out: there is no folder no\n")
+    assert fix(run, output="no/out") == (2, "", "ckpt-doctor: --output no/out: the folder no does not exist\n")
 
 
 @pytest.mark.tensorflow
@@ -343,7 +344,7 @@ def test_a_batch_size_that_is_none(run, number, message):
         (["--output", "out", "--no-backup"], "--no-backup needs --in-place; --output leaves the checkpoint as it is"),
         (
             ["--dry-run", "--layers", "zz*"],
-            "--layers zz*: no batch-norm layer of this name; there are bn1, bn2, bn3, bn4",
+            "--layers zz*: no batch-norm layer matches; found: bn1, bn2, bn3, bn4",
         ),
         (["--dry-run", "--model", "gone.meta"], "--model gone.meta: cannot be read: No such file or directory"),
         needs_tensorflow(["--dry-run", "--input", "a=b:0"], "b:0: the graph has no such tensor"),

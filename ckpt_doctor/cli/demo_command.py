@@ -56,14 +56,14 @@ def demo(context: click.Context, folder: str) -> int:
     ):
         from ckpt_doctor.cli.demo_accuracy import accuracy
 
-        terminal.report(f"  {accuracy(checkpoint, test):6.1%}  {name}\n")
+        terminal.report(f"  {100 * accuracy(checkpoint, test):5.1f} %  {name}\n")
     return 0 if codes == [1, 0, 0] else 1
 
 
 def _copy(target: Path) -> None:
     """Copy what the demo needs to `target`, and refuse a folder that holds anything else."""
     if target.exists() and not (target / _MARK).exists():
-        raise BadRequest(f"{target}: exists and was not written by `ckpt-doctor demo`; name another folder")
+        raise BadRequest(f"{target}: exists and was not written by `ckpt-doctor demo`; pass another folder")
     from importlib import resources  # Loads `tempfile` and `random`, for this command alone.
 
     with resources.as_file(resources.files("ckpt_doctor") / "demo") as source:

@@ -176,7 +176,7 @@ class Bundle:
                 yield Damage("missing-shard", path, str(error), _names(records, owners))
                 continue
             if source is None:
-                message = f"is not there; {len(records)} of {len(self.records)} entries of the index lie in it"
+                message = f"is missing; it holds {len(records)} of the {len(self.records)} entries of the index"
                 yield Damage("missing-shard", path, message, _names(records, owners))
                 continue
             beyond = [record for record in records if record.offset + record.size > source.size]
@@ -184,7 +184,7 @@ class Bundle:
                 yield Damage("not-a-checkpoint", path, f"is {foreign}", _names(records, owners))
             elif beyond:
                 needed = max(record.offset + record.size for record in beyond)
-                message = f"has {source.size} bytes, the index needs {needed}"
+                message = f"has {source.size} bytes, the index expects {needed}"
                 yield Damage("truncated", path, message, _names(beyond, owners))
         for record in self.records.values():
             if record.slices:

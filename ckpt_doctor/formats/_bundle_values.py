@@ -139,7 +139,7 @@ def _bytes(source: Source, record: Record) -> memoryview:
 
 def short(record: Record, error: OutOfBounds) -> Damaged:
     """Return the damage of an entry that ends after its data file."""
-    return Damaged("truncated", f"needs bytes {record.offset} to {error.needed}, the file has {error.size}")
+    return Damaged("truncated", f"needs bytes {record.offset} to {error.needed}, but the file has {error.size}")
 
 
 def _compare(found: int, record: Record) -> None:

@@ -186,7 +186,7 @@ def _stage_meta(bundle: Bundle, prefix: str, changes: Changes, outputs: Outputs)
 def _refuse_damage(bundle: Bundle) -> None:
     damage = next(iter(bundle.damages()), None)
     if damage is not None:
-        raise RepairRefused(f"{damage.where}: {damage.message}; a damaged checkpoint is not rewritten")
+        raise RepairRefused(f"{damage.where}: {damage.message}; a damaged checkpoint cannot be rewritten")
     try:
         on_disk = open_source(bundle.index_path)
     except FileNotFoundError as error:

@@ -201,7 +201,7 @@ def refuse_shared(older: Checkpoint) -> None:
     for other in sorted(path.parent.glob(f"*{_INDEX_ENDING}")):
         shared = sorted(own.intersection(_shards_named_by(other))) if other.name != path.name else []
         if shared:
-            raise refused(path, f"its shard {path.with_name(shared[0])} also belongs to {other}; give another name")
+            raise refused(path, f"its shard {path.with_name(shared[0])} also belongs to {other}; pass another name")
 
 
 def refuse_shard(target: Path) -> None:
@@ -213,7 +213,7 @@ def refuse_shard(target: Path) -> None:
         return
     index = target.with_name(f"{match['base']}{_INDEX_ENDING}")
     if target.name in _shards_named_by(index):
-        raise refused(target, f"is a shard of {index}; give another name")
+        raise refused(target, f"is a shard of {index}; pass another name")
 
 
 def _shards_named_by(path: Path) -> tuple[str, ...]:

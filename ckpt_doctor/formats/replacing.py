@@ -59,7 +59,7 @@ def replaced(form: Format, checkpoint: Checkpoint, target: Path, *, overwrite: b
     if not there:
         return ()
     if not overwrite:
-        raise refused(target, f"{min(there)} exists; give another name or --overwrite")
+        raise refused(target, f"{min(there)} exists; pass another name or --overwrite")
     # The name that was asked for says most; a `.meta` beside it says little.
     first = next((path for path in there if path == Path(footprint.name)), there[0])
     older = _older(form, checkpoint, target, footprint.name, first)
@@ -87,7 +87,7 @@ def foreign(path: Path, older: Checkpoint, target: Path | str) -> BadRequest:
     """Return the refusal of a target at which a file is found that is not part of the checkpoint there."""
     return refused(
         target,
-        f"{path} is not part of the {older.format} checkpoint {older.path} and would be lost; move it away or give "
+        f"{path} is not part of the {older.format} checkpoint {older.path} and would be lost; move it away or pass "
         "another name",
     )
 
@@ -125,17 +125,17 @@ def _refuse_source(checkpoint: Checkpoint, target: Path, paths: Iterable[Path]) 
     # A SavedModel is a folder of its own; the folder of any other checkpoint belongs to nobody.
     root = identities(checkpoint.path) & above
     if root and any(identities(folder) & root for folder in folders_above(target)):
-        raise refused(target, f"is inside the checkpoint itself ({checkpoint.path}); give a path outside of it")
+        raise refused(target, f"is inside the checkpoint itself ({checkpoint.path}); pass a path outside it")
     for path in paths:
         found = identities(path)
         same = next((own[identity] for identity in found if identity in own), None)
         if same is not None:
             raise refused(
                 target,
-                f"{path} is another name of {same}, a file of the checkpoint itself; give another name, or --in-place",
+                f"{path} is another name of {same}, a file of the checkpoint itself; pass another name, or --in-place",
             )
         if found & above and path.is_dir():
-            raise refused(target, f"{path} contains the checkpoint itself ({checkpoint.path}); give another name")
+            raise refused(target, f"{path} contains the checkpoint itself ({checkpoint.path}); pass another name")
 
 
 def _older(form: Format, checkpoint: Checkpoint, target: Path, name: str, first: Path) -> Checkpoint:
@@ -146,7 +146,7 @@ def _older(form: Format, checkpoint: Checkpoint, target: Path, name: str, first:
     """
     from ckpt_doctor.formats import recognise
 
-    only = f"--overwrite replaces only a {checkpoint.format} checkpoint; give another name"
+    only = f"--overwrite replaces only a {checkpoint.format} checkpoint; pass another name"
     found = recognise(name)
     if found is not form:
         raise refused(target, f"{first} {_description(first, found)}; {only}")

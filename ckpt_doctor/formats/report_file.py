@@ -40,7 +40,7 @@ def check_report(option: str, name: str) -> None:
             what = "the file in which TensorFlow lists its checkpoints"
         else:
             continue
-        raise BadRequest(f"{option} {name}: would overwrite {what}; give another name")
+        raise BadRequest(f"{option} {name}: would overwrite {what}; pass another name")
 
 
 def write_report(option: str, name: str, text: str) -> None:

@@ -130,7 +130,7 @@ class SavedModel(Format):
         folder = Path(checkpoint.path)
         model = next(folder / name for name in MODEL_FILES if (folder / name).is_file())
         if not is_saved_model(model.read_bytes()):
-            raise refused(folder, f"{model} is not a SavedModel that can be recognised; give another name")
+            raise refused(folder, f"{model} is not a SavedModel that can be recognised; pass another name")
         own = set(map(Path, checkpoint.files))
         for entry in sorted(folder.iterdir()):
             if entry.name in OWN_FILES and entry.is_file():

@@ -181,7 +181,7 @@ def _refuse_part_of_saved_model(prefix: str, target: Path) -> None:
     if (folder.name, Path(prefix).name) == ("variables", "variables") and SavedModel().recognises(
         str(folder.parent), b""
     ):
-        raise refused(target, f"is part of the SavedModel {folder.parent}; give another name")
+        raise refused(target, f"is part of the SavedModel {folder.parent}; pass another name")
 
 
 def _read_meta(path: str) -> tuple[bytes | None, Damage | None]:

@@ -204,7 +204,7 @@ class TensorSlicesV1(Format):
     def _write(self, checkpoint: Checkpoint, target: str, changes: Changes, outputs: Outputs) -> None:
         if checkpoint.damages:
             damage = checkpoint.damages[0]
-            raise RepairRefused(f"{damage.where}: {damage.message}; a damaged checkpoint is not rewritten")
+            raise RepairRefused(f"{damage.where}: {damage.message}; a damaged checkpoint cannot be rewritten")
         shards: tuple[_Shard, ...] = checkpoint.attributes["shards"]
         new = _new_values(checkpoint, changes)
         match = SHARD.fullmatch(target)
@@ -216,7 +216,7 @@ class TensorSlicesV1(Format):
                 try:
                     _table.write(_changed(shard, new, adds=is_last), file.write)
                 except TableError as error:
-                    raise RepairRefused(f"{shard.path}, {error}; a damaged checkpoint is not rewritten") from error
+                    raise RepairRefused(f"{shard.path}, {error}; a damaged checkpoint cannot be rewritten") from error
         meta = checkpoint.descriptions.meta_graph if changes.meta_graph is None else changes.meta_graph
         old = checkpoint.descriptions.meta_graph_path
         if meta is not None and (changes.meta_graph is not None or f"{base}.meta" != old):

@@ -74,7 +74,7 @@ def objections(stored: Mapping[str, Array], repaired: Mapping[str, Array], train
     for name, values in repaired.items():
         before, after = (_rows(each) for each in (stored[name], values))
         if after is None and np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
-            text = f"output {name}: the repaired model answers NaN or infinite values"
+            text = f"output {name}: the repaired model returns NaN or infinite values"
             result += Objections((text,), (text,) if np.isfinite(stored[name]).all() else ())
         elif before is not None and after is not None:
             reference = _rows(training[name]) if name in training else None
@@ -88,17 +88,18 @@ def _compared(name: str, before: Array, after: Array, training: Array | None) ->
         was, now = agreement(before, training), agreement(after, training)
         if was - now > _LESS_AGREEMENT:
             yield (
-                f"output {name}: {was:.0%} of {len(before):,} answers agreed with training mode before the repair, "
-                f"{now:.0%} do after it",
+                f"output {name}: {100 * was:.0f} % of {len(before):,} answers agreed with training mode before the "
+                f"repair, {100 * now:.0f} % do after it",
                 was - now > _LESS_AGREEMENT + 1 / np.sqrt(len(before)),
             )
     if _is_probability(before) and _is_probability(after):
         was, now = information(before), information(after)
         if was - now > _LARGEST_FALL:
             yield (
-                f"output {name}: the repaired model tells the samples apart less than the stored one: its answers hold "
+                f"output {name}: the repaired model separates the samples less well than the stored one: its answers "
+                "carry "
                 f"{now:.2f} of the largest possible information, {was:.2f} before, and their entropy is "
-                f"{_entropy(after).mean():.2g} nats, {_entropy(before).mean():.2g} before; a model that learned with "
-                "its stored statistics (BN304) looks so, and wrong data do; let --metric judge",
+                f"{_entropy(after).mean():.2g} nats, {_entropy(before).mean():.2g} before; a model that was trained "
+                "with its stored statistics (BN304) or wrong data look like this; decide by --metric",
                 False,
             )

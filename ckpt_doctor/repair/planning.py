@@ -114,10 +114,10 @@ def _cast(
             shape = sibling.shape if int(np.prod(sibling.shape)) == value.size and value.ndim else shape
     if int(np.prod(shape)) != value.size:
         raise RepairRefused(
-            f"layer {layer.name}: its input has {value.size} channels, and {name} has the shape {list(shape)}"
+            f"layer {layer.name}: its input has {value.size} channels, but {name} has the shape {list(shape)}"
         )
     with np.errstate(over="ignore"):
         result = value.reshape(shape).astype(dtype)
     if not np.isfinite(result.astype(np.float64)).all():
-        raise RepairRefused(f"{name}: the new value {float(value.max()):.6g} does not fit into its type {dtype}")
+        raise RepairRefused(f"{name}: the new value {float(value.max()):.6g} does not fit its type {dtype}")
     return result

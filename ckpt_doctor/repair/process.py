@@ -68,7 +68,7 @@ def fix(checkpoint: str | Path, *, progress: Listener = unheard, **options: Any)
         refuse_another_model(analysis, f"--model {request.model}")
     if analysis.defects:
         first = analysis.defects[0]
-        raise RepairRefused(f"{first.where}: {first.message}; a damaged checkpoint is not repaired")
+        raise RepairRefused(f"{first.where}: {first.message}; a damaged checkpoint cannot be repaired")
 
     def targets_of(verdict: Verdict) -> Targets:
         return choose(
@@ -91,8 +91,8 @@ def fix(checkpoint: str | Path, *, progress: Listener = unheard, **options: Any)
         return _nothing_to_do(source, targets, started, dry_run=request.dry_run)
     if targets.estimated and not request.data:
         raise BadRequest(
-            f"{len(targets.estimated)} layers need statistics that only data can give; name some with --data FILE.npz "
-            "(a few hundred samples of what the model was trained on)"
+            f"{len(targets.estimated)} layers can only be repaired from data; pass --data FILE.npz (a few hundred "
+            "samples of the training data)"
         )
     with ExitStack() as resources:
         work = Work(before, request, targets, resources, progress)
@@ -175,7 +175,7 @@ def _written(
         return replace(result, sha256=_file_hashes(before_files, writing.hashes(final.files, largest=largest)))
     except (CkptDoctorError, OSError) as error:
         # It is in place: to end in an error would read as if it were not.
-        return replace(result, complete=False, notes=(*result.notes, f"{written.path} is written, and then: {error}"))
+        return replace(result, complete=False, notes=(*result.notes, f"{written.path} is written, but then: {error}"))
     except BaseException as error:
         tell_written(error, written.path)
         raise

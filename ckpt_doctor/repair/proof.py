@@ -84,7 +84,7 @@ def prove(
     elsewhere = []
     for finding in findings:
         if finding.rule.startswith(_OF_STATISTICS) and changed.intersection(finding.layers):
-            remaining.append(f"{finding.rule} is left: {finding.message}")
+            remaining.append(f"{finding.rule} remains: {finding.message}")
         elif finding.rule == _NOT_OF_DATA:
             # Healthy layers contradict the data; which of the two is right only the user knows.
             remaining.append(f"{finding.rule}: {finding.message}")
@@ -93,8 +93,8 @@ def prove(
     notes = list(_others(elsewhere))
     if only_history:
         notes.append(
-            f"nothing in the file shows that its statistics are new, so scan reports {', '.join(sorted(only_history))} "
-            "unless the receipt of this repair is beside it"
+            f"the file does not show that its statistics are new: scan reports {', '.join(sorted(only_history))} "
+            "unless the receipt of this repair is next to the file"
         )
     return Proof(
         entries, tuple(remaining), tuple(notes), not findings and not remaining, bool(only_history) or open_question
@@ -130,8 +130,8 @@ def confirm(repaired: Sequence[RepairedLayer], proven: Analysis, written: Analys
     if found != expected or differing:
         what = f"layer {differing[0]}" if differing else f"the verdict ({sorted(found ^ expected)[0][0]})"
         raise VerificationFailed(
-            f"{written.checkpoint.path}: was written, and {what} is not what was proven before; something else changed "
-            "the file; scan it again"
+            f"{written.checkpoint.path}: was written, but {what} differs from what was verified before: another "
+            "program changed the file; scan it again"
         )
 
 
@@ -150,7 +150,7 @@ def _compared(
     for entry in repaired:
         layer, observation = by_name.get(entry.name), seen.get(entry.name)
         if layer is None or not set(STATISTICS) <= set(layer.values):
-            wrong.append(f"layer {entry.name} is not in what was written")
+            wrong.append(f"layer {entry.name} is not in the written file")
         elif observation is not None:
             mean, variance = (layer.values[role] for role in STATISTICS)
             residual = observation.distance(mean, variance, layer.epsilon or DEFAULT_EPSILON)
@@ -159,12 +159,13 @@ def _compared(
             limit = max(LARGEST_RESIDUAL, _REDRAWS * noise.get(entry.name, 0.0))
             if entry.method == "layerwise" and not residual <= limit:
                 wrong.append(
-                    f"layer {entry.name}: its statistics are off by {residual:.2g} from what the model shows; up to "
-                    f"{limit:.2g} is {'rounding' if limit == LARGEST_RESIDUAL else 'the noise that the graph draws'}"
+                    f"layer {entry.name}: its statistics differ by {residual:.2g} from those that the model shows; up "
+                    "to "
+                    f"{limit:.2g} is {'rounding' if limit == LARGEST_RESIDUAL else 'the noise of the graph'}"
                 )
         elif entry.method in ESTIMATES and seen:
             # What was estimated must also be seen afterwards, or nothing is proven.
-            wrong.append(f"layer {entry.name}: the model does not run it with its new statistics")
+            wrong.append(f"layer {entry.name}: the model does not use its new statistics")
         entries.append(entry)
     return tuple(entries), wrong
 

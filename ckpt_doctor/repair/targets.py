@@ -21,19 +21,19 @@ _NEVER_UPDATED = "BN201"
 _COLD = "BN202"
 _OF_DATA = "BN401"
 _FROZEN = (
-    "it was trained with its stored statistics (BN304), which this file lacks: in a network that was trained afresh "
-    "they are still 0 and 1, in a fine-tuned one those of the checkpoint that it started from; estimating others would "
-    "break the model; if it was trained afresh, --method initial puts the initial values back; --force estimates anyway"
+    "it was trained with its stored statistics (BN304), which this file lacks: 0 and 1 in a network trained from "
+    "scratch, those of the original checkpoint in a fine-tuned one; re-estimating them would break the model; if it "
+    "was trained from scratch, --method initial restores the initial values; --force re-estimates anyway"
 )
 _UNTOLD = (
-    "its statistics are missing, and nothing tells whether it was trained on batches or on its initial values; the "
-    "graph that trained it tells (--model TRAINING.meta), and --metric FILE.py:FUNCTION can judge; if you know it: "
-    "--unproven estimates them, --method initial --layers puts the initial values back"
+    "its statistics are missing, and nothing shows whether it was trained on batches or on its initial values; the "
+    "training graph shows it (--model TRAINING.meta), or --metric FILE.py:FUNCTION can decide; if you know: "
+    "--unproven estimates them, --method initial --layers restores the initial values"
 )
 _SWAPPED = (
-    "some of gamma, beta, mean and variance are in each other's place (BN206), and values do not tell which belongs "
-    "where: gamma and a variance are above zero, beta and a mean have both signs; load it in the order in which it was "
-    "saved; naming the layer with --layers estimates its statistics as it is"
+    "some of gamma, beta, mean and variance are swapped (BN206), and the values do not show which is which: gamma and "
+    "a variance are positive, beta and a mean have both signs; load the file in the order in which it was saved; "
+    "--layers with this layer's name estimates its statistics anyway"
 )
 
 
@@ -97,8 +97,8 @@ def choose(
     refused = [name for name in chosen if name in inert]
     if patterns and refused and not force:
         raise RepairRefused(
-            f"layer {refused[0]}: it was trained with its stored statistics, which are therefore right (BN304); "
-            "estimating them would break the model; --force overrides this"
+            f"layer {refused[0]}: it was trained with its stored statistics, which are therefore correct (BN304); "
+            "re-estimating them would break the model; --force overrides this"
         )
     by_name = {layer.name: layer for layer in layers}
     estimated, copied, debiased, initial, left = [], [], [], [], []
@@ -136,7 +136,7 @@ def choose(
     if not patterns:
         measured = set(names)
         left += [
-            (name, "nothing tells where its second statistic belongs; name the model with --model")
+            (name, "nothing shows where its second statistic belongs; pass the model with --model")
             for name, found in on_layer.items()
             if name not in measured and any(finding.repair != "none" for finding in found)
         ]
@@ -152,16 +152,16 @@ def _not_put_back(layer: BatchNormLayer, method: str, *, known: bool) -> str | N
         known: Whether it is known, or the user says, that it was trained with them.
     """
     if not layer.absent:
-        return "--method initial puts back statistics that are missing, and it has its own"
+        return "--method initial restores missing statistics, but this layer has its own"
     if method not in ("auto", "initial"):
         return (
-            "it was trained with the initial values of its statistics, which --method initial puts back; estimating "
-            "others would break the model; --force overrides this"
+            "it was trained with the initial values of its statistics, which --method initial restores; re-estimating "
+            "them would break the model; --force overrides this"
         )
     return (
         None
         if known
-        else "nothing shows that it was trained with its initial values; if you know it, name it with --layers"
+        else "nothing shows that it was trained with its initial values; if you know it was, name it with --layers"
     )
 
 
@@ -169,20 +169,21 @@ def _why_left(found: Sequence[Finding], sure: Sequence[Finding], method: str) ->
     doubtful = [finding for finding in found if finding not in sure]
     if not sure and all(finding.rule == _OF_DATA for finding in doubtful):
         return (
-            "its statistics are not those of the data (BN401); if the data are what the model is to serve, name the "
-            "layer with --layers"
+            "its statistics do not match the data (BN401); if the data are what the model will serve, name the layer "
+            "with --layers"
         )
     wanted = next((finding for finding in doubtful if finding.repair == method), doubtful[0] if not sure else None)
     if wanted is not None and wanted.certainty != "unproven" and wanted.rule == _NEVER_UPDATED:
         return (
-            "it was never updated (BN201), but for other such layers nothing tells whether they should have been; a "
-            "repair of some may make the model worse; --unproven repairs all, --layers those that it names"
+            "it was never updated (BN201), but nothing shows whether other such layers should have been updated; "
+            "repairing only some may make the model worse; --unproven repairs all of them, --layers only those that "
+            "match"
         )
     if wanted is not None and wanted.rule in _MISSING:
         return _UNTOLD
     if wanted is not None:
-        return f"{wanted.rule} is not proven for it; if you know that it is so, pass --unproven"
-    return f"--method {method} does not repair {sure[0].rule}, which takes {sure[0].repair}"
+        return f"{wanted.rule} is not proven for this layer; if you know that it applies, pass --unproven"
+    return f"--method {method} does not repair {sure[0].rule}, which needs {sure[0].repair}"
 
 
 def _has_statistics(layer: BatchNormLayer) -> bool:
@@ -194,5 +195,5 @@ def _matching(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
             known = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
-            raise BadRequest(f"--layers {pattern}: no batch-norm layer of this name; there are {known or 'none'}")
+            raise BadRequest(f"--layers {pattern}: no batch-norm layer matches; found: {known or 'none'}")
     return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]

@@ -35,7 +35,7 @@ def copied_statistics(
         RepairRefused: Nothing tells which of two copies is right.
     """
     if swap is not None:
-        return _swapped_back(layer, swap), "roles put back in their places"
+        return _swapped_back(layer, swap), "swapped roles corrected"
     finite = finite_statistics(layer)
     if finite is not None:
         return finite, "from the exported copy that is finite"
@@ -65,7 +65,7 @@ def _from_companion(layer: BatchNormLayer, role: str) -> tuple[str, Array]:
             return key, np.asarray(layer.companion_values[key], np.float64).reshape(-1)
     biased, steps = layer.companion_values.get(f"{role}/biased"), layer.companion_values.get(f"{role}/local_step")
     if biased is None or steps is None or layer.momentum is None:
-        raise RepairRefused(f"layer {layer.name}: no copy of its {role} is in the file; estimate it from data")
+        raise RepairRefused(f"layer {layer.name}: the file has no copy of its {role}; estimate it from data")
     share = 1.0 - layer.momentum ** float(np.asarray(steps).reshape(-1)[0])
     if share <= 0:
         raise RepairRefused(f"layer {layer.name}: its biased {role} was never updated; estimate it from data")
@@ -91,7 +91,7 @@ def _trained_copy(layer: BatchNormLayer) -> dict[str, Array]:
             return found
         if kind.startswith("twin") and not own_is_untouched and not copy_is_untouched and not _alike(layer, found):
             raise RepairRefused(
-                f"layer {layer.name}: its two exported copies differ and both were trained; nothing tells which is "
+                f"layer {layer.name}: its two exported copies differ and both were trained; nothing shows which is "
                 "right; estimate the statistics from data with --layers"
             )
     return {}
@@ -113,8 +113,8 @@ def _swapped_back(layer: BatchNormLayer, swap: RoleSwap) -> dict[str, Array]:
         values["moving_mean"], values["moving_variance"] = values["moving_variance"], values["moving_mean"]
         return values
     raise RepairRefused(
-        f"layer {layer.name}: some of its gamma, beta, mean and variance are in each other's place, and values do not "
-        "tell which belongs where; load it in the order in which it was saved"
+        f"layer {layer.name}: some of its gamma, beta, mean and variance are swapped, and the values do not show "
+        "which is which; load the file in the order in which it was saved"
     )
 
 
@@ -132,7 +132,7 @@ def initial_statistics(layer: BatchNormLayer) -> dict[str, Array]:
     """
     if layer.channels is None or layer.initial is None:
         what = "how many channels it has" if layer.channels is None else "what its averages start at"
-        raise RepairRefused(f"layer {layer.name}: nothing tells {what}; name the model with --model")
+        raise RepairRefused(f"layer {layer.name}: nothing shows {what}; pass the model with --model")
     return {
         "moving_mean": np.zeros(layer.channels),
         "moving_variance": np.full(layer.channels, 0.0 if layer.initial == "0/0" else 1.0),
@@ -157,11 +157,11 @@ def debiased_statistics(layer: BatchNormLayer, cold: InitialValueShare | None) -
             come out negative.
     """
     if cold is None:
-        raise RepairRefused(f"layer {layer.name}: nothing tells how many updates its averages have seen")
+        raise RepairRefused(f"layer {layer.name}: nothing shows how many updates its averages had")
     if not cold.exact:
         raise RepairRefused(
-            f"layer {layer.name}: at most {cold.share:.0%} of its initial value is left, and nothing tells how much; "
-            "estimate its statistics from data"
+            f"layer {layer.name}: at most {100 * cold.share:.0f} % of its initial value is left, and nothing shows how "
+            "much; estimate its statistics from data"
         )
     kept = 1.0 - cold.share
     start = 1.0 if layer.initial == "0/1" else 0.0
@@ -173,7 +173,7 @@ def debiased_statistics(layer: BatchNormLayer, cold: InitialValueShare | None) -
     variance = np.where(np.abs(variance) <= 1e-5 * start, np.maximum(variance, 0.0), variance)
     if (variance < 0).any():
         raise RepairRefused(
-            f"layer {layer.name}: with {cold.share:.1%} of the initial value left, {int((variance < 0).sum())} "
-            "variances would be negative, so steps and decay do not fit these values; estimate them from data"
+            f"layer {layer.name}: with {100 * cold.share:.1f} % of the initial value left, {int((variance < 0).sum())} "
+            "variances would be negative: the step count and the decay do not fit these values; estimate them from data"
         )
     return {"moving_mean": mean, "moving_variance": variance}

@@ -90,12 +90,12 @@ class Work:
             told = next((mode.shown for name in self.targets.initial if (mode := self.by_name[name].trained)), None)
             self.notes.append(
                 f"{len(self.targets.initial)} layers get the initial values of their statistics, with which they were "
-                + (f"trained: {told}" if told else "trained, as you say")
+                + (f"trained: {told}" if told else "trained according to --layers")
             )
         if self.targets.debiased:
             self.notes.append(
-                "debias takes the initial value out of the averages; what stays is an average over training, not the "
-                "statistics of the final weights; --data gives those"
+                "debias removes the initial value from the averages; the result is an average over training, not the "
+                "statistics of the final weights; for those, pass --data"
             )
 
     def estimated(self, *, whole: bool) -> Iterator[LayerPlan]:
@@ -167,7 +167,7 @@ class Work:
             found[name] = max(left.distance(right.mean, right.variance, epsilon) for left, right in pairs)
         self.notes.append(
             f"the graph draws random numbers before its layers ({self.engine.program.random[0]}), so the statistics "
-            f"are those of one draw; another differs by up to {max(found.values()):.1g} standard deviations"
+            f"depend on the draw; another draw differs by up to {max(found.values()):.1g} standard deviations"
         )
         return found
 
@@ -187,8 +187,8 @@ class Work:
         found = objections(self.verdict, self.targets, after, trial)
         if found.refusing and not self.request.unproven and self.request.metric is None:
             raise RepairRefused(
-                f"{'; '.join(found.refusing)}; so nothing was written. Give data that are prepared as in training "
-                "(scale, order of the channels, domain), a --metric to judge by, or --unproven to write all the same"
+                f"{'; '.join(found.refusing)}; nothing was written; pass data that are prepared as in training "
+                "(scale, channel order, domain), or decide by --metric, or write anyway with --unproven"
             )
         return found
 
@@ -201,7 +201,7 @@ class Work:
         measured = Metric(*measure_metric(judge, self.request, self.source, self.inventory, (before, after)))
         if measured.after < measured.before and not self.request.unproven:
             raise RepairRefused(
-                f"the metric falls from {measured.before:.6g} to {measured.after:.6g}, so nothing was written; "
-                "look at the layers with --dry-run, or give --unproven to write all the same"
+                f"the metric falls from {measured.before:.6g} to {measured.after:.6g}, so nothing was written; look "
+                "at the layers with --dry-run, or write anyway with --unproven"
             )
         return measured

@@ -48,19 +48,17 @@ def check_output(checkpoint: Checkpoint, output: str, *, overwrite: bool, inputs
     source = Path(checkpoint.path)
     here = _place(target)
     if here == _place(source):
-        raise BadRequest(f"--output {output}: is the checkpoint itself; to change it where it lies, use --in-place")
+        raise BadRequest(f"--output {output}: is the checkpoint itself; to change it in place, pass --in-place")
     if here in {_place(Path(name)) for name in checkpoint.files}:
-        raise BadRequest(f"--output {output}: is a file of the checkpoint itself; give a new prefix, or --in-place")
+        raise BadRequest(f"--output {output}: is a file of the checkpoint itself; pass another prefix, or --in-place")
     if checkpoint.format not in ("tensor-bundle", "saved-model", "tensor-slices-v1"):
         wanted = (
             "".join(source.suffixes[-2:]) if source.name.endswith((".weights.h5", ".weights.json")) else source.suffix
         )
         if not target.name.endswith(wanted):
-            raise BadRequest(
-                f"--output {output}: the repaired file is of the same format; its name must end in {wanted}"
-            )
+            raise BadRequest(f"--output {output}: the repaired file has the same format; its name must end in {wanted}")
     if not target.parent.is_dir():
-        raise BadRequest(f"--output {output}: there is no folder {target.parent}")
+        raise BadRequest(f"--output {output}: the folder {target.parent} does not exist")
     older = replaced(format_of(checkpoint), checkpoint, target, overwrite=overwrite)
     gone = {identity: path for path in older for identity in identities(path)}
     for given in inputs if gone else ():
@@ -68,7 +66,8 @@ def check_output(checkpoint: Checkpoint, output: str, *, overwrite: bool, inputs
             for place in (path, *folders_above(path)):
                 for identity in identities(place) & gone.keys():
                     raise BadRequest(
-                        f"--output {output}: {gone[identity]} would be replaced, and {path} is read; give another name"
+                        f"--output {output}: {gone[identity]} would be replaced, but {path} is being read; pass "
+                        "another name"
                     )
 
 
@@ -85,10 +84,10 @@ def check_receipt(receipt: str, checkpoint: str, output: str | None) -> None:
     """
     path = Path(receipt)
     if path.is_file() and path.stat().st_size and not is_receipt(path):
-        raise BadRequest(f"--receipt {receipt}: exists and is not a receipt of ckpt-doctor; give another name")
+        raise BadRequest(f"--receipt {receipt}: exists and is not a receipt of ckpt-doctor; pass another name")
     for option, other in (("--output", output), ("the checkpoint", checkpoint)):
         if other is not None and _collide(path, Path(other)):
-            raise BadRequest(f"--receipt {receipt}: is a name that {option} {other} takes; give another name")
+            raise BadRequest(f"--receipt {receipt}: is a name that {option} {other} uses; pass another name")
 
 
 def _collide(path: Path, checkpoint: Path) -> bool:
@@ -226,7 +225,7 @@ def staged(
             stage = form.stage(source, target, changes, overwrite=overwrite, backup=backup)
         except BadRequest as error:
             if dry_run and output is None and isinstance(error.__cause__, OSError):
-                advice = "a dry run writes a copy to the folder for temporary files; TMPDIR names another"
+                advice = "a dry run writes a copy to the temporary folder; set TMPDIR to use another folder"
                 raise BadRequest(f"{error}; {advice}") from error
             raise
         resources.enter_context(stage)
@@ -240,7 +239,7 @@ def staged(
             wrong += [damage.where for damage in form.verify(checkpoint)]
         if wrong:
             raise VerificationFailed(
-                f"{path}: {stage.named(wrong[0])} does not hold what was to be written; nothing was changed"
+                f"{path}: {stage.named(wrong[0])} does not hold the planned values; nothing was changed"
             )
         _log.debug("%s: what was written is what was planned, all else is as it was", path)
         unchanged = sum(variable.name not in changes.values for variable in checkpoint.variables)
@@ -252,7 +251,7 @@ def _read_back(stage: Staged, path: str) -> Checkpoint:
         return stage.open()
     except UnreadableCheckpoint as error:
         raise VerificationFailed(
-            f"{path}: what was written cannot be read ({stage.named(str(error))}); nothing was changed"
+            f"{path}: the written file cannot be read ({stage.named(str(error))}); nothing was changed"
         ) from error
 
 

@@ -86,4 +86,4 @@ def message_of(kind: Sequence[Finding]) -> str:
     if len(kind) == 1:
         return kind[0].message
     general = {finding.message.replace(finding.layer or "\0", "…") for finding in kind}
-    return general.pop() if len(general) == 1 else f"for example: {kind[0].message}"
+    return general.pop() if len(general) == 1 else f"e.g. {kind[0].message}"

@@ -54,7 +54,7 @@ def page_of_scan(result: AuditResult, style: Style) -> Page:
 def page_of_repair(result: RepairResult) -> Page:
     """Return the page of a repair."""
     verb = "would be repaired" if result.dry_run else "repaired"
-    title = f"{count(len(result.layers), 'layer')} {verb}, {len(result.left)} left" if result.method else "No repair"
+    title = f"{count(len(result.layers), 'layer')} {verb}, {len(result.left)} skipped" if result.method else "No repair"
     values, left_out = fitting(
         (f"r{number}", True, [("before", layer.before_values), ("after", layer.after_values)])
         for number, layer in enumerate(result.layers)
@@ -69,7 +69,7 @@ def page_of_repair(result: RepairResult) -> Page:
     if result.metric:
         remarks.append(f"Metric: {result.metric.before:.6g} before, {result.metric.after:.6g} after")
     left = Listing(
-        f"{count(len(result.left), 'layer')} left as before",
+        f"{count(len(result.left), 'layer')} skipped",
         tuple(Item(visible(one.name), visible(one.reason)) for one in result.left),
     )
     section = Section(
@@ -113,7 +113,9 @@ def _title(result: AuditResult) -> str:
 def _left_out(layers: int) -> tuple[str, ...]:
     if not layers:
         return ()
-    return (f"The plots of {count(layers, 'layer')} are left out to keep this page small; scan fewer at a time.",)
+    return (
+        f"The plots of {count(layers, 'layer')} are omitted to keep this page small; scan fewer checkpoints at a time.",
+    )
 
 
 def _rank(checkpoint: CheckpointResult) -> int:

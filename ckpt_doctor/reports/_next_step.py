@@ -54,27 +54,29 @@ def next_step(checkpoint: CheckpointResult) -> NextStep | None:
     estimates = any(finding.repair == "estimate" for finding in chosen)
     if estimates and "--model" not in checkpoint.measured_with and not {"graph", "config"} & set(checkpoint.evidence):
         options.append("--model MODEL")
-        remarks.append("MODEL: its .meta, best that of the training; a Keras model or its .json; or FILE.py:FUNCTION")
+        remarks.append(
+            "MODEL: its .meta (preferably of the training graph), a Keras model or its .json, or FILE.py:FUNCTION"
+        )
     if checkpoint.measured_with:
         words = [_quoted(word) for word in checkpoint.measured_with]
         options += [" ".join(pair) for pair in _pairs(words)]
     if estimates and "--data" not in checkpoint.measured_with:
         options.append("--data DATA.npz")
-        remarks.insert(0, "DATA.npz: inputs like those of training, by numpy.savez; no labels needed")
+        remarks.insert(0, "DATA.npz: training-like inputs, saved with numpy.savez; no labels needed")
     if of_data:
         options += [f"--layers {_quoted(pattern)}" for pattern in _patterns(checkpoint, chosen)]
-        remarks.append("only if these data are what the model is to serve; else check the preprocessing first")
+        remarks.append("only if these data are what the model will serve; otherwise check the preprocessing first")
     elif not safe:
         options.append("--unproven")
         remarks.append(
-            "--unproven: not all of this is proven; pass it only if the layers were trained on batch statistics, or "
-            "let --metric FILE.py:FUNCTION decide"
+            "--unproven: some findings are not proven; pass it only if the layers were trained on batch statistics, "
+            "or let --metric FILE.py:FUNCTION decide"
         )
     else:
         left = {layer for finding in repairable for layer in finding.layers}
         left -= {layer for finding in chosen for layer in finding.layers}
         if left:
-            remarks.append(f"--unproven would also repair {len(left)} layers whose findings are not proven")
+            remarks.append(f"--unproven would also repair {len(left)} layers with unproven findings")
     options.append(f"--output {_quoted(repaired_name(checkpoint))}")
     first, *rest = options
     lines = [first, *(f"    {option}" for option in rest)]

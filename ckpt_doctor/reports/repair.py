@@ -28,7 +28,7 @@ def render(result: RepairResult, style: Style) -> str:
     if result.layers:
         _table(page, result, style)
     for left in result.left:
-        page.paragraph(f"left as it was: {left.name}: {left.reason}", indent=2, hanging=2, color="yellow")
+        page.paragraph(f"skipped: {left.name}: {left.reason}", indent=2, hanging=2, color="yellow")
     for note in result.notes:
         page.paragraph(note, indent=2, hanging=2)
     if result.metric:

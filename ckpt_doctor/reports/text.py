@@ -66,7 +66,7 @@ def _group(page: Page, group: Group, style: Style, cause: str | None, *, again: 
     for kind in group.kinds:
         page.paragraph(message_of(kind), indent=_INDENT)
     if len(group.layers) > 1 or (group.layers and group.layers[0] not in first.message):
-        listed = "the same" if again else names(group.layers, style)
+        listed = "same as above" if again else names(group.layers, style)
         page.paragraph(f"layers: {listed}", indent=_INDENT, hanging=2)
     if cause:
         page.paragraph(f"cause: {cause}", indent=_INDENT)
@@ -153,7 +153,7 @@ def looked_at(result: AuditResult) -> str:
     coverage = result.coverage
     text = f"looked at {count(coverage.judged + coverage.parts, 'file')}"
     if coverage.links_out:
-        text += f", {coverage.links_out:,} of them by links that lead out of the folder"
+        text += f", {coverage.links_out:,} of them through links that lead out of the folder"
     numbers: dict[str, int] = {}
     for one in coverage.passed_over:
         numbers[one.kind] = numbers.get(one.kind, 0) + one.files + one.folders

@@ -31,7 +31,7 @@ def report(rule: Rule, subject: Subject, certainty: Certainty) -> Iterator[Findi
     places = [f"{damage.where}: {damage.message}" for damage in damages]
     message = "; ".join(places[:_PLACES_NAMED])
     if len(places) > _PLACES_NAMED:
-        message += f"; and {len(places) - _PLACES_NAMED} more places"
+        message += f"; and {len(places) - _PLACES_NAMED} other places"
     yield rule.finding(message, layers=layers, variables=variables, certainty=certainty)
 
 

@@ -39,26 +39,25 @@ def missing(rule: Rule, subject: Subject, role: str) -> Iterator[Finding]:
         channels = f"{layer.channels} channels" if layer.channels else "channels"
         certainty = certainty_of_absence(layer)
         severity: Severity | None = None
-        advice = f"a loader that skips it runs on {_DEFAULT[role]}; estimate it from data"
+        advice = f"a lenient loader falls back to {_DEFAULT[role]}; estimate it from data"
         if layer.evidence == "names" and layer.by_company:
             certainty, severity = "unproven", "warning"
             advice = (
-                "the name does not say batch norm, but gamma and beta stand beside a convolution; if it is one, "
-                "estimate the statistics from data"
+                "the name does not show batch norm, but gamma and beta are next to a convolution; if it is batch "
+                "norm, estimate the statistics from data"
             )
         elif lost_and_untold(layer, subject.inventory):
             certainty = "unproven"
             advice = (
-                "the graph that serves it does not tell whether it was trained on batches or on "
-                f"{_DEFAULT[role]}; that of the training does (--meta); if on batches, estimate it from data with "
-                "--unproven"
+                f"the serving graph does not show whether it was trained on batches or on {_DEFAULT[role]}; the "
+                "training graph does (--meta); if on batches, estimate it from data with --unproven"
             )
         repair: Repair | None = None
         if lost_initial_values(layer) and layer.trained is not None:
             repair = "initial"
             advice = (
-                f"it was trained with its initial values ({layer.trained.shown}), so they are right: put them back "
-                "with fix, which needs no data for that"
+                f"it was trained with its initial values ({layer.trained.shown}), so they are right; fix restores "
+                "them without data"
             )
         yield rule.finding(
             f"layer {layer.name} has no {_WORDS[role]} for its {channels}: {name} is not in the file; {advice}",

@@ -96,11 +96,11 @@ def _twins(layer: BatchNormLayer, kind: str) -> str | None:
             apart = float(np.max(np.abs(value.astype(np.float64) - copy.astype(np.float64))))
             return (
                 f"{layer.variables[role]} and its exported twin {layer.companions[f'{role}/{kind}']} differ by up to "
-                f"{apart:.3g}; a loader takes one of them; "
+                f"{apart:.3g}, and a loader uses only one of them; "
                 + (
-                    "write the trained one into both with `fix --method copy --unproven`"
+                    "copy the trained one into both with `fix --method copy --unproven`"
                     if _is_told(layer, kind)
-                    else "nothing tells which is right; estimate the statistics from data with --unproven"
+                    else "nothing shows which is right; estimate the statistics from data with --unproven"
                 )
             )
     return None
@@ -118,7 +118,7 @@ def _histories(layer: BatchNormLayer, kind: str) -> str | None:
     if here != there:
         which = names if there else f"{layer.variables['moving_mean']} and {layer.variables['moving_variance']}"
         return (
-            f"{which} are still exactly 0/1, their other copies are not; write those over them with `fix --method copy "
+            f"{which} are still exactly 0/1, but their other copies are not; copy those over with `fix --method copy "
             "--unproven`"
         )
     spread = np.maximum(variance, variance_copy)
@@ -129,8 +129,8 @@ def _histories(layer: BatchNormLayer, kind: str) -> str | None:
     ratio = float(np.median(variance_copy[known] / variance[known]))
     if any(is_beyond(shift, ratio)):
         return (
-            f"{names} are far from the plain ones: means {shift:.2g} standard deviations apart, variances {ratio:.2g} "
-            "times as large (medians); find out which copy is served, and keep that"
+            f"{names} are far from the plain statistics: means {shift:.2g} standard deviations apart, variances "
+            f"{ratio:.2g} times as large (medians); find out which copy is served, and keep it"
         )
     return None
 

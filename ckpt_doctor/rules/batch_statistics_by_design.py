@@ -49,8 +49,8 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
     if concerned:
         yield rule.finding(
             f"{len(concerned)} layers (first: {concerned[0].name}, {concerned[0].channels} channels) normalise with "
-            "the statistics of the batch and keep none: an answer depends on the other samples of its batch; serve "
-            "it with the batch size that it was made for",
+            "batch statistics and store none: the output for a sample depends on the rest of its batch; serve the "
+            "model with the batch size it was designed for",
             layers=tuple(layer.name for layer in concerned),
             variables=tuple(name for layer in concerned for name in layer.variables.values()),
             # Another graph may serve.

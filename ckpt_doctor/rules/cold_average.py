@@ -64,14 +64,15 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
         if cold.steps is not None and cold.decay is not None:
             how = f"{cold.steps} updates at a decay of {cold.decay:g}"
         elif not cold.exact:
-            how = "every variance of the file lies close above it, as it does above what is left of the 1"
-        what, start = "the statistics", f"their initial value {'0 and 1' if layer.initial == '0/1' else '0'}"
+            how = "every variance of the file is just above this share of the initial 1"
+        start = "their initial values 0 and 1" if layer.initial == "0/1" else "their initial value 0"
+        what = "the statistics of its {channels} channels still hold"
         if cold.roles == ("moving_variance",):
-            what, start = "the moving_variance", "its initial value 1"
-        share = f"{cold.share:.0%}" if cold.exact else f"up to {cold.share:.0%}"
+            what, start = "the moving_variance of its {channels} channels still holds", "its initial value 1"
+        share = f"{100 * cold.share:.0f} %" if cold.exact else f"up to {100 * cold.share:.0f} %"
         yield rule.finding(
-            f"layer {layer.name}: {share} of {what} of its {layer.channels} channels is still {start} ({how}); train "
-            "longer, lower the decay, or estimate them from data",
+            f"layer {layer.name}: {what.format(channels=layer.channels)} {share} of {start} ({how}); train longer, "
+            "lower the decay, or estimate the statistics from data",
             layer=layer,
             variables=tuple(layer.variables[role] for role in cold.roles),
             severity="error" if proven and cold.share > _HALF else None,

@@ -43,7 +43,8 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
             epsilon = f" ({1 / np.sqrt(layer.epsilon):.0f} times here)" if layer.epsilon else ""
             yield rule.finding(
                 f"layer {layer.name}: {count} of {variance.size} channels have a moving_variance of exactly 0; they "
-                f"never varied in training; a channel that comes alive is amplified by 1 / sqrt(epsilon){epsilon}",
+                "never varied in training; if such a channel becomes active, it is amplified by 1 / "
+                f"sqrt(epsilon){epsilon}",
                 layer=layer,
                 variables=(layer.variables["moving_variance"],),
                 certainty="proven",

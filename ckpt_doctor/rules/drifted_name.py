@@ -45,9 +45,9 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
         }
         if drifted:
             yield rule.finding(
-                f"layer {layer.name} ({layer.channels} channels) has no statistics of its own name, and "
-                f"{' and '.join(drifted.values())} belong to no layer; the numbering of the layers has shifted; "
-                "`fix --method copy` writes them under the right names",
+                f"layer {layer.name} ({layer.channels} channels) has no statistics under its own name, and "
+                f"{' and '.join(drifted.values())} belong to no layer: the numbering of the layers has shifted; `fix "
+                "--method copy` copies them to the right names",
                 layer=layer,
                 variables=tuple(layer.absent[role] for role in drifted),
                 certainty="likely",

@@ -60,8 +60,9 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
         start = {"gamma": 1, "beta": 0, "moving_mean": 0, "moving_variance": layer.values["moving_variance"].flat[0]}
         seen = ", ".join(f"{role} {start[role]:g}" for role in roles)
         yield rule.finding(
-            f"layer {layer.name}: all {layer.channels} channels have their initial values ({seen}) while {trained} "
-            "other layers are trained; probably skipped by a partial load; load it again, or estimate its statistics",
+            f"layer {layer.name}: all {layer.channels} channels still have their initial values ({seen}), but "
+            f"{trained} other layers are trained: a partial load probably skipped it; load it again, or estimate its "
+            "statistics",
             layer=layer,
             variables=tuple(layer.variables[role] for role in roles),
             certainty="likely" if layer.evidence in ("graph", "config") else "unproven",

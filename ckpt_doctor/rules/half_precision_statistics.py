@@ -50,7 +50,7 @@ def _defects(layer: BatchNormLayer) -> Iterator[tuple[str, str]]:
         values = stored.astype(np.float64).reshape(-1)
         over = int(np.count_nonzero(np.isinf(values) | (np.abs(values) >= _LARGEST_FLOAT16)))
         if over and stored.dtype.name == "float16":
-            yield role, f"{over} of {values.size} channels overflowed (65504 is the largest float16)"
+            yield role, f"{over} of {values.size} channels overflowed (the largest float16 is 65,504)"
         if role == "moving_mean" or at_initial_values(layer) is not None:
             continue
         mean = layer.values.get("moving_mean")
@@ -59,10 +59,10 @@ def _defects(layer: BatchNormLayer) -> Iterator[tuple[str, str]]:
             continue
         gone = int(np.count_nonzero((values == 0) & moved))
         if gone:
-            yield role, f"{gone} of {values.size} channels vanished to exactly 0"
+            yield role, f"{gone} of {values.size} channels underflowed to exactly 0"
         stuck = int(np.count_nonzero((values == 1) & moved))
         if stuck >= 2 and stuck >= _STALLED_SHARE * values.size:
-            yield role, f"{stuck} of {values.size} channels are still exactly 1 although their means have moved"
+            yield role, f"{stuck} of {values.size} channels are still exactly 1, although their means have moved"
 
 
 def _has_overflowed(layer: BatchNormLayer) -> bool:
@@ -80,7 +80,7 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
             role = defects[0][0]
             said = "; ".join(f"{role}: {what}" for role, what in defects)
             yield rule.finding(
-                f"layer {layer.name} keeps statistics in {layer.values[role].dtype.name}: {said}; keep them in "
+                f"layer {layer.name} stores its statistics in {layer.values[role].dtype.name}: {said}; store them in "
                 "float32, and estimate them from data",
                 layer=layer,
                 variables=tuple(dict.fromkeys(layer.variables[role] for role, _ in defects)),

@@ -41,7 +41,7 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
     if concerned:
         yield rule.finding(
             f"{len(concerned)} layers were trained with their stored statistics, which are still 0/1{_shown(concerned)}"
-            "; the weights expect them, so they are right; do not estimate others",
+            "; the weights depend on these values, so do not re-estimate them",
             layers=tuple(layer.name for layer in concerned),
             variables=tuple(
                 layer.variables[role] for layer in concerned for role in ("moving_mean", "moving_variance")

@@ -43,8 +43,8 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
         if names:
             listed = ", ".join(sorted(names.values()))
             yield rule.finding(
-                f"layer {layer.name} ({layer.channels} channels) has its statistics but not {listed}, which the "
-                "graph's saver restores; `fix --method copy` computes them from the statistics",
+                f"layer {layer.name} ({layer.channels} channels) has statistics but lacks {listed}, which the graph's "
+                "saver restores; `fix --method copy` computes them from the statistics",
                 layer=layer,
                 variables=tuple(names.values()),
                 certainty="proven",

@@ -43,7 +43,7 @@ RULE = Rule(
             Damage(
                 "missing-shard",
                 "model.ckpt-7.data-00001-of-00002",
-                "not there, and the index puts 12 tensors in it",
+                "missing; it holds 12 tensors of the index",
                 ("w",),
             )
         ),

@@ -58,13 +58,14 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
         if not count:
             continue
         sure = bool(np.any(proven))
-        epsilon = f"epsilon {layer.epsilon:g}" if layer.epsilon is not None else "any customary epsilon"
+        epsilon = f"epsilon {layer.epsilon:g}" if layer.epsilon is not None else "any common epsilon"
         if not sure:
-            epsilon = "an epsilon of 1e-5, though not with one of 1e-3"
+            epsilon = "an epsilon of 1e-5 (but not of 1e-3)"
         swap = subject.role_swaps.get(layer.name)
         finding = rule.finding(
-            f"layer {layer.name}: {count} of {values.size} channels have a moving_variance that with {epsilon} is not "
-            f"above zero (lowest {np.nanmin(values):.3g}); its root is NaN at inference; estimate it from data",
+            f"layer {layer.name}: {count} of {values.size} channels have a moving_variance that is not positive even "
+            f"with {epsilon} (lowest {np.nanmin(values):.3g}): its square root is NaN at inference; estimate it from "
+            "data",
             layer=layer,
             variables=(layer.variables["moving_variance"],),
             severity=None if sure else "warning",

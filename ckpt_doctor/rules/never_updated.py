@@ -68,8 +68,8 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
         source = followed(layer, subject.by_name)
         if source is not None:
             yield rule.finding(
-                f"{seen}; its weights are copied or averaged from {source.name}, which was trained, and the statistics "
-                f"are not; take those of {source.name}",
+                f"{seen}; its weights are copied or averaged from the trained layer {source.name}, but its statistics "
+                f"are not; copy those of {source.name} too",
                 layer=layer,
                 variables=tuple(layer.variables[role] for role in ("moving_mean", "moving_variance")),
                 certainty="proven",
@@ -79,10 +79,10 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
         certainty = certainty_of_batch(layer)
         yield rule.finding(
             f"{seen}; it was trained on batch statistics{_by_gradients(layer)}, so updates should have run; estimate "
-            "them from data"
+            "the statistics from data"
             if certainty is not None
-            else f"{seen}; {_unknown(layer, subject)}; if the layer was trained with training=True, estimate them from "
-            "data with --unproven",
+            else f"{seen}; {_unknown(layer, subject)}; if the layer was trained with training=True, estimate the "
+            "statistics from data with --unproven",
             layer=layer,
             variables=tuple(layer.variables[role] for role in ("moving_mean", "moving_variance")),
             severity=None if certainty is not None else "warning",
@@ -102,8 +102,8 @@ def _one_statistic(rule: Rule, subject: Subject) -> Iterator[Finding]:
             continue
         value, other = ("0", "moving_variance") if role == "moving_mean" else ("1", "moving_mean")
         seen = (
-            f"layer {layer.name}: all {layer.channels} channels have {role} exactly {value}, the initial value, and so "
-            f"has every layer, while {other} moved: the updates leave {role} out"
+            f"layer {layer.name}: all {layer.channels} channels have {role} exactly {value}, the initial value, as in "
+            f"every layer, while {other} moved: the updates omit {role}"
         )
         certainty = certainty_of_batch(layer)
         yield rule.finding(
@@ -129,12 +129,14 @@ def _by_gradients(layer: BatchNormLayer) -> str:
 def _unknown(layer: BatchNormLayer, subject: Subject) -> str:
     """Return why nothing proves that updates should have run."""
     if layer.evidence == "graph" and subject.inventory.model is not None and subject.inventory.model.trains:
-        return "the graph trains it on batch statistics only if its switch is fed, which no file shows"
+        return "the graph trains it on batch statistics only if its switch is fed, and no file shows that"
     if layer.evidence == "config":
         steps = subject.inventory.steps
-        trained = f"its optimizer has made {steps:,} steps" if steps else "no steps since it was compiled, or none kept"
-        return f"{trained}, and the file does not show in which mode the layer was trained"
-    return "whether updates should have run is not known; the training graph (--meta) would tell"
+        trained = (
+            f"its optimizer has made {steps:,} steps" if steps else "no steps since it was compiled, or no counter"
+        )
+        return f"{trained}, and the file does not show the layer's training mode"
+    return "it is unknown whether updates should have run; the training graph (--meta) shows it"
 
 
 _INITIAL: dict[str, Any] = {"moving_mean": 0, "moving_variance": 1}

@@ -51,7 +51,7 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
                 name, count = next(iter(counts.items()))
                 found.append(f"{count} of {layer.channels} channels of {name}, the exported twin of {own},")
         copied = finite_statistics(layer) is not None
-        advice = "write the exported copy that is finite into all, with fix --method copy" if copied else _ESTIMATE
+        advice = "copy the finite exported copy over the others with `fix --method copy`" if copied else _ESTIMATE
         finding = rule.finding(
             f"layer {layer.name}: {' and '.join(found)} are NaN or infinite; {advice}",
             layer=layer,

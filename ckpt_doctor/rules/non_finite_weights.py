@@ -41,7 +41,7 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
     more = f" and {len(counts) - _NAMED} more variables" if len(counts) > _NAMED else ""
     concerned = tuple(layer.name for layer in layers if counts.keys() & set(layer.variables.values()))
     yield rule.finding(
-        f"{sum(counts.values()):,} values are NaN or infinite: {named}{more}; go back to a checkpoint without",
+        f"{sum(counts.values()):,} values are NaN or infinite: {named}{more}; go back to a checkpoint without them",
         layers=concerned,
         variables=tuple(counts),
         certainty="proven",

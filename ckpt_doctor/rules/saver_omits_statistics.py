@@ -44,8 +44,8 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
     if concerned:
         names = tuple(name for layer in concerned for name in layer.absent.values())
         yield rule.finding(
-            f"the saver of the graph lists {len(model.saved)} variables and leaves out {len(names)} moving statistics "
-            f"of {len(concerned)} layers, as Saver(tf.trainable_variables()) does; save with tf.train.Saver()",
+            f"the graph's saver saves {len(model.saved)} variables and omits {len(names)} moving statistics of "
+            f"{len(concerned)} layers, as Saver(tf.trainable_variables()) does; save with tf.train.Saver()",
             layers=tuple(layer.name for layer in concerned),
             variables=names,
             certainty="proven",

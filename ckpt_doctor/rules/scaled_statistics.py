@@ -74,9 +74,9 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
             own, variance = measured[layer.name]
             yield rule.finding(
                 f"layer {layer.name} ({layer.channels} channels): means are {own:.3g} standard deviations from zero "
-                f"and the variance is {variance:.3g} (medians), and so it is in all {len(measured)} layers (median "
-                f"{distance:.3g}), as if all statistics were multiplied by one factor; convert the model again with "
-                "Caffe's scale factor applied",
+                f"and the variance is {variance:.3g} (medians); all {len(measured)} layers show the same (median "
+                f"{distance:.3g}), as if one factor multiplied all statistics; convert the model again and apply "
+                "Caffe's scale factor",
                 layer=layer,
                 variables=tuple(layer.variables[role] for role in ("moving_mean", "moving_variance")),
                 certainty="likely",

@@ -45,8 +45,8 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
             continue
         pairs = ", ".join(f"{layer.absent[role]} only as {layer.companions[key]}" for role, key in found.items())
         yield rule.finding(
-            f"layer {layer.name} ({layer.channels} channels) has {pairs}; a loader that asks for the plain name does "
-            "not find it; `fix --method copy` writes it",
+            f"layer {layer.name} ({layer.channels} channels) has {pairs}; a loader that looks for the plain name does "
+            "not find it; `fix --method copy` adds it",
             layer=layer,
             variables=tuple(layer.absent[role] for role in found),
             certainty=certainty_of_absence(layer),

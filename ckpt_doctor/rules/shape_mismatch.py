@@ -40,8 +40,8 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
         if len(set(lengths.values())) > 1:
             listed = ", ".join(f"{layer.variables[role]} {list(layer.shapes[role])}" for role in lengths)
             yield rule.finding(
-                f"layer {layer.name}: its vectors differ in length: {listed}; they cannot belong to one layer; look "
-                "where the file was put together",
+                f"layer {layer.name}: its vectors differ in length: {listed}; they cannot belong to the same layer; "
+                "check how the file was assembled",
                 layer=layer,
                 variables=tuple(layer.variables[role] for role in lengths),
                 certainty="likely" if layer.evidence == "names" else "proven",

@@ -39,7 +39,7 @@ RULE = Rule(
     healthy=(damaged, lambda: damaged(Damage("truncated", "model.ckpt-7.index", "something else"))),
     sick=(
         lambda: damaged(
-            Damage("stale-checkpoint-state", "models/checkpoint", "its latest, `model.ckpt-9`, is not there")
+            Damage("stale-checkpoint-state", "models/checkpoint", "its latest, `model.ckpt-9`, does not exist")
         ),
     ),
 )

@@ -66,9 +66,9 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
             continue
         repaired = layer.name in subject.repaired
         yield rule.finding(
-            f"layer {layer.name} ({layer.channels} channels): its weights are averages ({name}), its statistics were "
-            "collected under other weights; "
-            + ("a receipt says that they were estimated anew" if repaired else "estimate them from data"),
+            f"layer {layer.name} ({layer.channels} channels): its weights are averages ({name}), but its statistics "
+            "were collected with the weights before averaging; "
+            + ("the receipt shows that they were re-estimated" if repaired else "estimate them from data"),
             layer=layer,
             variables=tuple(
                 layer.variables[role] for role in ("moving_mean", "moving_variance") if role in layer.variables

@@ -49,7 +49,7 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
         yield rule.finding(
             f"layer {layer.name}: on {seen.samples:,} samples the median of its {layer.channels} channels has a mean "
             f"{off.shift:.2g} standard deviations from the stored one and {off.ratio:.2g} times the stored variance; "
-            "check the preprocessing, or estimate the statistics from these data with --layers",
+            "check the preprocessing, or re-estimate the statistics from these data with --layers",
             layer=layer,
             variables=tuple(layer.variables[role] for role in ("moving_mean", "moving_variance")),
             certainty="likely",

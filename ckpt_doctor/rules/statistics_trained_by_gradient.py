@@ -44,8 +44,8 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
         return
     first = concerned[0]
     repaired = all(layer.name in subject.repaired for layer in concerned)
-    shown = f"optimizer slots such as {proof[0]} prove it" if proof else "the graph applies gradients to them"
-    advice = "a receipt says that they were estimated anew" if repaired else "estimate them from data"
+    shown = f"the optimizer keeps slots such as {proof[0]}" if proof else "the graph applies gradients to them"
+    advice = "the receipt shows that they were re-estimated" if repaired else "estimate them from data"
     yield rule.finding(
         f"the moving statistics of {len(concerned)} layers (first: {first.name}, {first.channels} channels) are "
         f"trained by gradient: {shown}; make them trainable=False and {advice}",

@@ -46,10 +46,10 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
         odd = "moving_variance" if found.found_in_variance else "gamma"
         names = tuple(layer.variables[role] for role in (odd, found.variance_in))
         finding = rule.finding(
-            f"layer {layer.name}: {names[0]} is {_range(layer, odd)} over {found.channels} channels, which is no "
-            f"{odd.replace('_', ' ')}, and {names[1]} is {_range(layer, found.variance_in)}, which could be a "
-            f"{'variance' if found.can_be_undone else 'gamma or a variance'}; other layers show the same; "
-            + ("its mean and variance look right; " if _only_gamma_and_beta(found) else "")
+            f"layer {layer.name}: {names[0]} is {_range(layer, odd)} over {found.channels} channels, which is not a "
+            f"valid {odd.replace('_', ' ')}, and {names[1]} is {_range(layer, found.variance_in)}, which could be a "
+            f"{'variance' if found.can_be_undone else 'gamma or a variance'}; other layers show the same pattern; "
+            + ("its own mean and variance look right; " if _only_gamma_and_beta(found) else "")
             + "load the weights in the order in which they were saved"
             + (", or `fix --method copy --unproven`" if found.can_be_undone else ""),
             layer=layer,

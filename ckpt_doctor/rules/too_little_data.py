@@ -44,13 +44,13 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
         error = seen.largest_error(layer.epsilon or DEFAULT_EPSILON)
         names = tuple(layer.variables[role] for role in ("moving_mean", "moving_variance") if role in layer.variables)
         if error is None:
-            message = f"{seen.samples:,} samples in one batch give no error bar; use several batches"
+            message = f"{seen.samples:,} samples in one batch are not enough for an error estimate; use several batches"
             certainty: Certainty = "proven"
         elif error > LARGEST_ERROR:
             enough = math.ceil(seen.samples * (error / LARGEST_ERROR) ** 2)
             message = (
                 f"with {seen.samples:,} samples the standard error of a channel's mean is {error:.2g} standard "
-                f"deviations; about {enough:,} samples would do"
+                f"deviations; use about {enough:,} samples"
             )
             # The error is estimated from a few batches itself.
             certainty = "likely"
@@ -61,7 +61,7 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
         yield rule.finding(f"layer {layer.name}: {message}", layer=layer, variables=names, certainty=certainty)
     for layer in unlike:
         yield rule.finding(
-            f"layer {layer.name}: neighbouring batches resemble each other, so the data look sorted; shuffle them",
+            f"layer {layer.name}: neighbouring batches are alike, so the data seem to be sorted; shuffle them",
             layer=layer,
             certainty="likely",
         )

@@ -44,8 +44,8 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
     if concerned:
         yield rule.finding(
             f"{len(concerned)} of {len(subject.inventory.layers)} layers (first: {concerned[0].name}, "
-            f"{concerned[0].channels} channels) normalise with the statistics of the batch in a graph that does not "
-            "train, and the stored ones are not read; export the graph again in inference mode",
+            f"{concerned[0].channels} channels) normalise with batch statistics in a serving graph, which ignores the "
+            "stored statistics; export the graph again in inference mode",
             layers=tuple(layer.name for layer in concerned),
             variables=tuple(
                 layer.variables[role]

@@ -47,7 +47,7 @@ def _check(rule: Rule, subject: Subject) -> Iterator[Finding]:
     if not concerned:
         return
     has_ops = any(layer.facts is not None and layer.facts.has_update_ops for layer in concerned)
-    what = "waits for their update ops" if has_ops else "updates them: they have no update ops"
+    what = "runs their update ops" if has_ops else "updates them, because they have no update ops"
     confirmed = all(never_updated(layer) is not None for layer in concerned)
     # A switch that is at inference unless it is fed: then there may have been nothing to update.
     known = [certainty_of_batch(layer) for layer in concerned]

@@ -40,7 +40,7 @@ def test_answers_that_tell_less_are_told_and_refuse_nothing(repaired):
     found = said(SURE, repaired)
     (text,) = found.told
     assert found.refusing == ()
-    assert "its answers hold 0.00 of the largest possible information, 1.00 before" in text
+    assert "its answers carry 0.00 of the largest possible information, 1.00 before" in text
     assert said(repaired, SURE).told == ()
 
 
@@ -59,7 +59,7 @@ def test_statistics_from_the_file_are_measured_by_training_mode():
     half = np.concatenate([SURE[:20], SURE[20:][:, ::-1]])
     found = said(SURE * 9, half * 9, SURE * 9)
     (text,) = found.refusing
-    assert text == "output y: 100% of 40 answers agreed with training mode before the repair, 50% do after it"
+    assert text == "output y: 100 % of 40 answers agreed with training mode before the repair, 50 % do after it"
     fewer = np.concatenate([SURE[:32], SURE[32:][:, ::-1]])
     assert (len(said(SURE * 9, fewer * 9, SURE * 9).told), said(SURE * 9, fewer * 9, SURE * 9).refusing) == (1, ())
     assert said(half * 9, SURE * 9, SURE * 9).told == ()
@@ -68,7 +68,7 @@ def test_statistics_from_the_file_are_measured_by_training_mode():
 def test_answers_that_are_no_longer_finite_are_refused():
     broken = SURE.copy()
     broken[3] = np.nan
-    assert said(SURE, broken).refusing == ("output y: the repaired model answers NaN or infinite values",)
+    assert said(SURE, broken).refusing == ("output y: the repaired model returns NaN or infinite values",)
     # It was no better before.
     assert said(broken, broken).refusing == ()
     assert said(broken, SURE).told == ()

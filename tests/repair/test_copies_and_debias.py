@@ -104,7 +104,7 @@ def test_a_zero_debiased_average_is_divided_by_what_it_has_seen():
 )
 def test_without_a_copy_only_data_help(companions, momentum):
     layer = layer_with(companions, missing=["moving_mean"], momentum=momentum)
-    with pytest.raises(RepairRefused, match=r"layer bn: no copy of its moving_mean .*data"):
+    with pytest.raises(RepairRefused, match=r"layer bn: the file has no copy of its moving_mean.*data"):
         copied_statistics(layer, None)
 
 
@@ -190,7 +190,7 @@ def test_mean_and_variance_are_put_back():
     np.testing.assert_allclose(values["moving_mean"], mean, rtol=1e-7)
     np.testing.assert_allclose(values["moving_variance"], variance, rtol=1e-7)
     assert values["gamma"] == pytest.approx([1.3] * 4)
-    assert origin == "roles put back in their places"
+    assert origin == "swapped roles corrected"
 
 
 def test_gamma_and_beta_under_the_statistics_are_refused():
@@ -239,7 +239,7 @@ def test_rounding_below_zero_is_zero_and_more_is_refused():
     stored = [0.25 - 1e-6, 1.0, 1.0]
     assert debiased(example(moving_variance=stored, dtype=np.float64), 0.25)["moving_variance"][0] == 0.0
     with pytest.raises(
-        RepairRefused, match=r"layer bn: with 25.0% of the initial value left, 1 variances would be neg"
+        RepairRefused, match=r"layer bn: with 25.0 % of the initial value left, 1 variances would be neg"
     ):
         debiased(example(moving_variance=[0.25 - 1e-4, 1.0, 1.0], dtype=np.float64), 0.25)
     with pytest.raises(RepairRefused, match="2 variances would be negative"):
@@ -256,7 +256,7 @@ def test_a_tiny_positive_variance_is_kept():
 def test_what_is_not_cold_cannot_be_debiased():
     layer = example()
     cold = InitialValueShares(Inventory((layer,))).of(layer)
-    with pytest.raises(RepairRefused, match="layer bn: nothing tells how many updates"):
+    with pytest.raises(RepairRefused, match="layer bn: nothing shows how many updates"):
         debiased_statistics(layer, cold)
 
 
@@ -268,5 +268,5 @@ def test_of_a_corrected_mean_nothing_is_taken_out():
 
 
 def test_what_is_only_a_bound_cannot_be_taken_out():
-    with pytest.raises(RepairRefused, match="layer bn: at most 25% of its initial value is left, and nothing tells"):
+    with pytest.raises(RepairRefused, match="layer bn: at most 25 % of its initial value is left, and nothing shows"):
         debiased_statistics(example(), replace(share(0.25), exact=False))

@@ -22,9 +22,9 @@ FEW, ENOUGH = seen(0.5, -0.5), seen(0.1, -0.1, 0.12, -0.11, 0.09, -0.1, 0.1, -0.
     [
         ({}, []),
         ({"a": ENOUGH, "b": ENOUGH}, []),
-        ({"b": FEW}, ["would do"]),
-        ({"a": FEW, "b": FEW}, ["would do (and 1 more layers)"]),
-        ({"a": FEW, "b": FEW, "c": FEW}, ["would do (and 2 more layers)"]),
+        ({"b": FEW}, ["1,023 samples"]),
+        ({"a": FEW, "b": FEW}, ["1,023 samples (and 1 more layers)"]),
+        ({"a": FEW, "b": FEW, "c": FEW}, ["1,023 samples (and 2 more layers)"]),
     ],
 )
 def test_doubts_are_told_once_for_the_first_layer(observed, ends):

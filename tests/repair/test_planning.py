@@ -130,7 +130,7 @@ def test_what_only_ends_like_a_counter_is_none():
 def test_another_number_of_channels_is_refused():
     source = checkpoint_of(bn__moving_mean=np.zeros(4), bn__moving_variance=np.zeros(4))
     with pytest.raises(
-        RepairRefused, match=r"layer bn: its input has 3 channels, and bn/moving_mean has the shape \[4"
+        RepairRefused, match=r"layer bn: its input has 3 channels, but bn/moving_mean has the shape \[4"
     ):
         changes_of(source, None, [plan_for(example())])
 
@@ -138,7 +138,7 @@ def test_another_number_of_channels_is_refused():
 @pytest.mark.parametrize("value", [1e6, np.nan, np.inf])
 def test_what_the_type_cannot_hold_is_refused(value):
     source = checkpoint_of(bn__moving_mean=np.zeros(3, np.float16), bn__moving_variance=np.zeros(3, np.float16))
-    with pytest.raises(RepairRefused, match=r"bn/moving_mean: the new value .* does not fit into its type float16"):
+    with pytest.raises(RepairRefused, match=r"bn/moving_mean: the new value .* does not fit its type float16"):
         changes_of(source, None, [plan_for(example(), moving_mean=np.array([1, value, 2]))])
 
 

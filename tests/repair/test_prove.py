@@ -53,19 +53,19 @@ def test_what_only_history_could_tell_needs_a_receipt(method):
     proof = proof_of([entry(method=method)], cold(), seen={"bn": seen_at()}, steps=100)
     assert (proof.remaining, proof.clean, proof.needs_receipt) == ((), True, True)
     assert proof.notes == (
-        "nothing in the file shows that its statistics are new, so scan reports BN202 unless the receipt of this "
-        "repair is beside it",
+        "the file does not show that its statistics are new: scan reports BN202 unless the receipt of this repair is "
+        "next to the file",
     )
 
 
 def test_all_rules_that_a_receipt_answers_are_named():
     proof = proof_of([entry()], cold(slots=("bn/moving_mean/Adam",)), seen={"bn": seen_at()}, steps=100)
-    assert "so scan reports BN202, BN305 unless" in proof.notes[0]
+    assert "scan reports BN202, BN305 unless" in proof.notes[0]
 
 
 def test_a_copy_makes_nothing_new():
     proof = proof_of([entry(method="copy")], cold(), steps=100)
-    assert [reason.partition(":")[0] for reason in proof.remaining] == ["BN202 is left"]
+    assert [reason.partition(":")[0] for reason in proof.remaining] == ["BN202 remains"]
     assert (proof.notes, proof.clean, proof.needs_receipt) == ((), False, False)
 
 
@@ -94,7 +94,7 @@ def test_what_is_not_proven_is_not_clean():
     assert (len(proof.remaining), proof.notes, proof.clean) == (1, (), False)
     off = 0.1 / np.sqrt(0.901)  # In the channel that varies least.
     assert proof.remaining[0] == (
-        f"layer bn: its statistics are off by {off:.2g} from what the model shows; up to 0.01 is rounding"
+        f"layer bn: its statistics differ by {off:.2g} from those that the model shows; up to 0.01 is rounding"
     )
     assert proof.layers[0].residual == pytest.approx(off, rel=1e-6)
 
@@ -108,9 +108,9 @@ def test_the_residual_counts_in_standard_deviations_with_epsilon(epsilon, added)
 @pytest.mark.parametrize("missing", [["moving_mean"], ["moving_variance"], ["moving_mean", "moving_variance"]])
 def test_a_layer_that_is_not_there_afterwards_is_no_repair(missing):
     gone = proof_of([entry("gone")], layer_named(), seen={"bn": seen_at()})
-    assert gone.remaining == ("layer gone is not in what was written",)
+    assert gone.remaining == ("layer gone is not in the written file",)
     half = proof_of([entry()], example(missing=missing), seen={"bn": seen_at()})
-    assert "layer bn is not in what was written" in half.remaining
+    assert "layer bn is not in the written file" in half.remaining
     assert [layer.residual for layer in (*gone.layers, *half.layers)] == [None, None]
 
 
@@ -122,8 +122,8 @@ def test_statistics_without_gamma_and_beta_are_a_layer():
 
 def test_what_was_estimated_and_is_not_run_is_no_repair():
     for method, remaining in (
-        ("layerwise", ("layer bn: the model does not run it with its new statistics",)),
-        ("training", ("layer bn: the model does not run it with its new statistics",)),
+        ("layerwise", ("layer bn: the model does not use its new statistics",)),
+        ("training", ("layer bn: the model does not use its new statistics",)),
         ("copy", ()),
         ("debias", ()),
     ):
@@ -159,22 +159,30 @@ def test_what_was_written_is_what_was_proven():
 def test_a_statistic_that_changed_on_the_way_is_no_success(role):
     other = layer_named()
     values = {**other.values, role: other.values[role] + np.float32(1e-6)}
-    with pytest.raises(VerificationFailed, match=r"^model: was written, and layer bn is not what was proven before"):
+    with pytest.raises(
+        VerificationFailed,
+        match=r"^model: was written, but layer bn differs from what was verified "
+        "before",
+    ):
         written_and_proven([replace(other, values=values)], [layer_named()])
     lost = {name: value for name, value in values.items() if name != role}
-    with pytest.raises(VerificationFailed, match="layer bn is not"):
+    with pytest.raises(VerificationFailed, match="layer bn differs"):
         written_and_proven([replace(other, values=lost)], [layer_named()])
 
 
 def test_a_layer_that_is_gone_is_no_success():
-    with pytest.raises(VerificationFailed, match="layer bn is not"):
+    with pytest.raises(VerificationFailed, match="layer bn differs"):
         written_and_proven([], [layer_named()])
 
 
 def test_another_verdict_is_no_success():
     """Gamma is not of the repair, and a layer beside it neither: only the verdict shows that they changed."""
     sick = example("beside", moving_variance=[-1, 1, 1])
-    with pytest.raises(VerificationFailed, match=r"was written, and the verdict \(BN204\) is not what was proven"):
+    with pytest.raises(
+        VerificationFailed,
+        match=r"was written, but the verdict \(BN204\) differs from what was "
+        "verified",
+    ):
         written_and_proven([layer_named(), sick], [layer_named(), example("beside")])
     with pytest.raises(VerificationFailed, match=r"the verdict \(BN204\)"):
         written_and_proven([layer_named(), example("beside")], [layer_named(), sick])
@@ -186,6 +194,6 @@ def test_a_residual_beyond_rounding_is_left_unless_another_draw_differs_as_much(
     analysis = Analysis(checkpoint_of(), Inventory((layer_named(),)))
     entries = [entry(method="layerwise")]
     assert "up to 0.01 is rounding" in prove(entries, analysis, off).remaining[0]
-    assert "up to 0.03 is the noise that the graph draws" in prove(entries, analysis, off, {"bn": 0.01}).remaining[0]
+    assert "up to 0.03 is the noise of the graph" in prove(entries, analysis, off, {"bn": 0.01}).remaining[0]
     assert prove(entries, analysis, off, {"bn": 0.02}).remaining == ()
     assert prove(entries, analysis, off, {"other": 0.02}).remaining != ()

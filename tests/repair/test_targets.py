@@ -50,7 +50,9 @@ def test_what_is_not_proven_is_left_unless_asked():
     finding = found("BN201", "net/a", certainty="unproven")
     targets = chosen(finding)
     assert (targets.layers, list(reasons(targets))) == ((), ["net/a"])
-    assert reasons(targets)["net/a"] == "BN201 is not proven for it; if you know that it is so, pass --unproven"
+    assert reasons(targets) == {
+        "net/a": "BN201 is not proven for this layer; if you know that it applies, pass --unproven"
+    }
     assert chosen(finding, unproven=True) == Targets(estimated=("net/a",))
     assert chosen(finding, patterns=["net/a"]) == Targets(estimated=("net/a",))
 
@@ -60,7 +62,7 @@ def test_never_updated_layers_are_repaired_together_or_not_at_all():
     told, untold = found("BN201", "net/a", certainty="likely"), found("BN201", "net/b", certainty="unproven")
     targets = chosen(told, untold)
     assert targets.layers == ()
-    assert reasons(targets)["net/a"].startswith("it was never updated (BN201), but for other such layers nothing tells")
+    assert reasons(targets)["net/a"].startswith("it was never updated (BN201), but nothing shows whether other such")
     assert chosen(told, untold, unproven=True).estimated == ("net/a", "net/b")
     assert chosen(told, untold, patterns=["net/a"]).estimated == ("net/a",)
     # What is missing must be filled in all the same, and what is wrong for another reason.
@@ -87,12 +89,12 @@ def test_a_pattern_without_data_has_nothing_to_estimate_from_but_says_so_by_tryi
 
 
 def test_a_pattern_that_matches_nothing_is_refused():
-    with pytest.raises(BadRequest, match=r"--layers net/A: no batch-norm layer of this name; there are net/a, net/b$"):
+    with pytest.raises(BadRequest, match=r"--layers net/A: no batch-norm layer matches; found: net/a, net/b$"):
         chosen(patterns=["net/a", "net/A"])
-    with pytest.raises(BadRequest, match=r"there are none$"):
+    with pytest.raises(BadRequest, match=r"found: none$"):
         chosen(patterns=["x"], layers=[])
     six = [example(f"bn{number}") for number in range(6)]
-    with pytest.raises(BadRequest, match=r"there are bn0, bn1, bn2, bn3, bn4, …$"):
+    with pytest.raises(BadRequest, match=r"found: bn0, bn1, bn2, bn3, bn4, …$"):
         chosen(patterns=["x"], layers=six)
     with pytest.raises(BadRequest, match=r"bn4$"):
         chosen(patterns=["x"], layers=six[:5])
@@ -151,13 +153,13 @@ def test_what_is_in_the_file_is_copied(method):
 def test_other_methods_say_that_they_do_not_copy(method):
     targets = chosen(copying(), method=method)
     assert targets.layers == ()
-    assert reasons(targets) == {"net/a": f"--method {method} does not repair BN104, which takes copy"}
+    assert reasons(targets) == {"net/a": f"--method {method} does not repair BN104, which needs copy"}
 
 
 def test_a_copy_that_is_not_proven_is_left():
     swapped = found("BN206", "net/a", certainty="likely")
     assert reasons(chosen(swapped)) == {
-        "net/a": "BN206 is not proven for it; if you know that it is so, pass --unproven"
+        "net/a": "BN206 is not proven for this layer; if you know that it applies, pass --unproven"
     }
     assert chosen(swapped, unproven=True).copied == ("net/a",)
 
@@ -178,7 +180,7 @@ def test_a_cold_average_is_estimated_from_data_and_debiased_without():
         assert chosen(COLD, method="debias", has_data=has_data) == Targets(debiased=("net/a",))
     assert chosen(COLD, method="layerwise", has_data=False) == Targets(estimated=("net/a",))
     assert reasons(chosen(COLD, method="copy")) == {
-        "net/a": "--method copy does not repair BN202, which takes estimate"
+        "net/a": "--method copy does not repair BN202, which needs estimate"
     }
 
 
@@ -195,16 +197,16 @@ def test_a_cold_average_with_another_defect_needs_data():
     assert (targets.debiased, targets.estimated) == (("net/a",), ("net/a",))
     targets = chosen(COLD, found("BN203", "net/b"), method="debias")
     assert (targets.debiased, targets.estimated) == (("net/a",), ())
-    assert reasons(targets) == {"net/b": "--method debias does not repair BN203, which takes estimate"}
+    assert reasons(targets) == {"net/b": "--method debias does not repair BN203, which needs estimate"}
 
 
 def test_statistics_that_are_not_those_of_the_data_are_asked_for_by_name():
     finding = found("BN401", "net/a", certainty="likely")
     targets = chosen(finding)
-    assert reasons(targets)["net/a"].startswith("its statistics are not those of the data (BN401); if the data are")
+    assert reasons(targets)["net/a"].startswith("its statistics do not match the data (BN401); if the data are")
     assert reasons(targets)["net/a"].endswith("name the layer with --layers")
     both = chosen(finding, found("BN201", "net/a", certainty="unproven"))
-    assert reasons(both)["net/a"] == "BN401 is not proven for it; if you know that it is so, pass --unproven"
+    assert reasons(both)["net/a"] == "BN401 is not proven for this layer; if you know that it applies, pass --unproven"
 
 
 def test_the_reason_names_what_the_method_would_repair():
@@ -213,7 +215,7 @@ def test_the_reason_names_what_the_method_would_repair():
     assert reasons(chosen(*doubtful, method="copy"))["net/a"].startswith("BN206 is not proven")
     sure = found("BN203", "net/a")
     assert reasons(chosen(sure, *doubtful, method="debias"))["net/a"] == (
-        "--method debias does not repair BN203, which takes estimate"
+        "--method debias does not repair BN203, which needs estimate"
     )
     assert reasons(chosen(sure, *doubtful, method="copy"))["net/a"].startswith("BN206 is not proven")
 

@@ -34,7 +34,7 @@ def test_estimates_are_made_only_if_asked_for():
         ("BN102", "error", "unproven", "estimate"),
     }
     assert repaired_unasked(told) == []
-    assert "does not tell whether it was trained on batches or on 0" in told[0].message
+    assert "does not show whether it was trained on batches or on 0" in told[0].message
 
 
 @pytest.mark.parametrize(

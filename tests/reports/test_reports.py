@@ -81,13 +81,13 @@ models/model.ckpt-7
 
   error  BN301 saver-omits-statistics: 53 layers
     the saver's list leaves out all 106 statistics
-    layers: the same
+    layers: same as above
 
   what to do
     ckpt-doctor fix models/model.ckpt-7 \\
         --data DATA.npz \\
         --output models/model.ckpt-7-repaired
-    DATA.npz: inputs like those of training, by numpy.savez; no labels needed
+    DATA.npz: training-like inputs, saved with numpy.savez; no labels needed
 
 1 checkpoint, 1 batch-norm layer: 107 errors
 """
@@ -293,7 +293,7 @@ def test_a_repair_says_what_was_set_and_what_was_left():
     text = repair_text.render(REPAIRED, PLAIN)
     assert "set the statistics of 2 layers" in text
     assert "none -> 1.5" in text
-    assert "left as it was: bn3: lies in a loop" in text
+    assert "skipped: bn3: lies in a loop" in text
     assert "written, but not everything is repaired: fixed/model.ckpt-7" in text
 
 

@@ -53,11 +53,11 @@ def test_a_corrected_mean_is_not_named():
     ]
     first, _ = found(layers, None)
     assert first.variables == ("a/moving_variance",)
-    assert "82% of the moving_variance of its 4 channels is still its initial value 1 (20 updates" in first.message
+    assert "the moving_variance of its 4 channels still holds 82 % of its initial value 1 (20 updates" in first.message
 
 
 def test_a_bound_is_called_one():
     layers = [replace(layer, momentum=None, facts=None, evidence="names") for layer in pair(20)]
     first, _ = found(layers, None)
     assert (first.severity, first.certainty) == ("warning", "unproven")
-    assert "up to 83% of the statistics" in first.message
+    assert "up to 83 % of their initial values" in first.message

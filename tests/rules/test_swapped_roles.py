@@ -28,7 +28,7 @@ def messages(order):
     ("order", "says", "says_not"),
     [
         # Darknet's first is beta (mystic123/tensorflow-yolo-v3, issue 38).
-        (("beta", "gamma", "moving_mean", "moving_variance"), "its mean and variance look right", "method copy"),
+        (("beta", "gamma", "moving_mean", "moving_variance"), "its own mean and variance look right", "method copy"),
         # A converter wrote mean and variance first (Vladkryvoruchko/PSPNet-Keras-tensorflow, issue 23).
         (("moving_mean", "moving_variance", "gamma", "beta"), "could be a gamma or a variance", "look right"),
         (("gamma", "beta", "moving_variance", "moving_mean"), "could be a variance", "look right"),
