@@ -351,7 +351,7 @@ def test_an_output_that_is_not_what_was_planned_is_removed(fixture, tmp_path, mo
 
 
 def test_the_data_need_not_be_given_twice_for_the_same_input():
-    with pytest.raises(BadRequest, match="was given before"):
+    with pytest.raises(BadRequest, match="is already fed"):
         ckpt_doctor.fix(TRAINABLE.path, data=[DATA, DATA], dry_run=True)
 
 

@@ -70,7 +70,7 @@ def test_a_path_that_is_not_there(run, command):
     assert run(command, *argv) == (
         2,
         "",
-        "ckpt-doctor: nowhere/model.ckpt-1: there is no such file or folder, and no checkpoint of this prefix "
+        "ckpt-doctor: nowhere/model.ckpt-1: no such file or folder, and no checkpoint of this prefix "
         "(nowhere/model.ckpt-1.index)\n",
     )
 
@@ -178,9 +178,9 @@ DATA = [
     ),
     needs_tensorflow(
         array(images=np.full((9, 8, 8, 1), np.nan, np.float32)),
-        "--data wrong.npz: array images holds NaN or infinite values; statistics of them would be useless",
+        "--data wrong.npz: array images holds NaN or infinite values; remove them first",
     ),
-    needs_tensorflow(array(images=np.zeros((0, 8, 8, 1), np.float32)), "--data wrong.npz: the data hold no samples"),
+    needs_tensorflow(array(images=np.zeros((0, 8, 8, 1), np.float32)), "--data wrong.npz: the data contain no samples"),
     needs_tensorflow(
         array(images=np.array([None])),
         "--data wrong.npz: wrong.npz cannot be read as .npz: Object arrays cannot be loaded when allow_pickle=False; "
@@ -194,7 +194,7 @@ DATA = [
         lambda: Path("wrong.npz").write_bytes(CALIBRATION.read_bytes()[:-30]),
         "--data wrong.npz: wrong.npz cannot be read as .npz: File is not a zip file",
     ),
-    needs_tensorflow(lambda: None, "--data wrong.npz: there is no file wrong.npz"),
+    needs_tensorflow(lambda: None, "--data wrong.npz: no such file: wrong.npz"),
 ]
 
 
@@ -216,7 +216,7 @@ def test_data_that_are_damaged_inside(run, folder):
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("tensor", ["is_training", "labels"])
 def test_a_feed_that_is_no_value_even_where_nothing_measured_needs_it(run, tensor):
-    message = f"--feed {tensor}=often: 'often' is no number and neither true nor false"
+    message = f"--feed {tensor}=often: 'often' is neither a number nor true or false"
     assert fix(run, "--feed", f"{tensor}=often") == (2, "", f"ckpt-doctor: {message}\n")
 
 

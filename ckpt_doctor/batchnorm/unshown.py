@@ -10,12 +10,12 @@ from ckpt_doctor.naming.reading import is_other_normalization, looks_like_batch_
 
 _LISTED = (
     "gamma and beta that the optimizer lists, and nothing else of their layer: Keras 3 does not show TensorFlow the "
-    "layers that a model holds in a list or a dict; if it is batch norm, its statistics are not in the file; name the "
+    "layers that a model holds in a list or a dict; if it is batch norm, its statistics are not in the file; pass the "
     "model with --model"
 )
 _GONE = (
     "the optimizer keeps slots of its gamma and beta, and the file has nothing else of it; if it is batch norm, its "
-    "statistics are not in the file; name the model with --model"
+    "statistics are not in the file; pass the model with --model"
 )
 
 

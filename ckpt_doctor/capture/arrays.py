@@ -236,5 +236,5 @@ def _hdf5(where: str, path: Path, key: str | None, kept: ExitStack, *, several: 
     if key is not None:
         return {key: found[key]} if key in found else found
     if len(found) > 1 and not several:
-        raise BadRequest(f"{where}: {path.name} holds {listed(found)}; say which is meant: {path}[DATASET]")
+        raise BadRequest(f"{where}: {path.name} holds {listed(found)}; choose one with {path}[DATASET]")
     return found

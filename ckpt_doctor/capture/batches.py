@@ -32,8 +32,8 @@ def as_taken(samples: Samples, program: Program) -> Samples:
             return _regrouped(samples, size, size, f"the model takes batches of {size} samples")
         if _must_be(program.inputs):
             raise BadRequest(
-                f"the data hold {len(samples)} samples, and the model takes batches of exactly {size}; give {size} or "
-                "more"
+                f"the data contain {len(samples)} samples, but the model takes batches of exactly {size}; pass {size} "
+                "or more"
             )
         return samples
     parts = equal_parts(program)

@@ -35,7 +35,7 @@ _ARGUMENT = re.compile(r"^(?P<path>.*?)(?:\[(?P<key>[^\[\]]+)\])?$", re.DOTALL)
 _ARRAY_FILES = (".npz", ".npy", ".h5", ".hdf5")
 # Values looked at for the warnings on ranges: enough to see a scale, cheap for any size.
 _LOOKED_AT = 64
-_NOT_FINITE = "holds NaN or infinite values; statistics of them would be useless"
+_NOT_FINITE = "holds NaN or infinite values; remove them first"
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def read_samples(
         BadRequest: A file is absent or unreadable, or its arrays do not fit the inputs, or a stream does not end.
     """
     if not options.data:
-        raise BadRequest("no data given; name it with --data FILE.npz")
+        raise BadRequest("no data: pass --data FILE.npz")
     argument = _single_source("--data", options.data)
     if argument is None:
         samples = _from_array_files(options, inputs, kept)
@@ -89,7 +89,7 @@ def read_samples(
             batches = within_bounds(f"--data {argument}", batches)
         samples = from_stream(batches, options.samples, notes, kept, progress)
     if not len(samples):
-        raise BadRequest(f"--data {options.data[0]}: the data hold no samples")
+        raise BadRequest(f"--data {options.data[0]}: the data contain no samples")
     return samples
 
 
@@ -120,7 +120,7 @@ def read_unmatched(option: str, options: DataOptions, inputs: Callable[[], Seque
     if _is_records(argument):
         batches = list(_stream(option, argument, options, limited=False).batches)
         if not batches:
-            raise BadRequest(f"{option} {argument}: the data hold no samples")
+            raise BadRequest(f"{option} {argument}: the data contain no samples")
         return stacked(f"{option} {argument}", batches)
     return call(option, argument, load_function(option, argument))
 
@@ -154,7 +154,7 @@ def _single_source(option: str, arguments: Sequence[str]) -> str | None:
         if not _is_single_source(argument):
             continue
         if len(arguments) > 1:
-            raise BadRequest(f"{option} {argument}: feeds the whole model and cannot stand beside other {option}")
+            raise BadRequest(f"{option} {argument}: feeds the whole model and cannot be combined with other {option}")
         kind = "a folder of images" if Path(argument).is_dir() else "records" if _is_records(argument) else "a function"
         _log.debug("%s %s: is read as %s", option, argument, kind)
         return argument
@@ -163,7 +163,7 @@ def _single_source(option: str, arguments: Sequence[str]) -> str | None:
 
 def _only_input(where: str, inputs: Sequence[ModelInput]) -> ModelInput:
     if len(inputs) != 1:
-        raise BadRequest(f"{where}: images feed one input; the model has {len(inputs)}")
+        raise BadRequest(f"{where}: images feed a single input; the model has {len(inputs)}")
     return inputs[0]
 
 
@@ -201,7 +201,7 @@ def _from_array_files(options: DataOptions, inputs: Sequence[ModelInput], kept: 
         for one in _arrays("--data", argument, kept):
             name = one.name if one.name is not None else "" if one.chosen else one.key
             if name in found:
-                raise BadRequest(f"--data {argument}: {name or 'the array'} was given before, by {found[name][0]}")
+                raise BadRequest(f"--data {argument}: {name or 'the array'} is already fed, by {found[name][0]}")
             found[name] = (argument, one.array)
     notes: list[str] = []
     arrays: dict[str, Any] = {}
@@ -231,7 +231,7 @@ def _all_arrays(option: str, arguments: Sequence[str]) -> dict[str, Array]:
             for one in _arrays(option, argument, kept, several=True):
                 name = one.name if one.name is not None else one.key
                 if name in table:
-                    raise BadRequest(f"{option} {argument}: {name or 'the array'} was given before")
+                    raise BadRequest(f"{option} {argument}: {name or 'the array'} is already fed")
                 table[name] = whole(f"{option} {argument}", one.array)
     return table
 
@@ -288,15 +288,15 @@ def _arrays(option: str, argument: str, kept: ExitStack, *, several: bool = Fals
     name, path, key = _parsed(argument)
     where = f"{option} {argument}"
     if not path.exists():
-        raise BadRequest(f"{where}: there is no file {path}")
+        raise BadRequest(f"{where}: no such file: {path}")
     if path.suffix.lower() not in _ARRAY_FILES:
         raise BadRequest(
-            f"{where}: {path.name} is of no form that is read; .npz, .npy, .h5[DATASET], a folder of images, "
-            "*.tfrecord and MODULE:FUNCTION are"
+            f"{where}: {path.name} unsupported data format; expected .npz, .npy, .h5[DATASET], a folder of images, "
+            "*.tfrecord or MODULE:FUNCTION"
         )
     arrays = read_arrays(where, path, key, kept, several=several and name is None)
     if name is not None and len(arrays) != 1:
-        raise BadRequest(f"{where}: {path.name} holds {listed(arrays)}; say which one is meant: {path}[NAME]")
+        raise BadRequest(f"{where}: {path.name} holds {listed(arrays)}; choose one with {path}[NAME]")
     return [_Found(argument, name, found, key is not None, array) for found, array in arrays.items()]
 
 
@@ -320,13 +320,13 @@ def _match(
         if not fitting:
             wanted = ", ".join(f"{other.name} {shape_of(other)}" for other in inputs)
             held = listed({name: array for name, (_, array) in found.items()})
-            constant = f"; or give a constant with --feed {entry.target}=VALUE" if entry.shape in ((), None) else ""
+            constant = f"; or feed a constant with --feed {entry.target}=VALUE" if entry.shape in ((), None) else ""
             likely = [name for name, (_, array) in found.items() if name and _could_feed(array, entry)]
             key = likely[0] if len(likely) == 1 else "KEY"
             raise BadRequest(
-                f"nothing in the data is called {entry.name!r}, which the model needs as input; the data hold {held}, "
-                f"the model takes {wanted}; map it with --input {key}={entry.target}, or name it with "
-                f"--data {entry.name}=FILE.npz[{key}]{constant}"
+                f"no array {entry.name!r} in the data, which the model needs as input; the data contain {held}, the "
+                f"model takes {wanted}; map an array with --input {key}={entry.target}, or name it with --data "
+                f"{entry.name}=FILE.npz[{key}]{constant}"
             )
         yield fitting[0], entry
 
@@ -377,6 +377,6 @@ def remarks(name: str, array: Any, entry: ModelInput) -> Iterator[str]:
         yield f"{name}: the first {len(head)} samples are all zero"
     elif numpy_dtype(entry.dtype).kind == "f" and head.dtype.kind in "iu" and head.size and np.max(head) > 1:
         yield (
-            f"{name}: whole numbers of type {head.dtype} feed the float input {entry.name}; if the model was trained "
-            "on scaled values, scale these alike"
+            f"{name}: integers of type {head.dtype} feed the float input {entry.name}; if the model was trained on "
+            "scaled values, scale these in the same way"
         )

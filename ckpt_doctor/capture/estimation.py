@@ -58,7 +58,7 @@ def meta_graph_of(checkpoint: Checkpoint) -> MetaGraph | None:
         return graph_of(checkpoint.descriptions)
     except DecodeError as error:
         where = checkpoint.descriptions.meta_graph_path or checkpoint.path
-        raise RepairRefused(f"{where}: is not a graph of TensorFlow, so there is no model to run") from error
+        raise RepairRefused(f"{where}: is not a TensorFlow graph, so there is no model to run") from error
 
 
 def load_model(
@@ -73,8 +73,8 @@ def load_model(
     if not keras_models.is_keras(checkpoint, request.model):
         if meta is None:
             raise RepairRefused(
-                f"{checkpoint.path}: no model lies with it (a .meta beside a bundle, or the config in a Keras file), "
-                "so it cannot be run; name one with --model"
+                f"{checkpoint.path}: no model found next to the checkpoint (a .meta, or a config inside a Keras "
+                "file); pass one with --model"
             )
         _log.debug("%s: run by its graph; nothing names a Keras model", checkpoint.path)
         return _by_graph(checkpoint, inventory, request, meta, outputs)
@@ -125,7 +125,7 @@ def _by_graph(
 def _why_not_run(layer: BatchNormLayer, meta: MetaGraph) -> str:
     """Return why a graph that is run does not run a layer."""
     if not isinstance(meta, ServedGraph):
-        return "the graph beside the checkpoint does not show where it normalises"
+        return "the checkpoint's graph does not show where it normalises"
     if layer.facts is not None and layer.facts.sites:
         return (
             f"only another signature of the SavedModel runs it than {meta.signature.name}, which is the one that is run"

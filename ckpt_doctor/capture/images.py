@@ -41,7 +41,7 @@ def image_samples(
     """
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _ENDINGS)
     if not paths:
-        raise BadRequest(f"{option} {folder}: there are no .png or .jpg images in this folder")
+        raise BadRequest(f"{option} {folder}: no .png or .jpg images in this folder")
     if entry.shape is not None and len(entry.shape) != 4:
         raise BadRequest(
             f"{option} {folder}: images feed inputs of four dimensions; {entry.name} has {len(entry.shape)}"
@@ -69,7 +69,7 @@ def image_samples(
     def fetch(number: int, start: int, end: int) -> dict[str, Array]:
         images = [decoded(path) for path in chosen[starts[number] + start : starts[number] + end]]
         if len({image.shape for image in images}) > 1:
-            raise BadRequest(f"{option} {folder}: the images have different sizes; give --image-size HxW")
+            raise BadRequest(f"{option} {folder}: the images have different sizes; pass --image-size HxW")
         return {entry.tensor: np.stack(images)}
 
     notes = (

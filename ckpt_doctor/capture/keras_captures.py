@@ -102,7 +102,7 @@ def _exported(model: Any, proto: Any, name: str, handle: Any) -> tuple[Any, Any]
     if types is None:
         raise RepairRefused(
             f"the model {model.name} reads {name}, which is neither a lookup table nor a variable that Keras tracks, "
-            "so no value of the file is in it; give a model that tracks it, as an attribute of a layer, with --model"
+            "so the file holds no value for it; pass a model that tracks it, as an attribute of a layer, with --model"
         )
     try:
         # With other types than the table's, TensorFlow ends the process.
@@ -113,7 +113,7 @@ def _exported(model: Any, proto: Any, name: str, handle: Any) -> tuple[Any, Any]
     if empty:
         raise RepairRefused(
             f"the model {model.name} looks values up in the table {name}, which is empty, so its vocabulary is not in "
-            "the file; give a function that sets it (`adapt`, `set_vocabulary`) with --model path.py:FUNCTION"
+            "the file; pass a function that sets it (`adapt`, `set_vocabulary`) with --model path.py:FUNCTION"
         )
     return table.keys, table.values
 

@@ -36,9 +36,9 @@ def refuse_code(where: str, config: str | None, allow_code: bool) -> None:
     try:
         found = sorted(set(_code(json.loads(config or "null"))))
     except (ValueError, RecursionError) as error:
-        raise RepairRefused(f"{where}: the model's config is no JSON: {error}") from error
+        raise RepairRefused(f"{where}: the model's config is not valid JSON: {error}") from error
     if found and not allow_code:
-        raise RepairRefused(f"{where}: the model holds {found[0]}; if you trust it, allow it with --allow-code")
+        raise RepairRefused(f"{where}: the model contains {found[0]}; if you trust it, allow it with --allow-code")
 
 
 def refuse_code_in(saved_model: str, allow_code: bool) -> None:
@@ -63,7 +63,7 @@ def _code(entry: Any) -> Iterator[str]:
     if isinstance(entry, dict):
         kind = entry.get("class_name")
         if kind == "Lambda":
-            yield "Lambda layers, whose Python code comes from the file"
+            yield "Lambda layers, with Python code from the file"
         elif kind in _OPERATIONS:
             config = entry.get("config")
             function = str(config.get("function") if isinstance(config, Mapping) else None)

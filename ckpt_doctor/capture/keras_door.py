@@ -36,10 +36,10 @@ _ELSEWHERE = (
     "measured by itself"
 )
 _BEHIND_STATE = (
-    "a stateful recurrent layer before it carries its state from one batch to the next, so what goes into it depends "
-    "on the order of all data before; give the model with stateful=False with --model"
+    "a stateful recurrent layer before it carries its state from one batch to the next, so its input depends "
+    "on the order of all data before; pass the model with stateful=False with --model"
 )
-_INNER = "it runs inside a loop or a branch of the model, where its input cannot be seen"
+_INNER = "it runs inside a loop or a branch of the model, where its input cannot be read"
 
 # Graphs in which Keras only looks what shapes come out, as a Sequential without an input does for every new shape
 # (tf_keras/src/engine/base_layer.py: `_infer_output_signature`; keras/src/backend/tensorflow/core.py: the same).
@@ -108,7 +108,7 @@ def load(
         len({site.layer for site in traced.program.cut.sites}),
         len(chosen),
     )
-    unknown = dict.fromkeys(chosen - set(loaded.names.values()), "nothing in the model tells which of its layers it is")
+    unknown = dict.fromkeys(chosen - set(loaded.names.values()), "the model does not show which of its layers it is")
     return replace(traced, left={**traced.left, **unknown, **loaded.left})
 
 
@@ -120,8 +120,8 @@ def _refuse_made_up(where: str, weights: Sequence[Any]) -> None:
     if weights:
         first = getattr(weights[0], "path", weights[0].name)
         raise RepairRefused(
-            f"{where}: the model of --model had not made {len(weights)} of its weights (first: {first}) when the "
-            "file's values were put into it, so they are random; let the function call it once on data before it "
+            f"{where}: the model of --model had not created {len(weights)} of its weights (first: {first}) when the "
+            "file's values were put into it, so they are random; call the model once on data before the function "
             "returns it"
         )
 
@@ -174,7 +174,8 @@ class _Trace:
                 self.left[name] = (
                     "the model does not run it on the way to its outputs"
                     if _is_of_keras(type(layer))
-                    else f"its class {type(layer).__name__} normalises by code of its own, or the model does not run it"
+                    else f"its class {type(layer).__name__} has its own normalisation code, or the model does not run "
+                    "it"
                 )
         return self._finish(concrete)
 

@@ -68,15 +68,15 @@ def _as_built(model: Any) -> KerasInputs:
         for name, sizes in entries.items():
             if not isinstance(sizes, (list, tuple)) or not all(size is None or isinstance(size, int) for size in sizes):
                 raise RepairRefused(
-                    f"the model {model.name} is a class of its own and was built with inputs of an unusual form "
-                    f"({shape}); give a functional model with --model"
+                    f"the model {model.name} is a custom class and was built with inputs of an unusual form "
+                    f"({shape}); pass a functional model with --model"
                 )
             names.append(name or "input")
             shapes.append((None, *sizes[1:]))
     if not names:
         raise RepairRefused(
-            f"the model {model.name} is a class of its own, and nothing in the file tells what its inputs are; give a "
-            "functional model with --model, or save it after it was called once"
+            f"the model {model.name} is a custom class, and the file does not show its inputs; pass a functional "
+            "model with --model, or call it once before saving it"
         )
 
     def call(given: Sequence[Any]) -> Any:

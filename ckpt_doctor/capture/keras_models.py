@@ -155,10 +155,10 @@ def _config_of(model: str) -> str:
     if path.suffix == ".json":
         return _text(path)
     if not path.is_file():
-        raise BadRequest(f"--model {model}: there is no such file")
+        raise BadRequest(f"--model {model}: no such file")
     config = open_checkpoint(model).descriptions.keras_config
     if config is None:
-        raise BadRequest(f"--model {model}: holds no model config; name a whole model, its .json or a function")
+        raise BadRequest(f"--model {model}: contains no model config; pass a whole model, its .json or a function")
     return config
 
 
@@ -202,7 +202,7 @@ def load_keras(
         if has_old_groups(checkpoint) and model is None and config is not None:
             path = with_groups_of_today(checkpoint, config, Path(folder))
         if model is None and checkpoint.layout.weights_only:
-            raise RepairRefused(f"{checkpoint.path}: holds weights only; name the model with --model")
+            raise RepairRefused(f"{checkpoint.path}: contains weights only; pass the model with --model")
         if model is not None:
             built = build(model, allow_code=allow_code)
             if has_old_groups(checkpoint):
@@ -256,10 +256,10 @@ def build(model: str, *, allow_code: bool) -> Any:
     if is_reference(model) and not path.exists():
         built = call("--model", model, load_function("--model", model))
         if not hasattr(built, "layers") or not hasattr(built, "to_json"):
-            raise BadRequest(f"--model {model}: gives {type(built).__name__}; expected a Keras model")
+            raise BadRequest(f"--model {model}: returned {type(built).__name__}; expected a Keras model")
         return built
     if not path.exists():
-        raise BadRequest(f"--model {model}: there is no such file")
+        raise BadRequest(f"--model {model}: no such file")
     if path.suffix == ".json":
         text = _text(path)
         refuse_code(model, text, allow_code)
@@ -271,7 +271,7 @@ def build(model: str, *, allow_code: bool) -> Any:
             raise RepairRefused(_of_own_class(f"--model {model}", str(config.get("class_name"))))
         return built
     if path.suffix not in (".keras", ".h5", ".hdf5"):
-        raise BadRequest(f"--model {model}: a .meta, .keras, .h5, .json or MODULE:FUNCTION is what can be named here")
+        raise BadRequest(f"--model {model}: expected a .meta, .keras, .h5, .json or MODULE:FUNCTION")
     described = open_checkpoint(model)
     refuse_code(model, described.descriptions.keras_config, allow_code)
     return _loading(model, keras(is_keras_2(described)).models.load_model, str(path), compile=False)
@@ -283,7 +283,7 @@ def completion(checkpoint: Checkpoint, layers: Sequence[BatchNormLayer]) -> dict
     for layer in layers:
         for role, name in layer.absent.items():
             if layer.channels is None:
-                raise RepairRefused(f"layer {layer.name}: nothing in the file tells how many channels it has")
+                raise RepairRefused(f"layer {layer.name}: the file does not show how many channels it has")
             like = next((v for n in layer.variables.values() if (v := checkpoint.variable(n)) is not None), None)
             dtype = like.read().dtype if like is not None else np.dtype(np.float32)
             additions[name] = np.full(layer.channels, float(role == "moving_variance")).astype(dtype)
@@ -327,7 +327,7 @@ def _restored(checkpoint: Checkpoint, layers: Sequence[BatchNormLayer], model: A
                 status.assert_existing_objects_matched()
         except AssertionError as error:
             first = str(error).strip().splitlines()[0]
-            raise RepairRefused(f"{checkpoint.path}: does not hold all values of the model: {first}") from error
+            raise RepairRefused(f"{checkpoint.path}: does not contain all values of the model: {first}") from error
         status.expect_partial()
     for variable in model.weights:
         if identity(variable) in names.by_optimizer:
@@ -368,9 +368,9 @@ def _refuse_without_values(checkpoint: Checkpoint, model: Any, names: FileNames,
     ]
     if lacking:
         first = getattr(lacking[0], "path", lacking[0].name)
-        why = NOT_SHOWN if identity(lacking[0]) in names.hidden else "name the model that was saved with --model"
+        why = NOT_SHOWN if identity(lacking[0]) in names.hidden else "pass the saved model with --model"
         raise RepairRefused(
-            f"{checkpoint.path}: does not hold all values of the model: {len(lacking)} of its {len(model.weights)} "
+            f"{checkpoint.path}: does not contain all values of the model: {len(lacking)} of its {len(model.weights)} "
             f"weights are not in the file (first: {first}); {why}"
         )
 
@@ -384,8 +384,8 @@ def _text(path: Path) -> str:
 
 def _of_own_class(where: str, class_name: str) -> str:
     return (
-        f"{where}: its class {class_name!r} is not one of Keras' own; name a function that builds the model with "
-        "--model path.py:FUNCTION"
+        f"{where}: its class {class_name!r} is not part of Keras; pass a function that builds the model with --model "
+        "path.py:FUNCTION"
     )
 
 

@@ -73,7 +73,7 @@ def match_objects(checkpoint: Checkpoint, model: Any) -> Matched:
     best = _with_trained(checkpoint, graph, model, best)
     # One that has made no weights yet is refused when it is run, which makes them.
     if weights and not weights.intersection(best.keys):
-        raise RepairRefused(f"{checkpoint.path}: no variable of it lies where the model of --model has its own")
+        raise RepairRefused(f"{checkpoint.path}: none of its variables is where the model of --model has one")
     return best
 
 
@@ -100,7 +100,9 @@ def _object_graph(checkpoint: Checkpoint) -> pb.TrackableObjectGraph:
     except DecodeError as error:
         raise RepairRefused(f"{checkpoint.path}: its object graph is damaged") from error
     if not graph.nodes:
-        raise RepairRefused(f"{checkpoint.path}: has no object graph; --model can name the .meta of a TF1 checkpoint")
+        raise RepairRefused(
+            f"{checkpoint.path}: has no object graph; for a TF1 checkpoint, pass its .meta with --model"
+        )
     return graph
 
 

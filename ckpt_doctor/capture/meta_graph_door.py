@@ -87,9 +87,9 @@ def load(
     if random and not unproven:
         raise RepairRefused(
             f"the graph draws random numbers before a batch-norm layer ({opened_graph.nodes[random[0]].op} {random[0]}"
-            f"{f' and {len(random) - 1} more' if len(random) > 1 else ''}), and they are no dropout that could be "
-            f"taken out; {_without_chance(meta, opened, opened_graph, random, names)}if the noise belongs there at "
-            "inference, allow it with --unproven"
+            f"{f' and {len(random) - 1} more' if len(random) > 1 else ''}), and they are not dropout that could be "
+            f"removed; {_without_chance(meta, opened, opened_graph, random, names)}if the noise is part of inference, "
+            "accept it with --unproven"
         )
     opened = fill_tables(
         meta.graph, opened, _assets(checkpoint, meta), partial(_entries, checkpoint), remote=allow_code
@@ -108,7 +108,7 @@ def load(
     )
     notes = []
     if meta.bypassed_dropout:
-        notes.append(f"dropout was taken out of the graph at {len(meta.bypassed_dropout)} places")
+        notes.append(f"dropout was removed from the graph at {len(meta.bypassed_dropout)} places")
     return Program(
         cut=opened,
         inputs=tuple(
@@ -152,25 +152,21 @@ def _without_chance(
     original = inputs[found[1]].original
     name = names.get(original, original.removesuffix(":0"))
     return (
-        f"if they augment the data, feed the tensor behind them with --input {name}={found[0]} (with data as they are "
-        "there, not augmented); "
+        f"if they augment the data, feed the tensor after them with --input {name}={found[0]} (with data that are not "
+        "augmented); "
     )
 
 
-_READ_BEFORE = (
-    "its statistics are also read on the way to its own input, so what goes into it changes with what is measured"
-)
+_READ_BEFORE = "its statistics are also read on the way to its own input, so its input changes with what is measured"
 _IN_LOOP = (
-    "it normalises inside a loop (tf.while_loop, dynamic_rnn), and what goes into it there cannot be taken out; "
-    "unroll the loop, or keep statistics for each step in layers of their own"
+    "it normalises inside a loop (tf.while_loop, dynamic_rnn), and its input there cannot be read; unroll the loop, "
+    "or use separate layers for the steps"
 )
 _IN_BRANCH = (
-    "it normalises inside a branch that the data decide (tf.cond), and what goes into it there cannot be taken out; "
-    "give the branch's condition a fixed value in the graph"
+    "it normalises inside a branch that the data decide (tf.cond), and its input there cannot be read; set the "
+    "branch's condition to a fixed value in the graph"
 )
-_IN_FUNCTION = (
-    "it normalises inside a loop or a branch that the data decide, and what goes into it there cannot be taken out"
-)
+_IN_FUNCTION = "it normalises inside a loop or a branch that the data decide, and its input there cannot be read"
 
 
 def _out_of_reach(
@@ -200,7 +196,7 @@ def _of_several_axes(meta: MetaGraph, layers: Sequence[BatchNormLayer]) -> dict[
         sizes = [] if mean is None else [dim.size for dim in meta.graph.nodes[mean].attr["shape"].shape.dim]
         if sum(size != 1 for size in sizes) > 1:
             found[layer.name] = (
-                f"it keeps statistics of the shape {sizes}, for several axes at once; only layers with one axis, the "
+                f"it stores statistics of shape {sizes}, for several axes at once; only layers with one axis, the "
                 "channels, can be measured"
             )
     return found
@@ -244,7 +240,7 @@ def _behind_absent(checkpoint: Checkpoint, meta: MetaGraph, opened: CutGraph) ->
     hidden = graph.descendants(absent)
     names = sorted(meta.saved_names[node] for node in absent)
     reason = (
-        f"what goes into it is computed with variables that the checkpoint lacks ({', '.join(names[:3])}"
+        f"its input is computed with variables that the checkpoint lacks ({', '.join(names[:3])}"
         f"{f' and {len(names) - 3} more' if len(names) > 3 else ''})"
     )
     return {site.layer: reason for site in opened.sites if split_tensor(site.x)[0] in hidden}
@@ -266,7 +262,7 @@ def _refuse_other_weights(checkpoint: Checkpoint, meta: ServedGraph, opened: Cut
             if own is not None and other is not None and not same_values(own.read(), other.read()):
                 raise RepairRefused(
                     f"{own.name} and its exported copy {copy} differ, so tf.saved_model.load and TensorFlow Serving "
-                    "run different models; write the right one into both first, or measure what tf.saved_model.load "
+                    "run different models; first copy the right one into both, or measure what tf.saved_model.load "
                     "runs with --unproven"
                 )
 
@@ -285,7 +281,7 @@ def _fixed(opened: CutGraph, feeds: Mapping[str, tuple[str, str]]) -> dict[str, 
         try:
             value = np.array(words[text.lower()] if text.lower() in words else float(text))
         except ValueError:
-            raise BadRequest(f"--feed {given}={text}: {text!r} is no number and neither true nor false") from None
+            raise BadRequest(f"--feed {given}={text}: {text!r} is neither a number nor true or false") from None
         entry = by_name.get(tensor)
         if entry is not None:  # else nothing that is measured depends on it
             fixed[entry.tensor] = value.astype(numpy_dtype(entry.dtype))
@@ -307,22 +303,20 @@ def _values(checkpoint: Checkpoint, meta: MetaGraph, opened: CutGraph) -> dict[s
             continue
         expected = DTYPES.get(plain_dtype(meta.graph.nodes[node].attr["dtype"].type))
         if variable.dtype != expected:
-            raise RepairRefused(
-                f"{name}: the checkpoint holds {variable.dtype}, the graph beside it expects {expected}"
-            )
+            raise RepairRefused(f"{name}: the checkpoint holds {variable.dtype}, its graph expects {expected}")
         part = meta.saver.parts.get(node) if meta.saver is not None else None
         shape = meta.graph.nodes[node].attr["shape"].shape
         sizes = tuple(dim.size for dim in shape.dim)
         open_ended = shape.unknown_rank or any(size < 0 for size in sizes)
         if part is None and not open_ended and sizes != variable.shape:
             raise RepairRefused(
-                f"{name}: the checkpoint holds the shape {list(variable.shape)}, the graph beside it expects "
-                f"{list(sizes)}; they are not of the same model"
+                f"{name}: the checkpoint holds the shape {list(variable.shape)}, its graph expects "
+                f"{list(sizes)}; they belong to different models"
             )
         values[node] = variable.read if part is None else partial(_part, variable, part[1])
     if absent:
         raise RepairRefused(
             f"the graph reads {len(absent)} variables that the checkpoint lacks ({', '.join(sorted(absent)[:3])}"
-            f"{', …' if len(absent) > 3 else ''}); without them the model cannot be run"
+            f"{', …' if len(absent) > 3 else ''}); the model cannot run without them"
         )
     return values

@@ -56,9 +56,9 @@ def measure_metric(
         try:
             values.append(float(result))
         except (TypeError, ValueError):
-            raise BadRequest(f"--metric {judge[0]}: gives {type(result).__name__}; expected a number") from None
+            raise BadRequest(f"--metric {judge[0]}: returned {type(result).__name__}; expected a number") from None
         if not np.isfinite(values[-1]):
-            raise BadRequest(f"--metric {judge[0]}: gives {values[-1]}; expected a finite number")
+            raise BadRequest(f"--metric {judge[0]}: returned {values[-1]}; expected a finite number")
     return values[0], values[1]
 
 

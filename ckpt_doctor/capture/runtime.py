@@ -79,8 +79,8 @@ def keras(legacy: bool) -> Any:
         raise MissingExtra(f"loading this model needs {name} ({error}); install it with: {INSTALL}") from error
     if not legacy and module.backend.backend() != "tensorflow":
         raise MissingExtra(
-            f"Keras runs on the backend {module.backend.backend()!r} here and must run on TensorFlow; "
-            "set KERAS_BACKEND=tensorflow"
+            f"Keras runs on the backend {module.backend.backend()!r} here but must run on TensorFlow; set "
+            "KERAS_BACKEND=tensorflow"
         )
     return module
 

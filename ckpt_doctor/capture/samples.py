@@ -91,7 +91,7 @@ class Samples:
                 return {tensor: np.concatenate([part[tensor] for part in parts]) for tensor in parts[0]}
             except ValueError as error:
                 raise BadRequest(
-                    f"samples of several batches cannot be put into one of {size}: {error}; give batches of that size"
+                    f"samples of several batches cannot be put into one of {size}: {error}; pass batches of that size"
                 ) from error
 
         return replace(self, lengths=tuple(min(size, count - first) for first in firsts), fetch=fetch)
@@ -101,7 +101,8 @@ class Samples:
         if self.batch_count < 2 or self.lengths[-1] >= min(self.lengths[:-1]):
             return self
         note = (
-            f"the model does not run on the last {self.lengths[-1]} of {len(self):,} samples, which fill no batch of "
+            f"the model does not run on the last {self.lengths[-1]} of {len(self):,} samples, which do not fill a "
+            "batch of "
             f"{max(self.lengths)}, so they were not used"
         )
         return replace(self, lengths=self.lengths[:-1], notes=(*self.notes, note))

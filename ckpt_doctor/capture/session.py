@@ -21,7 +21,7 @@ _ASSIGNED_TOGETHER = 16 * 10**6
 
 # Where a batch of another size than a graph was made for fails.
 _OF_SIZES = frozenset("Reshape MatMul BatchMatMulV2 Split SplitV Unpack ConcatV2".split())
-_OTHER_BATCHES = "; if the graph was made for batches of one size, give it with --batch-size N"
+_OTHER_BATCHES = "; if the graph was built for a fixed batch size, pass it with --batch-size N"
 
 
 class DoesNotRun(RepairRefused):

@@ -49,15 +49,15 @@ def user_batches(option: str, argument: str, *, limited: bool) -> Stream:
     if not hasattr(source, "__iter__"):
         if length is None or not hasattr(source, "__getitem__"):
             raise BadRequest(
-                f"{option} {argument}: gives {type(source).__name__}; expected a tf.data.Dataset or an iterable of "
+                f"{option} {argument}: returned {type(source).__name__}; expected a tf.data.Dataset or an iterable of "
                 "batches"
             )
         # As `keras.utils.PyDataset`: batches by number.
         return Stream(_guarded(option, argument, map(source.__getitem__, range(length))), ends=True)
     if length == _ENDLESS and not limited:
         raise BadRequest(
-            f"{option} {argument}: gives a dataset without end (repeat()); say how much of it to use with --samples N, "
-            "or leave repeat() out"
+            f"{option} {argument}: returned an endless dataset (repeat()); limit it with --samples N, or remove "
+            "repeat()"
         )
     batches = _guarded(option, argument, iter(source))
     if length is None or length == _ENDLESS:
@@ -108,8 +108,8 @@ def within_bounds(where: str, batches: Iterable[dict[str, Array]]) -> Iterator[d
         size += sum(array.nbytes for array in batch.values())
         if samples > MOST_SAMPLES or size > MOST_BYTES:
             raise BadRequest(
-                f"{where}: has given {samples:,} samples ({size / 1e9:.1f} GB), and nothing tells whether it ends; say "
-                "how many of them to use with --samples N"
+                f"{where}: has returned {samples:,} samples ({size / 1e9:.1f} GB), and may not end; limit it with "
+                "--samples N"
             )
         yield batch
 
@@ -121,10 +121,12 @@ def record_batches(option: str, argument: str, parse: str | None, batch_size: in
         BadRequest: There is no parse function or no file, or a record is damaged.
     """
     if parse is None:
-        raise BadRequest(f"{option} {argument}: a record is bytes; say how to read one with --parse MODULE:FUNCTION")
+        raise BadRequest(
+            f"{option} {argument}: a record is bytes; pass the function that reads it with --parse MODULE:FUNCTION"
+        )
     files = sorted(glob.glob(argument))  # noqa: PTH207 - a pattern as the user wrote it, absolute ones too
     if not files:
-        raise BadRequest(f"{option} {argument}: there is no such file")
+        raise BadRequest(f"{option} {argument}: no such file")
     tf = tensorflow()
     function = load_function("--parse", parse)
     dataset = call("--parse", parse, tf.data.TFRecordDataset(files).map, function).batch(batch_size)
@@ -155,7 +157,7 @@ def by_input(argument: str, batch: Any, inputs: Sequence[ModelInput], renamed: M
                 name = next(iter(batch))
             if name is None:
                 raise BadRequest(
-                    f"--data {argument}: a batch holds {', '.join(map(str, batch)) or 'nothing'}, and the model needs "
+                    f"--data {argument}: a batch holds {', '.join(map(str, batch)) or 'nothing'}, but the model needs "
                     f"{entry.name}; map it with --input NAME={entry.target}"
                 )
             table[entry.tensor] = as_array(batch[name])
@@ -163,7 +165,7 @@ def by_input(argument: str, batch: Any, inputs: Sequence[ModelInput], renamed: M
     parts = list(batch) if isinstance(batch, (tuple, list)) else [batch]
     if len(parts) < len(inputs):
         raise BadRequest(
-            f"--data {argument}: a batch has {len(parts)} parts, and the model has {len(inputs)} inputs "
+            f"--data {argument}: a batch has {len(parts)} parts, but the model has {len(inputs)} inputs "
             f"({', '.join(entry.name for entry in inputs)})"
         )
     # A tuple of (inputs, labels) may hold its inputs as a dict or tuple of their own.
@@ -191,4 +193,4 @@ def stacked(where: str, batches: Sequence[Any]) -> Any:
     try:
         return np.concatenate([as_array(batch) for batch in batches])
     except ValueError as error:
-        raise BadRequest(f"{where}: the records cannot be put together: {error}") from error
+        raise BadRequest(f"{where}: the records cannot be stacked: {error}") from error

@@ -52,7 +52,7 @@ class Tally:
             moments = Moments.of(values, site.axis)
         except FloatingPointError as error:
             raise RepairRefused(
-                f"layer {site.layer}, batch {batch + 1}: {error} in what goes into the layer ({site.x}); "
+                f"layer {site.layer}, batch {batch + 1}: {error} in the input of the layer ({site.x}); "
                 "check the data and the weights before it (ckpt-doctor scan)"
             ) from error
         self.moments[site.layer] = self.moments[site.layer].merge(moments) if site.layer in self.moments else moments
@@ -75,7 +75,7 @@ class Tally:
         table = {}
         for layer, moments in self.moments.items():
             if not moments.count:
-                raise RepairRefused(f"layer {layer}: its mask leaves no position of these data; give other data")
+                raise RepairRefused(f"layer {layer}: its mask excludes every position of these data; pass other data")
             batches = [
                 self.means[layer][batch] for batch in sorted(self.means[layer]) if self.means[layer][batch].count
             ]

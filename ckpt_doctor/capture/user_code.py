@@ -69,7 +69,7 @@ def _from_name(name: str) -> Any:
 
 def _from_file(option: str, text: str, path: Path) -> Any:
     if not path.is_file():
-        raise BadRequest(f"{option} {text}: there is no file {path}")
+        raise BadRequest(f"{option} {text}: no such file: {path}")
     name = f"ckpt_doctor_user_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None

@@ -14,7 +14,7 @@ from ckpt_doctor.errors import BadRequest
 
 
 def _tell_terminal(context: click.Context, parameter: click.Parameter, value: bool) -> None:
-    """Set what an option of every command says; one that was given before the command counts behind it too."""
+    """Set what an option of every command says; one that is already fed the command counts behind it too."""
     terminal = context.obj if isinstance(context.obj, Terminal) else Terminal()
     context.obj = dataclasses.replace(terminal, **{str(parameter.name): True}) if value else terminal
 

@@ -138,7 +138,7 @@ def absent(path: str) -> BadRequest:
         )
     alike = [found[: -len(".index")] for found in names if found.startswith(name) and found.endswith(".index")]
     advice = f"; there is {join(folder, alike[-1])}" if name and alike else ""
-    return BadRequest(f"{path}: there is no such file or folder, and no checkpoint of this prefix ({index}){advice}")
+    return BadRequest(f"{path}: no such file or folder, and no checkpoint of this prefix ({index}){advice}")
 
 
 def _only_one_in(folder: str) -> str:

@@ -340,7 +340,7 @@ def _read_model(path: str) -> tuple[bytes | None, str | None, list[Damage]]:
 
 
 def model_of_a_part(path: Path) -> Path | None:
-    """Return the folder of the SavedModel that a file belongs to; None for other files and if there is no file."""
+    """Return the folder of the SavedModel that a file belongs to; None for other files and if no such file:."""
     if not path.is_file():
         return None
     for folder in path.absolute().parents:

@@ -82,7 +82,7 @@ class _Filler:
         node = min(fillers, key=lambda node: "Import" in node.op, default=None)
         if node is None:
             raise RepairRefused(
-                f"the graph looks values up in the table {table}, and nothing in it tells what fills the table"
+                f"the graph looks values up in the table {table}, but does not show what fills the table"
             )
         copy = pb.NodeDef()
         copy.CopyFrom(node)
@@ -109,7 +109,7 @@ class _Filler:
         if path is None and value is not None and value.dtype == object and value.size == 1:
             path = value.reshape(-1)[0].decode("utf-8", "surrogateescape")
         if path is None:
-            raise RepairRefused(f"the graph fills the table {table} from a file whose name it does not hold")
+            raise RepairRefused(f"the graph fills the table {table} from a file that it does not name")
         if "://" in path and not self.remote:
             raise RepairRefused(
                 f"the graph fills the table {table} from {path}, over the network; if you trust it, allow it with "
@@ -117,7 +117,7 @@ class _Filler:
             )
         if "://" not in path and not Path(path).is_file():
             raise RepairRefused(
-                f"the graph fills the table {table} from the file {path}, which is not there; put it there, as it was "
+                f"the graph fills the table {table} from the file {path}, which does not exist; restore it as it was "
                 "in training"
             )
         return self._constant(f"{table}/file", np.array(path.encode("utf-8", "surrogateescape"), object))
@@ -131,7 +131,7 @@ class _Filler:
         unknown = sorted(name for name in names if self.graph.nodes[name].op in _SOURCES)
         if unknown:
             raise RepairRefused(
-                f"the graph fills the table {table} with what {unknown[0]} holds, which is neither a constant nor of "
+                f"the graph fills the table {table} with what {unknown[0]} holds, which is neither a constant nor in "
                 "the checkpoint"
             )
         for name in sorted(names - self.there):

@@ -184,7 +184,7 @@ def deviations(witnesses: Witnesses, seen: Mapping[str, Observation]) -> tuple[D
 
     Args:
         witnesses: The layers; those that nothing was seen of are passed over.
-        seen: Layer to what goes into it on the data.
+        seen: Layer to its input on the data.
     """
     heard = [
         (layer, seen[layer.name])
@@ -274,7 +274,7 @@ def objections(groups: Sequence[Witnesses], seen: Mapping[str, Observation]) -> 
 
     Args:
         groups: The layers that know the data of training.
-        seen: Layer to what goes into it on the data in training mode.
+        seen: Layer to its input on the data in training mode.
     """
     result = Objections()
     for group in groups:

@@ -35,7 +35,7 @@ class Trial:
         samples: The data.
         outputs: Name of each output to its tensor; empty where the model names none.
         measured: Layer to what was estimated from the data; empty where everything came from the file.
-        seen: Layer to what goes into it at inference with the repaired statistics.
+        seen: Layer to its input at inference with the repaired statistics.
     """
 
     engine: Engine

@@ -2,11 +2,11 @@
 
 Some files hold a statistic more than once: a SavedModel of Keras 3 lists every variable twice (`variables/4` and
 `_all_variables/17`), training on several devices may keep one copy a tower (`tower_0/bn`, `tower_1/bn`), and weight
-averaging keeps a shadow beside the variable. Which copy a loader takes decides what the model answers: of an export,
+averaging keeps a shadow beside the variable. The output of the model depends on which copy a loader uses: in an export,
 `tf.saved_model.load` reads the first, a session and TensorFlow Serving read the second.
 
 Exported twins must be equal bit for bit. A tower or shadow has its own history and may be a little off; it is reported
-where it is still at its initial values beside a trained copy, or so far off that it belongs to another distribution.
+if it still has its initial values next to a trained copy, or is so far off that it belongs to another distribution.
 
 Usual cause: a script that patched one copy and not the other; updates that ran for one tower only (the update ops of a
 scope, `get_collection(UPDATE_OPS, scope)`), so that the others never left 0/1.
@@ -14,9 +14,9 @@ scope, `get_collection(UPDATE_OPS, scope)`), so that the others never left 0/1.
     updates = tf.get_collection(tf.GraphKeys.UPDATE_OPS)     # of every tower
     updates = tf.get_collection(tf.GraphKeys.UPDATE_OPS, "tower_0/")   # of the one that is saved and served
 
-False positives: exported twins are paired by the graph. Where it cannot be read (`saved_model.cpb`), they are paired
-by the name that TensorFlow shows (`bn/moving_mean`), if no other variable has it. A tower that has seen other data, and
-a shadow early in training, differ without a defect.
+False positives: exported twins are paired by the graph. If it cannot be read (`saved_model.cpb`), they are paired by
+the name that TensorFlow shows (`bn/moving_mean`), if no other variable has it. A tower that has seen other data, and a
+shadow early in training, differ without a defect.
 
 Repair: `ckpt-doctor fix --method copy --unproven` writes the trained copy over the others.
 

@@ -1,9 +1,9 @@
 """BN306: the model uses the statistics of its batch at inference, by design.
 
-The graph reads no stored statistics, and there is neither a variable for them nor an op that would update one (`likely`
-for a graph that trains: another may serve). Some models want it so: pix2pix and other generators treat batch norm of a
-batch of one as instance norm, and meta-learners adapt to each task's batch. The answer for a sample then depends on its
-batch, which a server that batches requests should know.
+The graph reads no stored statistics, and has neither a variable for them nor an op that updates one (`likely` for a
+graph that trains: another may serve). Some models do this on purpose: pix2pix and other generators treat batch norm of
+a batch of one as instance norm, and meta-learners adapt to each task's batch. The answer for a sample then depends on
+its batch, which a server that batches requests should know.
 
 Usual cause: intent; `training=True` for generators, as in the pix2pix paper.
 

@@ -1,6 +1,6 @@
 """CK103: stored and computed checksums differ.
 
-The bytes are not those that were saved: at least one value is wrong, and nothing says which or by how much. A flipped
+The bytes are not those that were saved: at least one value is wrong, and nothing shows which or by how much. A flipped
 exponent bit turns a weight of 0.1 into 1e37.
 
 Usual cause: a failing disk or memory, a transfer in text mode, or a tool that changed the file without its checksums.

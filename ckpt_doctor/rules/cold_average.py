@@ -7,13 +7,12 @@ variance is 0.82 + 0.18 times the true one. Training does not notice; inference 
 How many updates there were is told by the file's step counter, times the calls of a shared layer, the towers, or the
 steps of time under Keras 3's `TimeDistributed`; or by a counter of the layer itself (`local_step`). It is believed only
 if every variance is at least what must be left of the 1: one layer below that contradicts it for all, as its statistics
-were loaded before the counter began, or are updated more often. Where a file has neither counter nor decay, channels
-that never vary give it away: their variance is exactly d^N, the same number in several layers; or all variances of the
-file lie close above one number between 0.5 and 1. Averages that correct for their start (zero debiasing) are never
-cold; slim's `zero_debias_moving_mean` corrects the mean only, and its variance is as cold as ever. Batch
-renormalisation averages deviations, of which another part is left: it is not judged. A file without a
-counter (weights, many SavedModels) is not judged unless its variances tell: one below 0.05 shows that nothing is left.
-`--strict` says so.
+were loaded before the counter began, or are updated more often. If a file has neither counter nor decay, channels that
+never vary show it: their variance is exactly d^N, the same number in several layers; or all variances of the file are
+just above one number between 0.5 and 1. Averages that correct for their start (zero debiasing) are never cold; slim's
+`zero_debias_moving_mean` corrects the mean only, and its variance is as cold as ever. Batch renormalisation averages
+deviations, of which another part is left: it is not judged. A file without a counter (weights, many SavedModels) is not
+judged unless its variances tell: one below 0.05 shows that nothing is left. `--strict` reports such a file.
 
 The finding is proven if a training graph counts the updates with the steps (one op applies every gradient, updates the
 statistics and adds one to the counter; no branch, loop or other saver is in between) and the variances begin at what is
@@ -26,15 +25,16 @@ Usual cause: a decay for long training in a short one, or an evaluation after th
 
 False positives: the counter is not the number of updates. Fine-tuned models load their statistics before the counter
 begins, a warm start or another `compile` resets it; `keras.remat` runs a layer twice and leaves no trace in the file;
-hand-made gradient accumulation updates once a micro-batch. Zero-debiased averages of a program that does not say so
+hand-made gradient accumulation updates once a micro-batch. Zero-debiased averages of a program that does not record it
 look cold and are not (Keras 2.1.3 to 2.3 is known and left out). All of these are `unproven`.
 
-Repair: estimated from data by `ckpt-doctor fix`. Without data, debiasing takes the initial value out exactly; what is
-left is an average over training, not the statistics of the final weights. What is not proven is repaired with
-`--unproven` only, from data or without. A receipt of such a repair beside the file turns this into a note.
+Repair: estimated from data by `ckpt-doctor fix`. Without data, debiasing removes the initial value exactly; the result
+is an average over training, not the statistics of the final weights. What is not proven is repaired with `--unproven`
+only, from data or without. A receipt of such a repair beside the file turns this into a note.
 
-Repair is unsafe when: the number of updates, the decay or the start is wrong: `--method debias` then takes out what was
-never in, and a healthy model falls from 0.98 to 0.68. Estimates from data need data that are prepared as in training.
+Repair is unsafe when: the number of updates, the decay or the start is wrong: `--method debias` then removes what was
+never there, and a working model falls from 0.98 to 0.68. Estimates from data need data that are prepared as in
+training.
 
 Source: tensorflow/tensorflow issue 1122, keras-team/keras issue 7177, tensorflow/models issue 4367.
 """

@@ -12,7 +12,7 @@ Usual cause: a ReLU unit that died; inputs with constant channels; training with
 False positives: channels that are constant by design: padding, a category that never occurs, pruned units whose gamma
 is 0. They are harmless as long as they stay constant.
 
-Repair: none; the value is what the data say. A channel that matters needs another training.
+Repair: none; the value is that of the data. A channel that matters needs another training.
 
 Repair is unsafe when: `--layers` names such a layer and the data make the channel vary: a channel that training never
 used then takes part in the answer. Without `--layers` nothing is changed.

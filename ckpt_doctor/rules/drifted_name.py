@@ -1,12 +1,12 @@
-"""BN106: the statistics are there, under another automatic layer name.
+"""BN106: the file has the statistics under another automatic layer name.
 
 Layers without a name of their own are numbered as they are made: `batch_normalization_7`. A second model in the same
 session, another TensorFlow version (`batch_normalization_v1`) or a scope (`model/`, `tower_0/`) shifts the numbers, and
-what was saved as `batch_normalization_7/moving_mean` is looked for as `batch_normalization_1/moving_mean`. Loaders that
-skip missing keys then run on 0 and 1, although the values are in the file.
+a loader looks for `batch_normalization_1/moving_mean` instead of the saved `batch_normalization_7/moving_mean`. Lenient
+loaders then fall back to 0 and 1, although the values are in the file.
 
-Reported where exactly one way fits: as many layers without statistics as there are statistics without a layer, in the
-same order, with the same numbers of channels.
+Reported if exactly one assignment fits: as many layers without statistics as there are statistics without a layer, in
+the same order, with the same numbers of channels.
 
 Usual cause: automatic names, and more than one model in one process.
 
@@ -16,7 +16,7 @@ Usual cause: automatic names, and more than one model in one process.
 False positives: statistics left over from a removed branch or an older model, with as many layers and channels as the
 layers that lack theirs. The match rests on names and shapes, so it is always `likely`.
 
-Repair: `ckpt-doctor fix --method copy` writes the values under the names that the model asks for.
+Repair: `ckpt-doctor fix --method copy` writes the values under the names that the model uses.
 
 Repair is unsafe when: the layers were created in another order than their numbers suggest: two layers with the same
 number of channels get each other's statistics, and no shape contradicts. Compare the model's outputs, or estimate from

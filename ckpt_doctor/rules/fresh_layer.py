@@ -1,7 +1,7 @@
-"""BN210: a layer that nothing has touched, beside layers that were trained.
+"""BN210: an untouched layer next to trained layers.
 
 Its gamma is 1, its beta 0, its mean 0 and its variance 1, exactly and in every channel, while other layers have trained
-values and statistics: it was created and never filled. The usual story is a partial load: names did not match, the
+values and statistics: it was created and never filled. The usual reason is a partial load: names did not match, the
 loader skipped them with a warning, and the model was saved again, complete and broken.
 
 Usual cause: `load_weights(..., by_name=True)` or `skip_mismatch=True` after a rename, `expect_partial()`, or
@@ -11,11 +11,11 @@ Usual cause: `load_weights(..., by_name=True)` or `skip_mismatch=True` after a r
     tf.train.Checkpoint(model=model).restore(path).assert_consumed()
 
 False positives: a layer that was added and not trained yet, one that the loss does not reach, or a branch that is not
-used. A layer that was frozen from its start looks the same, so the finding is `likely` only where a graph or a config
-says that the layer is not frozen, and else `unproven`.
+used. A layer that was frozen from its start looks the same, so the finding is `likely` only if a graph or a config
+shows that the layer is not frozen, otherwise `unproven`.
 
-Repair: statistics are estimated from data by `ckpt-doctor fix` if `--unproven` or `--layers` asks for it; gamma and
-beta, and perhaps weights beside them, are to be loaded again from the original file.
+Repair: statistics are estimated from data by `ckpt-doctor fix` if `--unproven` or `--layers` asks for it; load gamma
+and beta, and perhaps weights next to them, again from the original file.
 
 Repair is unsafe when: the kernels next to the layer are as fresh: estimated statistics fit random weights and hide that
 a load failed. Load the original file first.

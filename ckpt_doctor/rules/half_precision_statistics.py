@@ -1,9 +1,9 @@
 """BN208: half-precision statistics that overflowed, vanished or stalled.
 
-float16 ends at 65504 and its steps near 1 are 0.001. A variance above that is stored as infinity; one below 6e-8 as 0;
-and a moving average stops moving when its change is less than half a step: with a decay of 0.9997 a variance that
-starts at 1 never leaves it, and one on its way from 1 to 0.01 stops at 0.0176 with a decay of 0.99. bfloat16 has the
-range of float32 and even coarser steps. Frameworks keep these statistics in float32 also when the rest is half
+The largest float16 is 65,504, and its steps near 1 are 0.001. A variance above that is stored as infinity; one below
+6e-8 as 0; and a moving average stops moving when its change is less than half a step: with a decay of 0.9997 a variance
+that starts at 1 never leaves it, and one on its way from 1 to 0.01 stops at 0.0176 with a decay of 0.99. bfloat16 has
+the range of float32 and even coarser steps. Frameworks keep these statistics in float32 also when the rest is half
 precision.
 
 Usual cause: a model built with `dtype="float16"` instead of a mixed policy, or a file converted to float16 as a whole.
@@ -16,7 +16,7 @@ input that was whitened has 1 within half a step of the type.
 Repair: estimated from data by `ckpt-doctor fix`, as far as the type of the file can hold it; what is not proven, with
 `--unproven` only.
 
-Repair is unsafe when: the type cannot hold the measured values: those above 65504 are refused, small variances are
+Repair is unsafe when: the type cannot hold the measured values: those above 65,504 are refused, small variances are
 rounded to 0 again. Convert the model to float32 first.
 
 Source: keras/src/layers/normalization/batch_normalization.py; matterport/Mask_RCNN issue 753 (variances of 8e4).

@@ -16,7 +16,7 @@ False positives: a teacher or target network whose weights are copied from a tra
 not: its graph never trains it, and its 0 and 1 are wrong. In Keras, a layer that was frozen after its training, just
 before the save (`likely`, as a config shows only the state at the save).
 
-Repair: none; `ckpt-doctor fix` refuses without --force. To get batch norm, mend the call and train again.
+Repair: none; `ckpt-doctor fix` refuses without --force. To get batch norm, correct the call and train again.
 
 Repair is unsafe when: always, apart from the two cases above: `--force` replaces the statistics that the weights were
 trained with, and a working model breaks.

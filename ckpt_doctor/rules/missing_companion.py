@@ -2,8 +2,8 @@
 
 Zero-debiasing keeps `moving_mean/biased` and `moving_mean/local_step` beside the statistic, batch renormalisation keeps
 `renorm_mean`, `renorm_stddev` and `moving_stddev`. Inference needs none of them. But the graph's saver asks for them,
-so restoring fails with `Key bn/bn/moving_mean/biased not found in checkpoint`; and where a loader skips them, they
-start at zero and the first further training batch overwrites the statistics.
+so restoring fails with `Key bn/bn/moving_mean/biased not found in checkpoint`; and if a loader skips them, they start
+at zero and the next training batch overwrites the statistics.
 
 Usual cause: the checkpoint is older than the option in the code (`zero_debias_moving_mean=True`, `renorm=True`), or
     went through a format that does not store them (Keras 2.1.3 to 2.2 H5).

@@ -1,25 +1,25 @@
 """BN102: a batch-norm layer has no moving variance.
 
-At inference a batch-norm layer divides by the root of the moving variance. Where the file lacks it, a strict loader
-stops with `Key bn/moving_variance not found in checkpoint`; one that skips what is missing runs on the initial value 1,
-and the model answers garbage without a word.
+At inference a batch-norm layer divides by the root of the moving variance. If the file lacks it, a strict loader stops
+with `Key bn/moving_variance not found in checkpoint`; a lenient one falls back to the initial value 1, and the model
+returns garbage without a warning.
 
 Usual cause: the checkpoint was written by a saver that was given the trainable variables, and moving statistics are not
 trainable. Give it all variables:
     saver = tf.train.Saver()                      # not tf.train.Saver(tf.trainable_variables())
 
-False positives: instance or conditional normalisation that calls its vectors gamma and beta, if only names say batch
-norm (`likely`), and a scale and shift next to a convolution (`unproven`); layers that normalise with their batch at
-inference too and keep no statistics; a `.meta` or `--model` of another model.
+False positives: instance or conditional normalisation that calls its vectors gamma and beta, if only names suggest
+batch norm (`likely`), and a scale and shift next to a convolution (`unproven`); layers that also normalise with their
+batch at inference and store no statistics; a `.meta` or `--model` of another model.
 
-Repair: estimated from data by `ckpt-doctor fix`. Where gradients tell that the layer was trained on its initial values
-(a bias in front of it and beta moved alike), `fix` puts those back, without data.
+Repair: estimated from data by `ckpt-doctor fix`. If gradients show that the layer was trained on its initial values (a
+bias in front of it and beta moved alike), `fix` restores those, without data.
 
 Repair is unsafe when: the layer was trained in inference mode and then saved without its statistics: the true values
 are those it trained with, 1 if it started from scratch and those of the original checkpoint if it was fine-tuned. With
-the training graph `fix` leaves such a layer alone. Where a graph that only serves is all there is, and neither biases
-nor optimizer slots tell, the finding is `unproven`, and `fix` wants `--unproven` (0.890 -> 0.865 in one net). Also
-unsafe: data that are not prepared as in training.
+the training graph, `fix` leaves such a layer alone. If only a serving graph exists, and neither biases nor optimizer
+slots show it, the finding is `unproven`, and `fix` requires `--unproven` (0.890 -> 0.865 in one net). Also unsafe: data
+that are not prepared as in training.
 
 Source: tinghuiz/SfMLearner issue 17, zhengyang-wang/Unet_3D issue 5, Shiaoming/vid2depth issue 1.
 """

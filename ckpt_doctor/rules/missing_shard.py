@@ -1,8 +1,8 @@
-"""CK101: a data shard is not there.
+"""CK101: a data shard is missing.
 
-A checkpoint of TensorFlow is an index and one or more data files, `NAME.data-00000-of-00004` …; the index says which
-tensor lies in which. With a shard gone, its tensors are gone; `restore` fails as soon as it asks for one of them, which
-may be long after the deploy began.
+A checkpoint of TensorFlow is an index and one or more data files, `NAME.data-00000-of-00004` …; the index lists which
+tensor is in which file. If a shard is missing, so are its tensors; `restore` fails as soon as it asks for one of them,
+which may be long after the deploy began.
 
 Usual cause: an upload or copy that took only some of the files, a `.gitignore` for `*.data-*`, or a prefix that was
     renamed for one file and not for the other.

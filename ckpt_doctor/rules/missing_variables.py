@@ -1,8 +1,8 @@
 """CK107: variables that the checkpoint itself lists are not in it.
 
-A checkpoint says in up to three places what it holds: in its index, in the saver, object graph or lists of weights that
-were saved with it, and in its Keras config. Where one of these names a variable that is not there, a load stops (`Key
-conv1/weights not found in checkpoint`), or goes on with the variable's random initial value and a model that answers
+A checkpoint lists its content in up to three places: in its index, in the saver, object graph or lists of weights that
+were saved with it, and in its Keras config. If one of these names a variable that is missing, a load stops (`Key
+conv1/weights not found in checkpoint`), or goes on with the variable's random initial value and a model that returns
 nonsense.
 
 Usual cause: layers in a Python list or dict that the saver does not see, a tool that filters variables, or a file that
@@ -13,7 +13,7 @@ Statistics of batch norm are BN101 and BN102, companions BN104; slots of an opti
 
 Repair: take the variables from another checkpoint of the same training, or save it again; no data bring them back.
 
-Repair is unsafe when: the missing variables are filled with initial values: the model loads and answers nonsense. `fix`
+Repair is unsafe when: the missing variables are filled with initial values: the model loads and returns nonsense. `fix`
 changes statistics only, and cannot run a model that lacks weights.
 
 Source: tensorflow/python/training/saver.py (`BulkSaverBuilder`), tensorflow/core/protobuf/trackable_object_graph.proto,

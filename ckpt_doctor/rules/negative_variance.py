@@ -1,7 +1,7 @@
-"""BN204: a variance that, with epsilon, is not above zero.
+"""BN204: a variance that is not positive, even with epsilon.
 
-Inference divides by the root of `moving_variance + epsilon`. Where that sum is zero or less the root is NaN or the
-division infinite, for every input. A slightly negative variance alone is no defect: converters that fold one epsilon
+Inference divides by the root of `moving_variance + epsilon`. If that sum is zero or less, the root is NaN or the
+quotient infinite, for every input. A slightly negative variance alone is not a defect: converters that fold one epsilon
 into the variance leave values like -9.99e-6 for a layer with an epsilon of 1e-5.
 
 Usual cause: several updates of one shared layer in one step, whose changes add up and overshoot; a variance computed as
@@ -15,9 +15,8 @@ even with 1e-3, `unproven` if it is so with 1e-5 only.
 
 Repair: estimated from data by `ckpt-doctor fix`; what is not proven, with `--unproven` only.
 
-Repair is unsafe when: the vectors are in each other's place (BN206): estimates repair the statistics and leave gamma
-and beta wrong; use `--method copy` first. Statistics that were trained by gradient (BN305) are part of what the weights
-learned.
+Repair is unsafe when: the vectors are swapped (BN206): estimates repair the statistics and leave gamma and beta wrong;
+use `--method copy` first. Statistics that were trained by gradient (BN305) are part of what the weights learned.
 
 Source: tensorflow/tensorflow issues 14353 and 3290, shicai/MobileNet-Caffe issue 87 (the harmless case).
 """

@@ -1,4 +1,4 @@
-"""BN201: the statistics are exactly what they were initialised to, beside trained weights.
+"""BN201: the statistics have exactly their initial values, next to trained weights.
 
 A moving mean of exactly 0 and a moving variance of exactly 1 in every channel are the values that the layer starts with
 (0 and 0 for averages that start there). Inference then normalises with numbers that have nothing to do with the data:
@@ -16,10 +16,10 @@ the optimizer alone make it an unproven warning, and so does a model of zero ite
 before it was compiled again.
 
 A teacher or target network, whose weights the graph assigns from those of another and trains by no gradient, is proven
-too: its statistics are to be those of the other.
+too: its statistics must be those of the other.
 
-One of the two may be at its start alone, in every layer: code that updates the mean and forgets the variance, or the
-reverse. Only that vector is then named.
+If only one of the two has its initial value, in every layer, the code updates the mean and not the variance, or the
+reverse. The finding then names only that vector.
 
 Usual cause: the update ops never ran.
     with tf.control_dependencies(tf.get_collection(tf.GraphKeys.UPDATE_OPS)):

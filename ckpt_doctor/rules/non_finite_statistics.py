@@ -1,8 +1,8 @@
 """BN203: NaN or Inf in the moving mean or the moving variance.
 
-Inference subtracts the mean and divides by the root of the variance: a channel with a NaN among them answers NaN for
-every input, and what lies behind it too. Training does not notice, because it normalises with its own batch; so the
-loss may look healthy to the end.
+Inference subtracts the mean and divides by the root of the variance: a channel with a NaN returns NaN for every input,
+and so do the layers after it. Training does not notice, because it normalises with its own batch; so the loss may look
+normal to the end.
 
 Usual cause: one batch with a NaN or an overflow, which a moving average never forgets (`d * NaN + (1 - d) * x` is NaN);
     or the variance of a batch of one value, which the unbiased estimate divides by zero.
@@ -10,8 +10,8 @@ Usual cause: one batch with a NaN or an overflow, which a moving average never f
 False positives: none in the values: they are NaN or infinite. A layer that the served outputs do not use, such as an
 auxiliary head of training, does no harm.
 
-Repair: estimate the statistics from data. Where an export holds each statistic twice and one copy is finite, that one
-is written into both (`copy`, no data needed).
+Repair: estimate the statistics from data. If an export holds each statistic twice and one copy is finite, that one is
+copied over the other (`copy`, no data needed).
 
 Repair is unsafe when: weights in front are NaN too (CK201), or the data produce the NaN again: look for its origin
 first. Training that diverged has often spoilt the weights as well.

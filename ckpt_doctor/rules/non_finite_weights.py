@@ -1,7 +1,7 @@
-"""CK201: NaN or Inf in a variable that is no batch-norm statistic.
+"""CK201: NaN or Inf in a variable that is not a batch-norm statistic.
 
 One NaN in a weight makes every output that depends on it NaN; one in an optimizer slot does the same to the weights at
-the next training step. A model with such a weight loads, serves and answers NaN.
+the next training step. A model with such a weight loads, serves and returns NaN.
 
 Usual cause: training that diverged (a learning rate too high, a log or a division without a guard, an overflow in
     half precision) and went on saving.
@@ -9,9 +9,9 @@ Usual cause: training that diverged (a learning rate too high, a log or a divisi
 False positives: values that are NaN or infinite on purpose: a row of a lookup table that means "unknown", the best loss
 so far of a run that has none yet.
 
-Repair: go back to the last checkpoint without; the values cannot be computed from data.
+Repair: go back to the last checkpoint without them; the values cannot be computed from data.
 
-Repair is unsafe when: NaN is replaced by zeros: the model answers again, with a wrong weight that nothing shows. `fix`
+Repair is unsafe when: NaN is replaced by zeros: the model works again, with a wrong weight that nothing shows. `fix`
 changes no weights, and a repair of the statistics leaves the NaN in the file.
 
 Source: tensorflow/core/kernels/check_numerics_op.cc, which stops a training for the same reason.

@@ -1,7 +1,7 @@
-"""CK104: a file under a checkpoint's name that is no checkpoint.
+"""CK104: a file with a checkpoint's name that is not a checkpoint.
 
-It has the right extension and the wrong bytes: a git-LFS pointer (130 bytes of text that say where the file is), the
-HTML page of a login or of an error, or a binary file through which somebody's line-ending conversion went.
+It has the right extension and the wrong bytes: a git-LFS pointer (130 bytes of text that name the real file), the HTML
+page of a login or of an error, or a binary file damaged by a line-ending conversion.
 
 Usual cause: `git clone` without git-lfs; `curl` or `wget` of a page instead of the file behind it; a transfer in text
     mode, or `* text=auto` in `.gitattributes`.

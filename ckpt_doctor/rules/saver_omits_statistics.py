@@ -1,15 +1,15 @@
-"""BN301: the graph's saver leaves the statistics out of its list.
+"""BN301: the graph's saver omits the statistics.
 
-The list of names that a saver writes stands in the graph, as the constant that feeds its `SaveV2` node. Here it lacks
-moving statistics that the graph has: this is why they are missing from the file (BN101, BN102), and the next
-checkpoint from the same code will lack them too.
+The graph contains the list of names that a saver writes: the constant that feeds its `SaveV2` node. Here it lacks
+moving statistics that the graph has: this is why they are missing from the file (BN101, BN102), and the next checkpoint
+from the same code will lack them too.
 
 Usual cause: a saver over the trainable variables. Moving statistics are not trainable.
     saver = tf.train.Saver()                      # all variables
     saver = tf.train.Saver(tf.global_variables()) # the same, spelled out
 
-False positives: code with a second saver that keeps the statistics in another file on purpose. The rule speaks only if
-they are missing from this file.
+False positives: code with a second saver that keeps the statistics in another file on purpose. The rule reports only
+statistics that are missing from this file.
 
 Repair: the statistics by `ckpt-doctor fix`, which also extends the saver of the repaired `.meta`; the training code by
 hand.

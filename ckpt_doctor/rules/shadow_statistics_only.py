@@ -1,8 +1,8 @@
 """BN103: the statistics exist only as a copy under another name.
 
 A moving-average shadow (`moving_mean/ExponentialMovingAverage`), or the companion that zero-debiasing keeps
-(`moving_mean/biased` with `local_step`), holds what the layer needs, but the name that a loader asks for is not in the
-file. A strict loader stops; one that skips what is missing runs on 0 and 1.
+(`moving_mean/biased` with `local_step`), holds what the layer needs, but the name that a loader looks for is not in the
+file. A strict loader stops; a lenient one falls back to 0 and 1.
 
 Usual cause: the checkpoint was exported from the averages alone, and the code that loads it does not map the names.
 
@@ -15,7 +15,7 @@ Repair: the values are in the file; `ckpt-doctor fix --method copy` writes them 
     without data.
 
 Repair is unsafe when: gamma, beta and the kernels are plain weights: averaged statistics then belong to slightly other
-weights. A `biased` average is divided by `1 - d^N` with the decay of the model that is given; another decay gives wrong
+weights. A `biased` average is divided by `1 - d^N` with the decay of the given model; another decay leads to wrong
 values.
 
 Source: tensorflow/tpu issue 818 (EfficientNet-L2), google/automl issues 168 and 632.

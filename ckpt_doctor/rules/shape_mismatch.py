@@ -12,7 +12,7 @@ Usual cause: two models mixed in one file; or `axis=-1` (channels last) on data 
 False positives: names alone group the vectors (`likely`): two layers that share a scope, or exported variables that
 share one shown name, look like one layer.
 
-Repair: none; the file does not say which of them is right.
+Repair: none; the file does not show which of them is right.
 
 Repair is unsafe when: a vector is cut or padded by hand until it fits: each channel then gets the number of another
 one. `fix` repairs nothing here.

@@ -1,4 +1,4 @@
-"""CK105: the `checkpoint` file names files that are not there.
+"""CK105: the `checkpoint` file names files that do not exist.
 
 `tf.train.latest_checkpoint` reads the text file `checkpoint` to learn which bundle of the folder is the newest. If that
 one is gone, it returns None, and training quietly starts from scratch or a server finds no model.
@@ -8,7 +8,7 @@ Usual cause: the folder was moved or trimmed by hand, or the file holds the abso
 False positives: code that never calls `latest_checkpoint` and names its checkpoint itself. A `checkpoint` file with
 paths of another machine is right on that machine.
 
-Repair: edit `checkpoint` so that `model_checkpoint_path` names a bundle that is there, or remove it.
+Repair: edit `checkpoint` so that `model_checkpoint_path` names an existing bundle, or remove it.
 
 Repair is unsafe when: a job resumes from `latest_checkpoint`: it goes on from the bundle that is named by hand, and
 overwrites or removes later ones of the same folder. `fix` does not change this file.

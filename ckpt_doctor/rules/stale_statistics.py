@@ -1,4 +1,4 @@
-"""BN211: the weights are averages, and the statistics are not of those weights.
+"""BN211: the weights are averages, but the statistics belong to other weights.
 
 Averaging weights over training (exponential moving averages, stochastic weight averaging) makes better weights, but the
 moving statistics were collected under the weights that were trained, not under their average. The averaged model

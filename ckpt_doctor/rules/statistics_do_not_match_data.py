@@ -1,10 +1,10 @@
-"""BN401: on the given data, the layer's input has other statistics than those that are stored.
+"""BN401: on the given data, the layer's input has other statistics than the stored ones.
 
-One inference pass with the stored statistics shows what really goes into every layer. Where the median channel is off
-by more than a quarter of a standard deviation in its mean, or its variance by more than a factor of two, and by more
-than four standard errors of the measurement, the statistics do not describe these data.
+One inference pass with the stored statistics shows the real input of every layer. If the median channel is off by more
+than a quarter of a standard deviation in its mean, or its variance by more than a factor of two, and by more than four
+standard errors of the measurement, the statistics do not describe these data.
 
-This finds what no look at the file can: averaged weights (EMA, SWA, soups) with the statistics of other weights,
+This finds what the file alone cannot show: averaged weights (EMA, SWA, soups) with the statistics of other weights,
 preprocessing that differs from training, a domain that has shifted. The first layer that is off points to the cause: if
 it is the very first, look at the preprocessing.
 
@@ -15,11 +15,11 @@ False positives: data that the model was not made for: another scale (0..255 ins
 augmentation or domain, a single class, padding without a mask. The stored statistics are then right, so the finding is
 `likely` at most.
 
-Repair: estimated from data by `ckpt-doctor fix --layers '*'`, if the data are what the model is to serve.
+Repair: estimated from data by `ckpt-doctor fix --layers '*'`, if the data are what the model will serve.
 
 Repair is unsafe when: the data are wrong and not the statistics: the repaired model fits the wrong data and fails on
-the right ones (0.96 to 0.09 for pixels that were not scaled). First check that the stored statistics of healthy layers
-agree with the data.
+the right ones (0.96 to 0.09 for pixels that were not scaled). First check that the stored statistics of the other
+layers agree with the data.
 
 Source: fadel/pytorch_ema issue 13, tensorflow/addons issue 2497, keras-team/keras issue 7177.
 """

@@ -1,10 +1,10 @@
 """BN305: the moving statistics are trained by gradient.
 
-A moving mean and variance are measured, not learned. Where they are in the list of variables that the optimizer works
-on, and the layer reads them while it trains, each step also moves them against the gradient: they drift to whatever
-lowers the loss, and a variance may become negative. Optimizer slots on them, or an op that applies a gradient to them,
-prove it. Being in the collection of trainable variables alone does no harm: a layer in training mode does not read
-them, so there is no gradient.
+A moving mean and variance are measured, not learned. If the optimizer's list contains them, and the layer reads them
+while it trains, each step also moves them against the gradient: they drift to whatever lowers the loss, and a variance
+may become negative. Optimizer slots on them, or an op that applies a gradient to them, prove it. Being in the
+collection of trainable variables alone does no harm: a layer in training mode does not read them, so there is no
+gradient.
 
 Usual cause: hand-written layers whose `moving_mean` and `moving_variance` are plain variables.
 

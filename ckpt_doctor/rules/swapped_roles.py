@@ -1,8 +1,8 @@
-"""BN206: mean, variance, gamma and beta stand in each other's place.
+"""BN206: mean, variance, gamma and beta are swapped.
 
 All four vectors of a layer have one shape, so nothing stops a loader from putting each where another belongs. The
-values give it away: a "variance" with negative numbers beside a "mean" that is above zero in every channel. One such
-layer may be chance or a diverged training; several that agree are not.
+values show it: a "variance" with negative numbers beside a "mean" that is above zero in every channel. One such layer
+may be chance or a diverged training; several that agree are not.
 
 Usual cause: Keras' legacy HDF5 weights of a nested model, saved while it was frozen and loaded after it was not, or the
     other way round: the file lists weights by position, and the positions depend on `trainable`. Also converters that
@@ -15,12 +15,12 @@ Usual cause: Keras' legacy HDF5 weights of a nested model, saved while it was fr
 False positives: two layers whose variance diverged to negative values in some channels (BN204) while their means are
 above zero in all, as behind a ReLU. The finding rests on values alone, so it is always `likely`.
 
-Repair: `ckpt-doctor fix --method copy --unproven` puts mean and variance back in their places, without data, where
-    gamma and beta look right; load the original file in the right order where it still exists.
+Repair: `ckpt-doctor fix --method copy --unproven` swaps mean and variance back, without data, if gamma and beta look
+right; if the original file still exists, load it in the right order.
 
 Repair is unsafe when: the loader itself exchanges the vectors (a nested Keras model, frozen when it was saved and not
 when it is loaded): corrected values are exchanged again. If three or four vectors are permuted, mean and variance alone
-do not undo it. This is why `fix` wants --unproven.
+do not undo it. This is why `fix` requires --unproven.
 
 Source: keras-team/keras issues 12470 and 10784, gmalivenko/pytorch2keras issue 120.
 

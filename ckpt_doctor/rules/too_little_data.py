@@ -1,4 +1,4 @@
-"""BN402: the data do not tell a layer's statistics well.
+"""BN402: the data are not enough to measure a layer's statistics well.
 
 Either the standard error of a channel's mean, from the spread over the batches, is large against the channel's standard
 deviation, or neighbouring batches resemble each other, as those of sorted data do. What is measured on such data is
@@ -9,7 +9,7 @@ Usual cause: a few dozen samples, or a loader that goes through the classes one 
 False positives: the worst channel decides, so one channel that is rarely active is enough. Neighbouring samples of time
 series and video resemble each other by nature.
 
-Repair: more samples; the message says how many would do. A shuffled loader for sorted ones.
+Repair: more samples; the message names a sufficient number. For sorted data, a shuffled loader.
 
 Repair is unsafe when: statistics are estimated from these data all the same, above all with `--method training` on
 sorted ones. The finding itself repairs nothing.

@@ -1,7 +1,7 @@
-"""BN303: a graph that serves normalises with the statistics of its batch.
+"""BN303: a serving graph normalises with the statistics of its batch.
 
-The statistics are in the file, and the graph that answers requests does not read them: its batch norm is in training
-mode. What a sample is answered depends on the other samples of its batch; a batch of one gives garbage.
+The statistics are in the file, but the serving graph does not read them: its batch norm is in training mode. The output
+for a sample depends on the other samples of its batch; a batch of one returns garbage.
 
 Usual cause: the graph was exported from the training session, with `training=True` or the learning phase at 1.
 

@@ -1,4 +1,4 @@
-"""CK102: a file is shorter than its index says.
+"""CK102: a file is shorter than its index expects.
 
 The tensors beyond the end are lost. TensorFlow itself notices only when it reads one of them; its
 `inspect_checkpoint` lists the names of such a file and exits 0.

@@ -1,7 +1,7 @@
 """CK106: parts of a save that never finished.
 
-TensorFlow writes the tensors first, under a temporary name, and the index last. What is left of a save that was
-interrupted looks like a checkpoint and is none; and a checkpoint that changes while it is read is one in the making.
+TensorFlow writes the tensors first, under a temporary name, and the index last. The remains of an interrupted save look
+like a checkpoint and are not one; and a checkpoint that changes while it is read is not finished.
 
 Usual cause: training was killed, or ran out of disk, while it saved; or it is saving right now.
 

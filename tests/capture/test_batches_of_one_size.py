@@ -109,7 +109,9 @@ def test_a_last_batch_that_does_not_run_is_left_out(model):
     model.save()
     result, stored = model.fix(batch_size=20, samples=90)
     assert (result.samples, result.batches) == (80, 4)
-    assert result.notes[-1].startswith("the model does not run on the last 10 of 90 samples, which fill no batch of 20")
+    assert result.notes[-1].startswith(
+        "the model does not run on the last 10 of 90 samples, which do not fill a batch of 20"
+    )
     centred = shuffled(80).reshape(-1, 4, 6).astype("f8")
     assert_both(stored, (centred - centred.mean(1, keepdims=True)).reshape(-1, 6))
     with pytest.raises(RepairRefused, match=r"Reshape.*if the graph was made for batches of one size.*--batch-size N"):

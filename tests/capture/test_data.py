@@ -120,11 +120,11 @@ def test_zeros_are_remarked_upon(arrays):
 @pytest.mark.parametrize(
     ("arguments", "inputs", "options", "message"),
     [
-        ([], [IMAGE], {}, "no data given; name it with --data FILE.npz"),
-        (["gone.npz"], [IMAGE], {}, "--data gone.npz: there is no file gone.npz"),
+        ([], [IMAGE], {}, "no data: pass --data FILE.npz"),
+        (["gone.npz"], [IMAGE], {}, "--data gone.npz: no such file: gone.npz"),
         (["a.npz[z]"], [IMAGE], {}, "a.npz has no array 'z'; it has image (10, 4, 3), number (10,), half (10,)"),
         (["image=a.npz"], [IMAGE], {}, "holds image (10, 4, 3), number (10,), half (10,); say which one is meant: a.n"),
-        (["a.npz", "image=one.npz"], [IMAGE], {}, "--data image=one.npz: image was given before, by a.npz"),
+        (["a.npz", "image=one.npz"], [IMAGE], {}, "--data image=one.npz: image is already fed, by a.npz"),
         (["a.npz"], [IMAGE, FLAG], {}, "nothing in the data is called 'meta/flag', which the model needs as input; "),
         (["a.npz"], [IMAGE], {"inputs": {"z": "image:0"}}, "--input z=image:0: the data have no array 'z'; they have"),
         (["number=a.npz[number]"], [IMAGE], {}, "array number has shape (10,); the input image takes (?, 4, 3)"),

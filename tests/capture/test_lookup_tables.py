@@ -61,7 +61,7 @@ def flat_features(keras):
 
 
 def with_batch_norm(keras, inputs, features):
-    """Return a model, and one that gives what goes into its batch norm."""
+    """Return a model, and one that gives its inputs batch norm."""
     hidden = keras.layers.Dense(4)(features)
     return keras.Model(inputs, keras.layers.BatchNormalization(name="bn")(hidden)), keras.Model(inputs, hidden)
 

@@ -23,7 +23,7 @@ LEGAL = {
 
 
 def built(keras, shape, mask_shape, axis, options, dtype="bool"):
-    """Return a model with a masked batch norm behind a dense layer, and one that gives what goes into it."""
+    """Return a model with a masked batch norm behind a dense layer, and one that gives its input."""
     x, mask = keras.Input(shape, name="x"), keras.Input(mask_shape, dtype=dtype, name="mask")
     hidden = keras.layers.Dense(shape[-1])(x)
     y = keras.layers.BatchNormalization(name="bn", axis=axis, momentum=0.0, **options)(hidden, mask=mask)

@@ -46,7 +46,7 @@ def test_a_layer_behind_a_loop_without_layers_is_repaired(model, v1):
 def test_statistics_of_several_axes_are_left(model, v1):
     model.norm(v1.reshape(model.images(), [-1, 2, 3]), "wide", shape=[1, 2, 3])
     model.save()
-    with pytest.raises(RepairRefused, match=r"layer wide: it keeps statistics of the shape \[1, 2, 3\], for several"):
+    with pytest.raises(RepairRefused, match=r"layer wide: it stores statistics of shape \[1, 2, 3\], for several"):
         model.fix()
 
 
@@ -70,7 +70,7 @@ def test_weights_of_another_shape_are_refused(model, v1, tf, tmp_path):
         other.prefix = tmp_path / "other.ckpt"
         other.save()
     (tmp_path / "other.ckpt.meta").write_bytes((tmp_path / "model.ckpt.meta").read_bytes())
-    with pytest.raises(RepairRefused, match=r"holds the shape \[6, 5\], the graph beside it expects \[6, 4\]"):
+    with pytest.raises(RepairRefused, match=r"holds the shape \[6, 5\], its graph expects \[6, 4\]"):
         other.fix()
 
 

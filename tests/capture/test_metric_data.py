@@ -130,12 +130,12 @@ def test_an_archive_is_read_after_its_file_is_gone(here):
 
 
 WRONG = [
-    (["gone.npz"], "--metric-data gone.npz: there is no file gone.npz"),
+    (["gone.npz"], "--metric-data gone.npz: no such file: gone.npz"),
     (["both.npz[z]"], "--metric-data both.npz[z]: both.npz has no array 'z'; it has x (6, 4), y (6,)"),
     (["both.h5[z]"], "--metric-data both.h5[z]: both.h5 has no array 'z'; it has deep/x (6, 4)"),
     (["a=both.h5"], "--metric-data a=both.h5: both.h5 holds deep/x (6, 4), single (), words (2,), y (6,); say which"),
     (["a=both.npz"], "--metric-data a=both.npz: both.npz holds x (6, 4), y (6,); say which one is meant"),
-    (["both.npz", "x=x.npy"], "--metric-data x=x.npy: x was given before"),
+    (["both.npz", "x=x.npy"], "--metric-data x=x.npy: x is already fed"),
     (["mine.py"], "--metric-data mine.py: mine.py is of no form that is read"),
     (["mine.py:fails"], "--metric-data mine.py:fails: failed with RuntimeError: no disk today"),
     (["mine.py:absent"], "--metric-data mine.py:absent: mine.py has no function 'absent'"),
@@ -143,7 +143,10 @@ WRONG = [
         ["mine.py:mine", "x.npy"],
         "--metric-data mine.py:mine: feeds the whole model and cannot stand beside other --met",
     ),
-    (["a.tfrecord"], "--metric-data a.tfrecord: a record is bytes; say how to read one with --parse MODULE:FUNCTION"),
+    (
+        ["a.tfrecord"],
+        "--metric-data a.tfrecord: a record is bytes; pass the function that reads it with --parse MODULE:FUNCTION",
+    ),
 ]
 
 
@@ -190,10 +193,10 @@ def test_records_are_what_parse_returns_all_of_them_stacked(records):
 def test_records_that_do_not_stack_are_refused(records):
     with pytest.raises(BadRequest, match=r"--metric-data part-\*.tfrecord: "):
         read("part-*.tfrecord", parse="mine.py:uneven", batch_size=1)
-    with pytest.raises(BadRequest, match=r"--metric-data gone-\*.tfrecord: there is no such file"):
+    with pytest.raises(BadRequest, match=r"--metric-data gone-\*.tfrecord: no such file"):
         read("gone-*.tfrecord", parse="mine.py:number")
     Path("empty.tfrecord").write_bytes(b"")
-    with pytest.raises(BadRequest, match=r"--metric-data empty.tfrecord: the data hold no samples"):
+    with pytest.raises(BadRequest, match=r"--metric-data empty.tfrecord: the data contain no samples"):
         read("empty.tfrecord", parse="mine.py:number")
 
 
@@ -211,7 +214,7 @@ def test_images_come_by_the_name_of_the_input_in_the_order_of_their_names(images
     found = read("png", seed=7, samples=2, batch_size=2, image_scale=(0.5, -1))
     assert list(found) == ["images"]
     np.testing.assert_array_equal(found["images"], images.astype(np.float32) * np.float32(0.5) - 1)
-    with pytest.raises(BadRequest, match="--metric-data png: images feed one input; the model has 2"):
+    with pytest.raises(BadRequest, match="--metric-data png: images feed a single input; the model has 2"):
         read("png", entries=(IMAGE, IMAGE))
 
 

@@ -218,8 +218,8 @@ def test_images_that_are_none(estimate, here):
 WRONG = [
     ("mine.py:fails", {}, r"mine.py:fails: failed with RuntimeError: no disk today"),
     ("mine.py:fails_on_the_way", {}, r"fails_on_the_way: failed with RuntimeError: the stream ended"),
-    ("mine.py:nothing", {}, r"the data hold no samples"),
-    ("mine.py:yields_nothing", {}, r"the data hold no samples"),
+    ("mine.py:nothing", {}, r"the data contain no samples"),
+    ("mine.py:yields_nothing", {}, r"the data contain no samples"),
     ("mine.py:a_number", {}, r"gives int; expected a tf.data.Dataset or an iterable"),
     ("mine.py:too_flat", {}, r"shape \(10, 64\); the input images takes \(\?, 8, 8, 1\)"),
     ("mine.py:of_words", {}, r"is of type <U4; the input images takes float32"),
@@ -227,13 +227,13 @@ WRONG = [
     ("mine.py:not_finite", {}, r"NaN or infinite"),
     ("mine.py:absent", {}, r"has no function 'absent'"),
     ("mine.py:not_a_function", {}, r"has no function 'not_a_function'"),
-    ("gone.py:f", {}, r"there is no file gone.py"),
+    ("gone.py:f", {}, r"no such file: gone.py"),
     ("no_such_module:f", {}, r"importing no_such_module failed: ModuleNotFoundError"),
     ("part-*.tfrecord", {}, r"say how to read one with --parse MODULE:FUNCTION"),
-    ("gone-*.tfrecord", RECORDS, r"there is no such file"),
+    ("gone-*.tfrecord", RECORDS, r"no such file"),
     ("part-*.tfrecord", {"parse": "mine.py:absent"}, r"has no function 'absent'"),
     ("x.npy", {"samples": 0}, r"--samples 0: must be a whole number of 1 or more"),
-    ("x.txt", {}, r"there is no file x.txt"),
+    ("x.txt", {}, r"no such file: x.txt"),
     ("mine.py", {}, r"mine.py is of no form that is read"),
 ]
 

@@ -75,7 +75,7 @@ def test_a_table_that_nothing_in_the_graph_fills_is_refused(model, tf):
     """As by a script that inserts the entries before it trains, and does not save them."""
     model.build(tf.lookup.experimental.MutableHashTable(tf.string, tf.int64, 0))
     model.save()
-    with pytest.raises(RepairRefused, match=r"table \S+, and nothing in it tells what fills the table"):
+    with pytest.raises(RepairRefused, match=r"table \S+, but does not show what fills the table"):
         model.fix()
 
 
