@@ -145,14 +145,14 @@ def refuse_another_model(analysis: Analysis, option: str) -> None:
         described = next(iter(sorted(facts.names)), "no variable")
         raise BadRequest(
             f"{analysis.checkpoint.path}: {option} describes another model: it names none of the checkpoint's "
-            f"{len(analysis.checkpoint.variables)} variables ({first} …), but {described}; name the description that "
+            f"{len(analysis.checkpoint.variables)} variables ({first} …), but {described}; pass the description that "
             "was saved with this checkpoint"
         )
 
 
 def _of_another_model(facts: ModelFacts, said: ModelDescriptions) -> ModelFacts:
     """Return what is left of a description that names none of the variables: that it was not used."""
-    where = said.meta_graph_path or "the description beside it"
+    where = said.meta_graph_path or "the description next to it"
     problem = f"{where} describes another model: it names none of the variables of this checkpoint; it was not used"
     return ModelFacts(facts.evidence, problems=(problem,), names=facts.names)
 

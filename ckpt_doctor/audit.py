@@ -142,7 +142,7 @@ def scan(
             progress(Progress("scanning", done, len(found.checkpoints)))
     checkpoints += [_unreadable(error, (), selection) for error in found.unopened]
     if checkpoints and not found.checkpoints and not errors:
-        errors.append(PathError(", ".join(asked), "there is no whole checkpoint to scan"))
+        errors.append(PathError(", ".join(asked), "no complete checkpoint to scan"))
     rules = tuple(rule.code for rule in RULES if rule.code in selection.codes)
     coverage = found.books.coverage(found.checkpoints, [error.path for error in errors])
     result = AuditResult(tuple(checkpoints), tuple(errors), found.passed_over, rules, coverage=coverage)
@@ -174,7 +174,7 @@ def _meta_graph(path: str) -> bytes:
     try:
         source = open_source(path)
     except FileNotFoundError:
-        raise BadRequest(f"{path}: is not there, and --meta needs it") from None
+        raise BadRequest(f"{path}: does not exist (from --meta)") from None
     return bytes(source.read(0, source.size))
 
 
@@ -215,7 +215,7 @@ def _judge(path: str, seen: tuple[Damage, ...], how: _How) -> _Outcome:
             if _stamps(path) == before:
                 return result
         unsettled = Damage(
-            "unfinished-save", path, "changed while it was read, twice; scan again when nothing writes to it any more"
+            "unfinished-save", path, "changed twice while it was read; scan again when no program writes to it"
         )
         return _read(path, how, (*seen, unsettled))
     except CkptDoctorError as error:
@@ -223,7 +223,7 @@ def _judge(path: str, seen: tuple[Damage, ...], how: _How) -> _Outcome:
     except OSError as error:
         return _error(path, f"cannot be read: {error.strerror or error}")
     except MemoryError:
-        return _error(path, "needs more memory than there is for it; --quick needs less")
+        return _error(path, "needs more memory than is available; --quick needs less")
     except Exception as error:  # noqa: BLE001 - see below
         # A bug of ours must read neither as damage nor as health, and must not take the verdicts on other files along.
         _log.exception("%s: internal error", path)

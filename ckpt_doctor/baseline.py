@@ -67,23 +67,23 @@ def read(file: str | Path) -> Baseline:
     """
 
     def refuse(reason: str) -> BadRequest:
-        return BadRequest(f"{file}: is no baseline of ckpt-doctor ({reason})")
+        return BadRequest(f"{file}: is not a baseline of ckpt-doctor ({reason})")
 
     try:
         document = json.loads(Path(file).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise BadRequest(f"{file}: is not there; `scan … --write-baseline {file}` makes it") from None
+        raise BadRequest(f"{file}: does not exist; `scan … --write-baseline {file}` creates it") from None
     except OSError as error:
         raise BadRequest(f"{file}: cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError.
         raise refuse(f"{type(error).__name__}: {error}") from error
     if not isinstance(document, dict) or "schema" not in document:
-        raise refuse("a JSON object with a schema is expected")
+        raise refuse("expected a JSON object with a schema")
     if document["schema"] != _SCHEMA:
         raise BadRequest(f"{file}: is a {document['schema']}, not a {_SCHEMA}")
     rows = document.get("findings")
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise refuse("a list of findings is expected")
+        raise refuse("expected a list of findings")
     absent = next((key for row in rows for key in ("path", "rule", "layer", "fingerprint") if key not in row), None)
     if absent is not None:
         raise refuse(f"a finding without {absent!r}")

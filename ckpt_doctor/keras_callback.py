@@ -118,7 +118,7 @@ class _Watch:
             if code and self._is_new(result):
                 errors = "".join(f"no verdict: {error.path}: {error.message}\n" for error in result.errors)
                 report = REPORTS["text"](result, Style(detail="less"))
-                yield f"the checkpoint that was just saved is sick\n{report}{errors}"
+                yield f"the checkpoint that was just saved is broken\n{report}{errors}"
 
     def _is_new(self, result: AuditResult) -> bool:
         found = {fingerprint("", finding) for one in result.checkpoints for finding in one.findings}

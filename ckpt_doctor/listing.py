@@ -90,13 +90,13 @@ def list_variables(path: str | Path, *, grep: str | None = None, stats: bool = F
         stats: Read the values too.
 
     Raises:
-        BadRequest: `grep` is no regular expression.
+        BadRequest: `grep` is not a regular expression.
         CkptDoctorError: The checkpoint cannot be opened.
     """
     try:
         pattern = re.compile(grep or "")
     except re.error as error:
-        raise BadRequest(f"--grep {grep!r} is no regular expression: {error}") from error
+        raise BadRequest(f"--grep {grep!r} is not a regular expression: {error}") from error
     require_settled(path)
     checkpoint = open_checkpoint(str(path))
     roles = roles_of(inventory_of(checkpoint))

@@ -50,7 +50,7 @@ class Checker:
         if code:
             errors = "".join(f"no verdict: {error.path}: {error.message}\n" for error in result.errors)
             report = REPORTS["text"](result, Style(detail="less")) + errors
-            pytest.fail(report or "ckpt-doctor: no checkpoint there; nothing was scanned", pytrace=False)
+            pytest.fail(report or "ckpt-doctor: no checkpoint found; nothing was scanned", pytrace=False)
         return result
 
 

@@ -42,7 +42,7 @@ class Selection:
         severities: dict[str, Severity] = {}
         for text, level in sorted(severity.items(), key=lambda item: len(item[0])):
             if level not in SEVERITIES:
-                raise BadRequest(f"severity of {text}: {level!r} is none of {', '.join(SEVERITIES)}")
+                raise BadRequest(f"severity of {text}: {level!r} is not one of {', '.join(SEVERITIES)}")
             severities.update(dict.fromkeys(codes_of([text]), level))
         return cls(frozenset(codes - set(codes_of(ignore))), severities)
 
@@ -85,4 +85,4 @@ def _unknown(text: str) -> str:
     known = {rule.code.lower(): rule.code for rule in RULES} | {rule.name: rule.name for rule in RULES}
     near = difflib.get_close_matches(text.lower(), known, n=1, cutoff=0.5)
     meant = f"; did you mean {known[near[0]]}?" if near else "; `ckpt-doctor explain` lists the rules"
-    return f"no rule is called {text!r}{meant}"
+    return f"no such rule: {text!r}{meant}"

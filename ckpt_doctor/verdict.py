@@ -158,7 +158,7 @@ def _uncounted(analysis: Analysis, subject: Subject) -> tuple[NotJudged, ...]:
     if not layers:
         return ()
     reason = (
-        f"whether the averages of {len(layers)} layers (first: {layers[0].name}) are cold (BN202) is not known: the "
-        "file does not tell how many updates they have seen, or at which decay, and no variance below 0.05 rules it out"
+        f"whether the averages of {len(layers)} layers (first: {layers[0].name}) are cold (BN202) is unknown: the "
+        f"file shows neither the number of their updates nor their decay, and no variance below 0.05 rules it out"
     )
     return (NotJudged(analysis.checkpoint.path, reason),)

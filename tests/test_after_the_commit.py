@@ -77,7 +77,7 @@ def test_a_last_look_that_fails(before, tmp_path, monkeypatch, capsys, error):
     assert fix("--format", "json", "--receipt", "receipt.json") == 1
     document = json.loads(capsys.readouterr().out)
     assert (document["output"], document["complete"]) == ("out", False)
-    assert any(note.startswith("out is written, and then: ") for note in document["notes"])
+    assert any(note.startswith("out is written, but then: ") for note in document["notes"])
     assert json.loads((tmp_path / "receipt.json").read_text())["output"] == "out"
     assert_repaired(tmp_path, before)
 

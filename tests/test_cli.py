@@ -191,12 +191,12 @@ def test_bad_usage(run, argv, message):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--select", "CK1033"], "no rule is called 'CK1033'; did you mean CK103?"),
-        (["--ignore", "truncatd"], "no rule is called 'truncatd'; did you mean truncated?"),
+        (["--select", "CK1033"], "no such rule: 'CK1033'; did you mean CK103?"),
+        (["--ignore", "truncatd"], "no such rule: 'truncatd'; did you mean truncated?"),
         (["--severity", "CK101"], "--severity CK101: must be NAME=VALUE"),
-        (["--severity", "CK101=loud"], "severity of CK101: 'loud' is none of error, warning, note"),
-        (["--output", "no/folder.txt"], "--output no/folder.txt: its folder no is not there"),
-        (["--meta", "gone.meta"], "gone.meta: is not there, and --meta needs it"),
+        (["--severity", "CK101=loud"], "severity of CK101: 'loud' is not one of error, warning, note"),
+        (["--output", "no/folder.txt"], "--output no/folder.txt: its folder no does not exist"),
+        (["--meta", "gone.meta"], "gone.meta: does not exist (from --meta)"),
         (["--output", str(HEALTHY)], f"--output {HEALTHY}: would overwrite a file that is being scanned"),
     ],
 )
@@ -286,7 +286,7 @@ def test_the_help_of_every_command_shows_the_options_of_the_terminal(run, name):
         (["--in-place", "--output", "x"], "--in-place and --output PATH contradict each other; pass only one"),
         (["--no-backup", "--output", "x"], "--no-backup needs --in-place; --output leaves the checkpoint as it is"),
         (["--in-place", "--overwrite"], "--overwrite needs --output PATH"),
-        (["--output", "x", "--receipt", "no/r.json"], "--receipt no/r.json: its folder no is not there"),
+        (["--output", "x", "--receipt", "no/r.json"], "--receipt no/r.json: its folder no does not exist"),
     ],
 )
 def test_a_repair_refuses_contradictions_before_anything_is_read(run, argv, message):
@@ -433,7 +433,7 @@ def test_remains_of_a_save_alone_are_reported_and_are_no_verdict(run, copy, tmp_
     prefix.with_name(f"{prefix.name}.index").unlink()
     code, out, err = run("scan", tmp_path, "--format", "json")
     assert (code, rules(out)) == (2, ["CK106"])
-    assert err == f"ckpt-doctor: {tmp_path}: there is no whole checkpoint to scan\n"
+    assert err == f"ckpt-doctor: {tmp_path}: no complete checkpoint to scan\n"
 
 
 def test_a_stale_state_file_is_reported_with_the_checkpoint_beside_it(run, copy, tmp_path):

@@ -37,8 +37,8 @@ def heard(monkeypatch):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("fail_onn = 'note'", "no option is called 'fail_onn'; did you mean fail-on?"),
-        ("[diff]\ndata = 'x'", "no option is called 'data'"),
+        ("fail_onn = 'note'", "no such option: 'fail_onn'; did you mean fail-on?"),
+        ("[diff]\ndata = 'x'", "no such option: 'data'"),
         ("scan = 3", "scan is a command and needs a table, [scan]"),
         ("quick = 'yes'", "quick must be true or false, not 'yes'"),
         ("jobs = true", "jobs must be a value, not True"),

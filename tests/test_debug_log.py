@@ -29,7 +29,7 @@ def run(capsys, monkeypatch, tmp_path):
 
     def run(*argv):
         assert main(list(argv)) == 2  # nothing was scanned
-        return [line for line in capsys.readouterr().err.splitlines() if "no checkpoint in it" not in line]
+        return [line for line in capsys.readouterr().err.splitlines() if "no checkpoint found" not in line]
 
     return run
 

@@ -86,7 +86,7 @@ def test_what_no_counter_tells_is_named_only_if_asked_for():
     assert judge(analysis, Policy()).not_judged == ()
     (place,) = judge(analysis, Policy(strict=True)).not_judged
     assert place.where == "model"
-    assert "averages of 2 layers (first: bn) are cold (BN202) is not known" in place.reason
+    assert "averages of 2 layers (first: bn) are cold (BN202) is unknown" in place.reason
     for policy in (
         Policy(strict=True, selection=Selection.of((), ("BN202",), {})),
         Policy(strict=True, repaired=frozenset({"bn", "other"})),

@@ -93,7 +93,7 @@ def test_a_hook_that_finds_no_checkpoint_has_nothing_to_complain_of(others, caps
         ("table.hdf5", 1, "a sound HDF5 file that Keras did not write"),
         ("plain.h5", 1, "a sound HDF5 file that Keras did not write"),
         ("vectors.index", 1, "CK104"),
-        ("Player.cs.meta", 2, "there is no Player.cs.index"),
+        ("Player.cs.meta", 2, "Player.cs.index is missing"),
         ("nowhere.h5", 2, "no such file"),
     ],
 )

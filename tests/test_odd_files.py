@@ -16,7 +16,7 @@ from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
 from tests.formats.test_tensor_bundle import make_bundle
 
 FORMATS = Path(__file__).parents[1] / "fixtures" / "formats"
-ODD = "is a pipe, a device or a link that leads nowhere; expected a file or a folder"
+ODD = "is a pipe, a device or a broken link; expected a file or a folder"
 
 
 @pytest.fixture(autouse=True)
@@ -102,7 +102,7 @@ def test_statistics_of_text_are_not_judged(capsys):
         for name in names:
             layer.create_dataset(name, data=np.array([b"a", b"b"]))
     assert main(["scan", "model.h5"]) == 0
-    assert "it holds text, where the layer has numbers" in capsys.readouterr().out
+    assert "it contains text, but the layer has numbers" in capsys.readouterr().out
     assert main(["scan", "model.h5", "--strict"]) == 1
     capsys.readouterr()
     assert main(["fix", "model.h5", "--layers", "*", "--method", "debias", "--output", "new.h5"]) in (0, 1, 2)

@@ -124,16 +124,20 @@ WRONG = [
     ("tolerance", float("inf"), "--tolerance inf: must be a finite number above 0"),
     ("tolerance", "2", "--tolerance 2: must be a finite number above 0"),
     ("min_severity", "warn", "--min-severity warn: must be one of error, warning, note; did you mean warning?"),
-    ("severity", {"BN101": "eror"}, "severity of BN101: 'eror' is none of error, warning, note; did you mean error?"),
+    (
+        "severity",
+        {"BN101": "eror"},
+        "severity of BN101: 'eror' is not one of error, warning, note; did you mean error?",
+    ),
     ("severity", "BN101", "--severity BN101: must be NAME=VALUE"),
     ("severity", 3, "--severity 3: must be NAME=VALUE"),
-    ("severity", {"BN101": ["note"]}, "severity of BN101: ['note'] is none of error, warning, note"),
+    ("severity", {"BN101": ["note"]}, "severity of BN101: ['note'] is not one of error, warning, note"),
     ("select", 5, "--select 5: must be texts or paths"),
     ("select", [5], "--select 5: must be texts or paths"),
-    ("select", "BN1011", "no rule is called 'BN1011'; did you mean BN101?"),
+    ("select", "BN1011", "no such rule: 'BN1011'; did you mean BN101?"),
     ("ignore", {"BN1": True}, "--ignore {'BN1': True}: must be texts or paths"),
     ("per_path_ignores", {"a": 5}, "--per-path-ignores a 5: must be texts or paths"),
-    ("per_path_ignores", {"a": "BN9"}, "per-path-ignores of a: no rule is called 'BN9'; did you mean BN209?"),
+    ("per_path_ignores", {"a": "BN9"}, "per-path-ignores of a: no such rule: 'BN9'; did you mean BN209?"),
     ("quick", 1, "--quick 1: must be true or false"),
     ("quick", "yes", "--quick yes: must be true or false"),
     ("all", "yes", "--all yes: must be true or false"),
@@ -151,19 +155,19 @@ WRONG = [
     ("cache_memory", 2.5, "--cache-memory 2.5: must be a size, as in 2GB or 512MiB"),
     ("data", 3, "--data 3: must be texts or paths"),
     ("data", b"x.npz", "--data b'x.npz': must be texts or paths"),
-    ("fail_onn", "note", "no option is called 'fail_onn'"),
-    ("batchsize", 3, "no option is called 'batchsize'; did you mean batch_size?"),
-    ("al", True, "no option is called 'al'; did you mean all?"),
+    ("fail_onn", "note", "no such option: 'fail_onn'"),
+    ("batchsize", 3, "no such option: 'batchsize'; did you mean batch_size?"),
+    ("al", True, "no such option: 'al'; did you mean all?"),
     (
         "fail_on",
         "note",
-        "fail_on decides an exit code, which this function does not give; the command line, check_saves and the pytest "
-        "fixture have it",
+        "fail_on decides an exit code, which this function does not have; the command line, check_saves and the "
+        "pytest fixture do",
     ),
     ("data_options", 3, "data_options 3: must be a mapping of options to their values"),
     ("data_options", {"batch_size": 0}, "--batch-size 0: must be a whole number of 1 or more"),
-    ("data_options", {3: 3}, "no option is called '3'"),
-    ("data_options", {"batchsize": 3}, "no option is called 'batchsize'; did you mean batch_size?"),
+    ("data_options", {3: 3}, "no such option: '3'"),
+    ("data_options", {"batchsize": 3}, "no such option: 'batchsize'; did you mean batch_size?"),
 ]
 
 
@@ -187,7 +191,7 @@ REPAIRS = [
     ("metric_data", 3, "--metric-data 3: must be texts or paths"),
     ("backup", "no", "--no-backup no: must be true or false"),
     ("no_backup", "no", "--no-backup no: must be true or false"),
-    ("output_path", "x", "no option is called 'output_path'; did you mean output?"),
+    ("output_path", "x", "no such option: 'output_path'; did you mean output?"),
     ("samples", "many", "--samples many: must be a whole number of 1 or more"),
 ]
 
@@ -237,7 +241,7 @@ SHELL = [
     (["--image-scale", "1"], "--image-scale 1: must be A,B, as in 0.00784,-1"),
     (["--cache-memory", "much"], "--cache-memory much: must be a size, as in 2GB or 512MiB"),
     (["--parse", "mine"], "--parse mine: must be MODULE:FUNCTION or path.py:FUNCTION"),
-    (["--severity", "BN101=eror"], "severity of BN101: 'eror' is none of error, warning, note; did you mean error?"),
+    (["--severity", "BN101=eror"], "severity of BN101: 'eror' is not one of error, warning, note; did you mean error?"),
     (["--input", "x"], "--input x: must be NAME=VALUE"),
 ]
 

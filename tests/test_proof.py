@@ -71,7 +71,7 @@ def test_what_was_estimated_must_be_seen_afterwards():
 )
 def test_a_finding_that_is_left_on_a_repaired_layer_is_no_repair(mean, variance, rule):
     proof = proof_of(repaired("copy"), mean, variance, observed=False)
-    assert any(reason.startswith(f"{rule} is left: ") for reason in proof.remaining)
+    assert any(reason.startswith(f"{rule} remains: ") for reason in proof.remaining)
 
 
 def test_a_finding_elsewhere_is_told_and_hinders_nothing():

@@ -64,7 +64,7 @@ def test_no_report_replaces_a_checkpoint(here, capsys, argv, target):
     err = capsys.readouterr().err
     what = "exists and is not a receipt of ckpt-doctor" if "--receipt" in argv else TARGETS[target]
     assert f"{argv[-2]} {target}: {what}" in err
-    assert "give another name" in err
+    assert "pass another name" in err
 
 
 def test_every_shard_of_an_old_checkpoint_is_one(here):

@@ -78,7 +78,7 @@ def test_initial_values_are_put_back_without_data(here, described):
 def test_initial_values_are_not_estimated_unless_forced(here):
     np.save("x.npy", np.random.default_rng(0).normal(size=(64, 6)).astype(np.float32))
     options = {"data": ("x.npy",), "output": "out"}
-    with pytest.raises(RepairRefused, match="which --method initial puts back"):
+    with pytest.raises(RepairRefused, match="which --method initial restores"):
         ckpt_doctor.fix(FOLDER / "trainable_stored", method="layerwise", **options)
 
 
@@ -87,7 +87,7 @@ def test_the_user_may_know_that_a_network_was_trained_on_its_initial_values(here
     values = {name: value for name, value in read_file(FOLDER / "no_bias_stored").values.items() if "Adam" not in name}
     values = {name: value for name, value in values.items() if "moving" not in name}
     write_bundle(here / "model", values, meta_of=FOLDER / "no_bias_stored")
-    with pytest.raises(RepairRefused, match="if you know it, name it with --layers"):
+    with pytest.raises(RepairRefused, match="if you know it was, name it with --layers"):
         ckpt_doctor.fix("model", method="initial", output="out")
     result = ckpt_doctor.fix("model", method="initial", layers=("*",), output="out")
     assert {layer.method for layer in result.layers} == {"initial"}
@@ -96,7 +96,7 @@ def test_the_user_may_know_that_a_network_was_trained_on_its_initial_values(here
 
 def test_initial_values_replace_nothing(here):
     source = FIXTURES / "tf1_layers" / "full" / "model.ckpt-400"
-    with pytest.raises(RepairRefused, match="puts back statistics that are missing"):
+    with pytest.raises(RepairRefused, match="restores missing statistics"):
         ckpt_doctor.fix(source, method="initial", layers=("bn1",), output="out", unproven=True)
 
 

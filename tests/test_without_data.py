@@ -223,14 +223,14 @@ def test_steps_that_do_not_fit_the_values_are_no_cold_average(cold):
     model.get_layer("bn").moving_variance.assign(np.full(CHANNELS, 0.5, np.float32))
     model.save("model.keras")
     assert "BN202" not in codes("model.keras")
-    with pytest.raises(BadRequest, match="only data can give"):
+    with pytest.raises(BadRequest, match="can only be repaired from data"):
         ckpt_doctor.fix("model.keras", output="out.keras", layers=["bn"])
     assert not Path("out.keras").exists()
 
 
 def test_estimation_without_data_says_what_to_give(write, random):
     write({"bn": trained(random, statistics=False)})
-    with pytest.raises(BadRequest, match=r"only data can give; name some with --data"):
+    with pytest.raises(BadRequest, match=r"can only be repaired from data; pass --data"):
         repaired()
 
 

@@ -1,17 +1,23 @@
-"""The documents use short active sentences and the field's words: a list of habits to avoid, each with what to write.
+"""Documents, help and messages use short active sentences and the field's words: habits to avoid, and what to write.
 
-The list finds habits, not bad sentences; whoever writes still reads. To hold other texts by it (help, messages), add
-them to `TEXTS`.
+The list finds habits, not bad sentences; whoever writes still reads. To hold other texts by it, add them to `TEXTS`.
 """
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import click
 import pytest
+
+from ckpt_doctor.cli.group import ckpt_doctor_group
+from ckpt_doctor.options import GateOptions, RepairOptions, options_of
+from ckpt_doctor.reports._explanation import explanations
+from ckpt_doctor.rules import RULES
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -170,11 +176,78 @@ def _pages() -> Iterator[tuple[str, Callable[[], str]]]:
             yield path.relative_to(ROOT).as_posix(), _page(path)
 
 
+def _help_of(command: click.Command) -> Callable[[], str]:
+    """Return a function for what `--help` prints, without line breaks in sentences."""
+
+    def text() -> str:
+        parts = [command.help or "", *(getattr(parameter, "help", None) or "" for parameter in command.params)]
+        return prose("\n\n".join(parts))
+
+    return text
+
+
+def _options() -> str:
+    """Return what docs/options.md and the docstrings of the Python functions show of each option."""
+    return prose("\n\n".join(option.text for kind in (GateOptions, RepairOptions) for option in options_of(kind)))
+
+
+def _explanations() -> str:
+    """Return what `explain` prints of every rule, without code and without sources, which name issues by numbers."""
+    texts = []
+    for rule in explanations():
+        texts += [rule.summary, *(block.text for block in rule.blocks if not block.code and block.heading != "Source")]
+    return prose("\n\n".join(texts))
+
+
+def _findings() -> str:
+    """Return the messages of the examples of all rules."""
+    found = [finding.message for rule in RULES for make in rule.sick for finding in rule.check(rule, make())]
+    assert len(found) >= len(RULES)
+    return prose("\n\n".join(found))
+
+
+def literals(node: ast.AST) -> Iterator[str]:
+    """Yield the texts in a module that users may see: no docstrings, no debug log; a value in an f-string is `X`."""
+    match node:
+        case ast.Expr(value=ast.Constant()) | ast.Call(func=ast.Attribute(value=ast.Name(id="_log"))):
+            return
+        case ast.JoinedStr(values=parts):
+            yield "".join(str(part.value) if isinstance(part, ast.Constant) else "X" for part in parts)
+            for part in parts:
+                if isinstance(part, ast.FormattedValue):
+                    yield from literals(part.value)
+        case ast.Constant(value=str(text)):
+            yield text
+        case _:
+            for child in ast.iter_child_nodes(node):
+                yield from literals(child)
+
+
+def _messages_of(folder: Path) -> Callable[[], str]:
+    """Return a function for all texts of three words and more in the modules of a folder."""
+
+    def text() -> str:
+        modules = [path.read_text("utf-8") for path in sorted(folder.rglob("*.py"))]
+        found = [text for module in modules for text in literals(ast.parse(module)) if text.count(" ") >= 2]
+        assert found, folder
+        return prose("\n\n".join(found))
+
+    return text
+
+
+_PACKAGE = ROOT / "ckpt_doctor"
+
 TEXTS: dict[str, Callable[[], str]] = {
     **dict(sorted(_pages())),
     "CHANGELOG.md, Unreleased": _unreleased,
     "action.yml and the hook": _descriptions,
     "heads of generated pages": _heads,
+    "help": _help_of(ckpt_doctor_group),
+    **{f"help of {name}": _help_of(command) for name, command in ckpt_doctor_group.commands.items()},
+    "options": _options,
+    "explanations of rules": _explanations,
+    "findings of the examples": _findings,
+    "messages": _messages_of(_PACKAGE),
 }
 
 
@@ -193,6 +266,13 @@ def test_code_is_not_prose():
         )
     )
     assert habits(prose("A path that\nis\nno checkpoint."))
+
+
+def test_texts_of_a_module_are_its_messages():
+    module = (
+        '"""It is no text."""\n_log.debug("it is no text")\nraise Error(f"{path}: is no {\'nested\'} file", "short")\n'
+    )
+    assert list(literals(ast.parse(module))) == ["X: is no X file", "nested", "short"]
 
 
 @pytest.mark.parametrize("name", TEXTS)

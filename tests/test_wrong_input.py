@@ -70,7 +70,7 @@ def test_a_path_that_is_not_there(run, command):
     assert run(command, *argv) == (
         2,
         "",
-        "ckpt-doctor: nowhere/model.ckpt-1: no such file or folder, and no checkpoint of this prefix "
+        "ckpt-doctor: nowhere/model.ckpt-1: no such file or folder, and no checkpoint with this prefix "
         "(nowhere/model.ckpt-1.index)\n",
     )
 
@@ -82,8 +82,8 @@ def test_a_prefix_without_its_index(run, folder, command):
     code, out, err = run(command, *argv)
     assert (code, out) == (2, "")
     assert err == (
-        f"ckpt-doctor: {NAME}: there is no {NAME}.index, without which the rest of a checkpoint cannot be read; of "
-        f"this prefix there are {SHARD}, {NAME}.meta\n"
+        f"ckpt-doctor: {NAME}: {NAME}.index is missing, and a checkpoint cannot be read without it; found only "
+        f"{SHARD}, {NAME}.meta\n"
     )
 
 
@@ -152,8 +152,8 @@ def array(**options):
 
 
 NO_NAME = (
-    "nothing in the data is called 'images', which the model needs as input; the data hold {}, the model takes "
-    "images (?, 8, 8, 1); map it with --input pictures=images:0, or name it with --data images=FILE.npz[pictures]"
+    "no array 'images' in the data, which the model needs as input; the data contain {}, the model takes images (?, "
+    "8, 8, 1); map an array with --input pictures=images:0, or name it with --data images=FILE.npz[pictures]"
 )
 DATA = [
     needs_tensorflow(

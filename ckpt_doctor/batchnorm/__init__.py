@@ -72,7 +72,7 @@ def take_inventory(checkpoint: Checkpoint, facts: ModelFacts | None) -> Inventor
     evidence: list[Evidence] = [facts.evidence] if facts is not None and not facts.problems else []
     strings = {variable.name for variable in checkpoint.variables if variable.dtype == "string"}
     texts = {
-        name: "it holds text, where the layer has numbers"
+        name: "it contains text, but the layer has numbers"
         for layer in (layers if strings else ())
         for name in layer.variables.values()
         if name in strings

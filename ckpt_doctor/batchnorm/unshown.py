@@ -9,12 +9,12 @@ from ckpt_doctor.graphs.facts import ModelFacts, Unshown
 from ckpt_doctor.naming.reading import is_other_normalization, looks_like_batch_norm
 
 _LISTED = (
-    "gamma and beta that the optimizer lists, and nothing else of their layer: Keras 3 does not show TensorFlow the "
-    "layers that a model holds in a list or a dict; if it is batch norm, its statistics are not in the file; pass the "
+    "the optimizer lists gamma and beta, but the file has nothing else of their layer: Keras 3 does not expose layers "
+    "in a list or a dict to TensorFlow; if it is batch norm, its statistics are not in the file; pass the "
     "model with --model"
 )
 _GONE = (
-    "the optimizer keeps slots of its gamma and beta, and the file has nothing else of it; if it is batch norm, its "
+    "the optimizer has slots of its gamma and beta, but the file has nothing else of it; if it is batch norm, its "
     "statistics are not in the file; pass the model with --model"
 )
 

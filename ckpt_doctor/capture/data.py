@@ -291,7 +291,7 @@ def _arrays(option: str, argument: str, kept: ExitStack, *, several: bool = Fals
         raise BadRequest(f"{where}: no such file: {path}")
     if path.suffix.lower() not in _ARRAY_FILES:
         raise BadRequest(
-            f"{where}: {path.name} unsupported data format; expected .npz, .npy, .h5[DATASET], a folder of images, "
+            f"{where}: {path.name}: unsupported data format; expected .npz, .npy, .h5[DATASET], a folder of images, "
             "*.tfrecord or MODULE:FUNCTION"
         )
     arrays = read_arrays(where, path, key, kept, several=several and name is None)

@@ -83,7 +83,7 @@ def _options(command: click.Command) -> dict[str, click.Option]:
 
 def _refuse(path: Path, unknown: set[str], known: list[str]) -> None:
     for name in sorted(unknown):
-        raise BadRequest(f"{path}: no option is called {name!r}{suggestion(name.replace('_', '-'), known)}")
+        raise BadRequest(f"{path}: no such option: {name!r}{suggestion(name.replace('_', '-'), known)}")
 
 
 def _defaults(path: Path, command: click.Command, table: dict[str, Any]) -> dict[str, Any]:

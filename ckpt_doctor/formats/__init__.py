@@ -128,17 +128,16 @@ def absent(path: str) -> BadRequest:
     index = f"{prefix}.index"
     for place in (path, index):
         if not is_remote(place) and os.path.lexists(place) and not (is_file(place) or is_folder(place)):
-            return BadRequest(f"{place}: is a pipe, a device or a link that leads nowhere; expected a file or a folder")
+            return BadRequest(f"{place}: is a pipe, a device or a broken link; expected a file or a folder")
     beside = [found for found in names if name and found.startswith((f"{name}.", f"{name}_temp"))]
     if beside:
         listed = ", ".join(beside[:5]) + (", …" if len(beside) > 5 else "")
         return BadRequest(
-            f"{path}: there is no {index}, without which the rest of a checkpoint cannot be read; "
-            f"of this prefix there are {listed}"
+            f"{path}: {index} is missing, and a checkpoint cannot be read without it; found only {listed}"
         )
     alike = [found[: -len(".index")] for found in names if found.startswith(name) and found.endswith(".index")]
-    advice = f"; there is {join(folder, alike[-1])}" if name and alike else ""
-    return BadRequest(f"{path}: no such file or folder, and no checkpoint of this prefix ({index}){advice}")
+    advice = f"; did you mean {join(folder, alike[-1])}?" if name and alike else ""
+    return BadRequest(f"{path}: no such file or folder, and no checkpoint with this prefix ({index}){advice}")
 
 
 def _only_one_in(folder: str) -> str:
@@ -156,9 +155,9 @@ def _only_one_in(folder: str) -> str:
     if found.unopened:
         raise found.unopened[0]
     if not found.checkpoints:
-        raise UnsupportedFormat(f"{folder}: there is no checkpoint in this folder")
+        raise UnsupportedFormat(f"{folder}: no checkpoint in this folder")
     few = ", ".join(found.checkpoints[:3])
-    raise BadRequest(f"{folder}: there are {len(found.checkpoints)} checkpoints in this folder ({few} …); name one")
+    raise BadRequest(f"{folder}: {len(found.checkpoints)} checkpoints in this folder ({few} …); name one of them")
 
 
 def _unrecognised(path: str) -> BadRequest | UnsupportedFormat:
@@ -168,6 +167,6 @@ def _unrecognised(path: str) -> BadRequest | UnsupportedFormat:
     what = _foreign.describe(head) or (f"begins with {head[:8].hex(' ')}" if head else "is empty")
     what = what if what.startswith(("begins", "is ")) else f"is {what}"
     return UnsupportedFormat(
-        f"{path}: {what}, which is no checkpoint; TensorFlow bundles (.index), V1 files, SavedModels and Keras files "
-        "(.h5, .keras, .weights.h5) are read"
+        f"{path}: {what}, which is not a checkpoint; expected a TensorFlow bundle (.index), V1 file, SavedModel or "
+        "Keras file (.h5, .keras, .weights.h5)"
     )

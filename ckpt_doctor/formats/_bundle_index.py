@@ -90,7 +90,7 @@ def read_index(path: str, source: Source) -> Index:
         if header.version.min_consumer > 1:
             raise _Strange(0, f"asks for a reader of version {header.version.min_consumer}, 1 is known")
         if header.num_shards < 0:
-            raise _Strange(0, f"says that there are {header.num_shards} shards")
+            raise _Strange(0, f"declares {header.num_shards} shards")
         records = {}
         shards = max(header.num_shards, 1)
         parse = pb.BundleEntry.FromString
@@ -101,9 +101,9 @@ def read_index(path: str, source: Source) -> Index:
             slices = tuple(_slices.extents_of(part) for part in entry.slices) if entry.slices else ()
             records[key] = Record(key, value, entry.dtype, shape, shard, offset, size, entry.crc32c, slices)
             if shape and (min(shape) < 0 or len(shape) > _MOST_DIMENSIONS):
-                raise _Strange(0, f"gives {_words(key)} the impossible shape {list(shape)[:8]}")
+                raise _Strange(0, f"declares an impossible shape for {_words(key)}: {list(shape)[:8]}")
             if offset < 0 or size < 0 or not 0 <= shard < shards:
-                raise _Strange(0, f"says that {_words(key)} lies at an impossible place")
+                raise _Strange(0, f"places {_words(key)} at an impossible offset")
         return Index(header_bytes, header.num_shards, header.endianness == BIG_ENDIAN, records)
     except DecodeError as error:
         raise _unreadable(path, source, TableError("checksum-mismatch", 0, "an entry cannot be parsed")) from error

@@ -190,7 +190,7 @@ def describe(path: str, dataset: Any, file_size: int | None = None) -> Dataset |
     if layout == h5py.h5d.VIRTUAL:
         raise Refused("a virtual dataset, made of pieces of other files; not followed")
     if other is not None:
-        raise Refused(f"its values lie in another file, {other.decode('utf-8', 'replace')!r}; not followed")
+        raise Refused(f"its values are in another file, {other.decode('utf-8', 'replace')!r}; not followed")
     for code in filters:
         if code not in _FILTERS:
             raise Refused(f"filter {code} is not read; `h5repack -f GZIP=1` converts it")

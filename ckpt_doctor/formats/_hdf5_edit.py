@@ -125,7 +125,7 @@ def add_dataset(file: Any, path: str, value: Array) -> None:
         if not isinstance(group, h5py.Group):
             raise RepairRefused(f"{path}: {group.name} is a variable, not a group")
     if holds(group, name):
-        raise RepairRefused(f"{path}: something that is no tensor lies there")
+        raise RepairRefused(f"{path}: something other than a tensor has this name")
     with _writing():
         dataset = group.create_dataset(name, data=value)
     described = describe(path, dataset)

@@ -171,19 +171,19 @@ def _whole(handle: Handle) -> Superblock:
     try:
         superblock = read_superblock(stream(handle))
     except Damaged as error:
-        message = f"the HDF5 signature is there and no superblock behind it: {error.reason}"
+        message = f"the HDF5 signature has no superblock after it: {error.reason}"
         raise Damaged("not-a-checkpoint", message) from error
     if superblock is None:
         raise Damaged("not-a-checkpoint", _what_it_is(read_bytes(handle, 0, 512)))
     if superblock.end > handle.size:
-        raise Damaged("truncated", f"{handle.size} bytes, the superblock promises {superblock.end}")
+        raise Damaged("truncated", f"{handle.size} bytes, the superblock declares {superblock.end}")
     return superblock
 
 
 def _what_it_is(head: bytes) -> str:
     """Say what a file without the HDF5 signature looks like."""
     if not head:
-        return "the file is empty; an HDF5 file is expected"
+        return "the file is empty; expected an HDF5 file"
     if is_mangled(head):
         shown = " ".join(f"{byte:02X}" for byte in head[:8])
         return (
@@ -192,5 +192,5 @@ def _what_it_is(head: bytes) -> str:
         )
     described = _foreign.describe(head)
     if described:
-        return f"is {described}; an HDF5 file is expected"
+        return f"is {described}; expected an HDF5 file"
     return f"starts with {head[:8].hex(' ')}; an HDF5 file starts with 89 48 44 46 0d 0a 1a 0a"

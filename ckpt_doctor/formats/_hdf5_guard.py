@@ -76,7 +76,7 @@ class GuardedStream(io.RawIOBase):
             while count < wanted and (more := self._handle.readinto(start + count, view[count:])):
                 count += more
         if count < wanted:
-            raise beyond_the_end(f"{wanted} bytes at {start} are not all there")
+            raise beyond_the_end(f"{wanted} bytes at {start} are incomplete")
         self._position += wanted
         if wanted >= _HEAP_HEADER and view[:4] == _HEAP_SIGNATURE:
             check_heap(bytes(view), self._length_size)

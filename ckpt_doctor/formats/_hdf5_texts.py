@@ -87,7 +87,7 @@ class Texts:
         """
         data = read_bytes(self._handle, offset, length)
         if len(data) != length:
-            raise beyond_the_end(f"{length} bytes at {offset} are not all there")
+            raise beyond_the_end(f"{length} bytes at {offset} are incomplete")
         return data
 
     def _text(self, reference: bytes) -> bytes:

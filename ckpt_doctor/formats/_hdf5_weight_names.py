@@ -62,7 +62,9 @@ def plan_weight_names(checkpoint: Checkpoint, changes: Changes) -> dict[str, tup
             config = _layer_config(checkpoint.descriptions.keras_config, layer)
             wanted = _default_order(listed[layer], added, config, f"{checkpoint.path}:{layer}")
         elif sorted(wanted) != sorted((*listed[layer], *added)):
-            raise RepairRefused(f"{checkpoint.path}:{layer}: the order given does not hold every weight exactly once")
+            raise RepairRefused(
+                f"{checkpoint.path}:{layer}: the given order does not contain every weight exactly once"
+            )
         if wanted != listed[layer]:
             plan[f"{root}/{layer}" if root else layer] = tuple(wanted)
     return plan
@@ -74,7 +76,7 @@ def _layer_of(name: str, root: str, listed: dict[str, tuple[str, ...]], path: st
     below = name[len(prefix) :] if name.startswith(prefix) else ""
     fitting = [layer for layer in listed if below.startswith(f"{layer}/")]
     if not fitting:
-        raise RepairRefused(f"{path}: the new variable {name!r} lies in no layer group of the file")
+        raise RepairRefused(f"{path}: the new variable {name!r} is not in any layer group of the file")
     return max(fitting, key=len)
 
 
@@ -102,8 +104,8 @@ def _default_order(names: tuple[str, ...], added: list[str], config: object, whe
     )
     if not certain:
         raise RepairRefused(
-            f"{where}: holds several layers, some of which may be frozen; in which order Keras expects their weights "
-            f"then depends on the code that loads the file, so {added[0]!r} cannot be added; load the file in Keras, "
+            f"{where}: holds several layers, some of which may be frozen; the order of their weights then depends on "
+            f"the code that loads the file, so {added[0]!r} cannot be added; load the file in Keras, "
             "save the model as .keras and repair that"
         )
     return (*names, *sorted(added, key=lambda name: (scopes.index(_scope(name)), _rank(name))))

@@ -65,11 +65,13 @@ def read(path: str) -> Checkpoint:
         where = join(folder, shard)
         if "/" in shard or "\\" in shard or shard in ("", ".", ".."):
             damages.append(
-                Damage("not-a-checkpoint", path, f"the index names {shard!r}, no file beside it; not followed")
+                Damage(
+                    "not-a-checkpoint", path, f"the index names {shard!r}, which is not a file next to it; not followed"
+                )
             )
         elif not is_file(where):
             lost = tuple(group for group, shards in index.weight_map.items() if shard in shards)
-            message = f"the shard is not there; the index puts {len(lost)} groups of weights into it"
+            message = f"the shard is missing; the index puts {len(lost)} groups of weights into it"
             damages.append(Damage("missing-shard", where, message, lost))
         else:
             try:
@@ -150,8 +152,8 @@ def _read_index(path: str) -> _Index:
     if not isinstance(mapped, dict) or not all(_is_shards(shards) for shards in mapped.values()):
         described = _foreign.describe(content[:4096])
         if described == "a text file" and content.lstrip().startswith(b"{"):
-            raise refuse("a JSON file cut off or without a weight_map that maps groups to files")
-        raise refuse(f"{f'is {described}' if described else 'is no JSON'}; the index of sharded weights is expected")
+            raise refuse("a JSON file that is truncated or has no weight_map from groups to files")
+        raise refuse(f"{f'is {described}' if described else 'is not JSON'}; expected the index of sharded weights")
     weight_map = {
         str(group).strip("/"): (shards,) if isinstance(shards, str) else tuple(shards)
         for group, shards in mapped.items()
@@ -186,7 +188,7 @@ def footprint(checkpoint: Checkpoint, target: Path) -> Footprint:
     from ckpt_doctor.formats.replacing import Footprint
 
     if not target.name.endswith(_INDEX_ENDING):
-        raise BadRequest(f"{target}: sharded Keras weights are written to a name that ends in {_INDEX_ENDING}")
+        raise BadRequest(f"{target}: the name of sharded Keras weights must end in {_INDEX_ENDING}")
     names = _new_names(_read_index(checkpoint.place).shards, Path(checkpoint.path), target)
     new = [target.with_name(name) for name in names.values()]
     return Footprint(str(target), (target, *new), tuple(target.with_name(name) for name in _shards_named_by(target)))

@@ -86,7 +86,7 @@ def _numbers(values: Any, dtype: np.dtype[Any], name: str) -> Array:
     if dtype.kind in "iu":
         limits = np.iinfo(dtype)
         if len(values) and not limits.min <= min(values) <= max(values) <= limits.max:
-            raise _damaged(f"has numbers that are no {name}")
+            raise _damaged(f"has numbers that are not {name}")
     return np.array(values, dtype)
 
 
@@ -119,7 +119,7 @@ def encode(array: Array) -> pb.Tensor:
 
 def _from_content(content: bytes, dtype: np.dtype[Any], count: int) -> Array:
     if dtype.kind == "O" or len(content) != dtype.itemsize * count:
-        raise _damaged(f"has {len(content)} bytes, {count} values are needed")
+        raise _damaged(f"has {len(content)} bytes, but {count} values are needed")
     return np.frombuffer(content, dtype)
 
 

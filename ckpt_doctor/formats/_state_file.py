@@ -61,8 +61,8 @@ def read_state(folder: str, names: list[str]) -> State:
     fields = [(match[1], _unescape(match[2] or match[3] or "")) for match in _FIELD.finditer(text)]
     if not fields:
         what = _foreign.describe(data[:4096])
-        says = f"is {what}" if what and what != "a text file" else "names no checkpoint"
-        return State(None, (), f"{says}; TensorFlow finds no latest checkpoint through it")
+        says = f"is {what}" if what and what != "a text file" else "does not name a checkpoint"
+        return State(None, (), f"{says}; TensorFlow does not find a latest checkpoint through it")
     present = set(names)
     latest = next((value for field, value in fields if field == _LATEST), "")
     here = {value: _within(value, present) for _, value in fields}
@@ -70,13 +70,13 @@ def read_state(folder: str, names: list[str]) -> State:
     found = here.get(latest)
     problem = None
     if not _is_there(folder, latest, present):
-        problem = f"names {latest or 'nothing'} as the latest checkpoint, and there is no such checkpoint"
+        problem = f"names {latest or 'nothing'} as the latest checkpoint, which does not exist"
         if found is not None:
-            problem += f"; {found} in this folder is taken for it"
+            problem += f"; {found} in this folder is used instead"
         elif listed:
             # Of those that are listed and there, the last was saved last.
             found = next(reversed(listed))
-            problem += f"; {found}, the last of those that it lists, is there"
+            problem += f"; {found}, the last one that it lists, exists"
     return State(found, tuple(prefix for prefix in listed if prefix != found), problem)
 
 

@@ -55,7 +55,7 @@ class RemoteFile:
         except remote_errors() as error:
             raise _as_os_error(path, error) from error
         if size is None:
-            raise BadRequest(f"{path}: the server does not say how large it is; download it first")
+            raise BadRequest(f"{path}: the server does not report its size; download it first")
         self.size = int(size)
 
     def read(self, offset: int, length: int) -> memoryview:

@@ -139,7 +139,7 @@ class Archive:
                 found += len(piece)
                 yield piece
         if found != info.file_size:
-            raise _failed(f"{info.file_size} bytes are declared, {found} are there")
+            raise _failed(f"{info.file_size} bytes are declared, {found} are stored")
 
     def check(self, info: zipfile.ZipInfo) -> None:
         """Read a member whole.

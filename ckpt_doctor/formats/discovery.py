@@ -177,7 +177,7 @@ class _Search:
             if len(self.found) + len(self.unopened) == before and not any(
                 known.startswith(path) for known in self.found.values()
             ):
-                self.errors.append((path, f"{path}: there is no checkpoint in this folder"))
+                self.errors.append((path, f"{path}: no checkpoint in this folder"))
         elif any(sign in path for sign in "*?[") and not is_file(path):
             self._glob(path)
         elif is_file(path) and prefix_of(path) is None:
@@ -224,7 +224,7 @@ class _Search:
                 known == names[0] or known.startswith(names[1]) for known in self.found.values()
             )
         if not taken:
-            what = f"the {len(matches)} paths that match are no checkpoints" if matches else "nothing matches"
+            what = f"the {len(matches)} paths that match are not checkpoints" if matches else "nothing matches"
             self.errors.append((pattern, f"{pattern}: {what}"))
 
     def _add(self, path: str) -> str:

@@ -242,7 +242,7 @@ def _archive_damage(path: str, head: bytes, error: Damaged) -> Damage:
     """Return what is wrong with a file that zipfile does not open."""
     if head.startswith(SIGNATURE):
         if isinstance(error, NoDirectory):
-            message = f"{size_of(path)} bytes, and the directory that ends a zip archive is not among them"
+            message = f"{size_of(path)} bytes, but the zip central directory is missing"
             return Damage("truncated", path, message)
         return error.at(path)
     if not head:
@@ -288,7 +288,7 @@ def _checkpoint(
     if config is not None:
         parsed = _object(config)
         if parsed is None:
-            damages.append(Damage("not-a-checkpoint", path, f"{_CONFIG} is no JSON object"))
+            damages.append(Damage("not-a-checkpoint", path, f"{_CONFIG} is not a JSON object"))
             config = None
         elif parsed.get("compile_config") is not None:
             training = json.dumps(parsed["compile_config"])

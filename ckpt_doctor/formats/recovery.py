@@ -102,7 +102,7 @@ def _stuck(name: str, journal: Path, error: Exception) -> Settled:
         name,
         "stuck",
         f"{name}: an interrupted run left it incomplete, and it cannot be repaired: {error}. "
-        f"{journal} lists what was to be done; fix it by hand, then remove that file",
+        f"{journal} lists the planned steps; repair it by hand, then remove that file",
     )
 
 

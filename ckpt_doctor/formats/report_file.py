@@ -29,7 +29,7 @@ def check_report(option: str, name: str) -> None:
     if path.is_dir():
         raise BadRequest(f"{option} {name}: is a folder; name a file")
     if not path.absolute().parent.is_dir():
-        raise BadRequest(f"{option} {name}: its folder {path.parent} is not there")
+        raise BadRequest(f"{option} {name}: its folder {path.parent} does not exist")
     for place in dict.fromkeys((path, Path(os.path.realpath(path)))):
         form, owner = recognise(str(place)), model_of_a_part(place)
         if form is not None:

@@ -172,12 +172,12 @@ class SavedModel(Format):
                 also_locked=_written_under(target) if target.is_dir() else (),
             )
         if "bundle" not in checkpoint.attributes:
-            raise RepairRefused(f"{checkpoint.path}: has no variables that could be changed")
+            raise RepairRefused(f"{checkpoint.path}: has no variables to change")
         variables = Path(checkpoint.path, _VARIABLES)
         if variables.is_symlink():
             raise RepairRefused(
-                f"{variables}: is a symbolic link; others may share what it leads to, and a repair in place that is "
-                "cut off could not be finished through it. Pass --output NEW"
+                f"{variables}: is a symbolic link: others may share its target, and an interrupted repair in place "
+                "could not be completed through it; pass --output NEW"
             )
         from ckpt_doctor.formats import _bundle_writer
 
@@ -312,8 +312,8 @@ def _check_model(checkpoint: Checkpoint, saved_model: bytes) -> None:
     fingerprint = next((file for file in checkpoint.files if Path(file).name == _FINGERPRINT), None)
     if fingerprint is not None:
         raise RepairRefused(
-            f"{fingerprint}: names the graph by hashes that only TensorFlow computes, and the graph must change to "
-            "load the variables that are added; remove the file, which TensorFlow does not need, and start again"
+            f"{fingerprint}: names the graph by hashes that only TensorFlow can compute, but the graph must change to "
+            "load the added variables; remove the file (TensorFlow does not need it) and start again"
         )
     if not any(Path(file).name == _BINARY for file in checkpoint.files) or not is_saved_model(saved_model):
         raise RepairRefused(f"{checkpoint.path}: its model is not a {_BINARY}, and only that form is rewritten")
@@ -335,7 +335,7 @@ def _read_model(path: str) -> tuple[bytes | None, str | None, list[Damage]]:
     if foreign is not None:
         return None, None, [Damage("not-a-checkpoint", path, f"is {foreign}")]
     if not is_whole(data):
-        return None, None, [Damage("truncated", path, f"{len(data)} bytes are no whole SavedModel message")]
+        return None, None, [Damage("truncated", path, f"{len(data)} bytes are not a complete SavedModel message")]
     return data, None, []
 
 

@@ -301,7 +301,7 @@ def stage_in_place(
 
 def _refuse_remote(checkpoint: Checkpoint) -> None:
     if is_remote(checkpoint.path):
-        raise BadRequest(f"{checkpoint.path}: remote checkpoints are read, never written; download it first")
+        raise BadRequest(f"{checkpoint.path}: remote checkpoints are read-only; download it first")
 
 
 def _absolute(path: Path | str) -> Path:

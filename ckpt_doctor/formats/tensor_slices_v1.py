@@ -290,7 +290,7 @@ def _open(paths: list[str]) -> tuple[list[_Shard], list[Damage]]:
         try:
             shards.append(_Shard(path, Table(open_source(path))))
         except FileNotFoundError:  # noqa: PERF203 - each may fail alone
-            damages.append(Damage("missing-shard", path, f"is not there; it is one of {len(paths)} shards"))
+            damages.append(Damage("missing-shard", path, f"is missing; it is one of {len(paths)} shards"))
         except TableError as error:
             damages.append(_damage(path, error))
     return shards, damages
@@ -304,7 +304,7 @@ def _read_metadata(shard: _Shard, tensors: dict[bytes, _Tensor]) -> None:
     """
     key, value = next(shard.table.items(), (b"-", b""))
     if key != b"":
-        raise TableError("not-a-checkpoint", 0, "is a table and no checkpoint: it has no metadata")
+        raise TableError("not-a-checkpoint", 0, "is a table, not a checkpoint: it has no metadata")
     try:
         metadata = pb.SavedTensorSlices.FromString(value).meta
     except DecodeError as error:
@@ -312,7 +312,9 @@ def _read_metadata(shard: _Shard, tensors: dict[bytes, _Tensor]) -> None:
     for entry in metadata.tensor:
         shape = tuple([dim.size for dim in entry.shape.dim])
         if shape and min(shape) < 0:
-            raise TableError("checksum-mismatch", 0, f"gives {name_of(entry.name)} the impossible shape {list(shape)}")
+            raise TableError(
+                "checksum-mismatch", 0, f"declares an impossible shape for {name_of(entry.name)}: {list(shape)}"
+            )
         tensor = tensors.setdefault(entry.name, _Tensor(entry.name, entry.type, shape, {}))
         for extents in entry.slice:
             tensor.slices[_slices.extents_of(extents)] = shard

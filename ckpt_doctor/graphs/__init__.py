@@ -53,7 +53,8 @@ def _read_description(checkpoint: Checkpoint) -> Description | None:
     facts = ModelFacts("names") if found is None else found.facts
     where = next((file for file in checkpoint.files if file.endswith(_UNREAD)), checkpoint.path)
     reason = (
-        f"its graph was not read: {unread}; whether training ran the updates, and in which mode it serves, is not known"
+        f"its graph was not read: {unread}; it is unknown whether training ran the updates, and in which mode the "
+        "graph serves"
     )
     facts = replace(facts, not_judged=(*facts.not_judged, (where, reason)))
     return Description(facts, None if found is None else found.graph)

@@ -32,7 +32,7 @@ def describe_objects(data: bytes) -> ModelFacts:
     try:
         graph = pb.TrackableObjectGraph.FromString(data)
     except DecodeError:
-        return ModelFacts("object-graph", problems=("the object graph is damaged: it is no TrackableObjectGraph",))
+        return ModelFacts("object-graph", problems=("the object graph is damaged: it is not a TrackableObjectGraph",))
     layers: dict[str, tuple[LayerFacts, str]] = {}
     other: set[str] = set()
     trained = _slotted(graph)

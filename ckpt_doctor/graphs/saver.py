@@ -109,17 +109,13 @@ def extend_saver(meta: pb.MetaGraphDef, additions: Mapping[str, str]) -> pb.Meta
     graph = Graph(result.graph_def)
     saver = read_saver(result, graph)
     if saver is None:
-        raise RepairRefused(
-            "the graph beside the checkpoint has no saver of V2 checkpoints that could restore new variables"
-        )
+        raise RepairRefused("the checkpoint's graph has no saver of V2 checkpoints that could restore new variables")
     fresh = {name: node for name, node in additions.items() if name not in saver.saved}
     if not fresh:
         return result
     for name, node in fresh.items():
         if node not in graph.nodes or graph.nodes[node].op not in VARIABLE_OPS:
-            raise RepairRefused(
-                f"{name}: the graph beside the checkpoint has no variable of this name to restore it into"
-            )
+            raise RepairRefused(f"{name}: the checkpoint's graph has no variable of this name to restore it into")
     _save_more(result.graph_def, graph, saver, fresh)
     _restore_more(result.graph_def, graph, saver, fresh)
     return result

@@ -320,7 +320,7 @@ class _Sorter:
         """Return why a group may be batch norm or not, or None."""
         if len(group.statistics) == 1 and not set(AFFINE) & set(group.roles) and not looks_like_batch_norm(group.name):
             (role,) = group.statistics
-            return f"a {role.replace('_', ' ')} alone, without variables of a layer beside it"
+            return f"a {role.replace('_', ' ')} alone, without other variables of a layer"
         return None
 
     def _is_layer(self, scope: str, group: Group) -> bool:

@@ -140,11 +140,13 @@ def _members(
     return None, {}
 
 
-_ONE_OF_TWO = "gamma or beta: the file says its position only, and the layer has but one of them; the config would tell"
-_HOLE = "variables of this layer are missing, and nothing tells what those are that are left; the config would tell"
+_ONE_OF_TWO = (
+    "gamma or beta: the file contains only its position, and the layer has one of the two; the config shows it"
+)
+_HOLE = "variables of this layer are missing, and nothing shows what the remaining ones are; the config does"
 _THREE = (
-    "three vectors: a batch norm that has gamma or beta alone, or a layer of another kind; no name in the file tells; "
-    "the config would tell"
+    "three vectors: a batch norm with only gamma or beta, or another kind of layer; the file does not show which; the "
+    "config does"
 )
 _ONE_AND_STATISTICS = ("", *_ROLES[2:])
 
@@ -236,8 +238,8 @@ def _at_positions(scope: str, numbers: Mapping[int, Variable], roles: Sequence[s
             absent[role] = name
         else:
             doubts[name] = (
-                f"is not in the file, and is the {role or 'gamma or beta'} of its layer: no data give it back; take "
-                "it from another checkpoint of the same training"
+                f"is not in the file: it is the {role or 'gamma or beta'} of its layer, which data cannot restore; "
+                "take it from another checkpoint of the same training"
             )
     return Found(scope, held, absent=absent), doubts
 
@@ -313,7 +315,7 @@ def _numbered(scope: str, members: Sequence[Variable]) -> tuple[list[Found], dic
             run = []
             continue
         if len(run) > 1:
-            reason = "vectors without names: not the four of a batch norm, and nothing says what they are"
+            reason = "vectors without names: not the four of a batch norm, and nothing shows what they are"
             doubts |= {one.name: reason for one in run}
         run = [entry] if entry is not None and is_vector else []
         if entry is not None and not is_vector and entry.shape:

@@ -163,11 +163,11 @@ def _unknown(kind: type[Options], word: str) -> str:
     for special in kind.__subclasses__():
         if spelled in {name for option in own_options_of(special) for name in (option.name, option.spelling)}:
             return (
-                f"{word} decides an exit code, which this function does not give; the command line, check_saves and "
-                "the pytest fixture have it"
+                f"{word} decides an exit code, which this function does not have; the command line, check_saves and "
+                "the pytest fixture do"
             )
     names = {name for option in options_of(kind) for name in (option.name, option.spelling)}
-    return f"no option is called {word!r}{suggestion(spelled, sorted(names))}"
+    return f"no such option: {word!r}{suggestion(spelled, sorted(names))}"
 
 
 def takes(kind: type[Options]) -> Callable[[_Function], _Function]:

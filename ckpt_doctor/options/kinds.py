@@ -325,7 +325,7 @@ class Levels(Pairs):
         """Return the severity."""
         if not isinstance(value, str) or value not in self.values:
             hint = suggestion(value, self.values)
-            raise BadRequest(f"{option.lstrip('-')} of {name}: {value!r} is none of {', '.join(self.values)}{hint}")
+            raise BadRequest(f"{option.lstrip('-')} of {name}: {value!r} is not one of {', '.join(self.values)}{hint}")
         return value
 
 

@@ -170,11 +170,13 @@ def total(result: AuditResult) -> str:
         if number
     )
     text = f"{count(summary.checkpoints, 'checkpoint')}, {count(summary.batch_norm_layers, 'batch-norm layer')}: "
-    text += found or "nothing found"
+    unchecked = f"{count(len(result.errors), 'path')} could not be checked" if result.errors else ""
+    elsewhere = f"{unchecked}; no findings elsewhere" if result.checkpoints else unchecked
+    text += found or (elsewhere if unchecked else "nothing found")
     if summary.suppressed:
         text += f"; {summary.suppressed:,} suppressed"
     if summary.not_judged:
         text += f"; {count(summary.not_judged, 'place')} not judged"
-    if result.errors:
-        text += f"; no verdict on {count(len(result.errors), 'path')}"
+    if found and unchecked:
+        text += f"; {unchecked}"
     return text

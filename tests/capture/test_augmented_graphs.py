@@ -47,7 +47,7 @@ def test_the_error_names_the_tensor_behind_and_it_is_the_way_out(model):
     with pytest.raises(RepairRefused) as caught:
         load(model)
     named = re.search(
-        r"feed the tensor behind them with --input (\S+)=(\S+) \(with data as they are", str(caught.value)
+        r"feed the tensor after them with --input (\S+)=(\S+) \(with data that are not", str(caught.value)
     )
     assert load(model, inputs=[named[2]]).random == ()
     result, stored = model.fix(inputs={named[1]: named[2]})

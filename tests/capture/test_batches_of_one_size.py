@@ -76,7 +76,9 @@ def test_batches_of_other_sizes_are_cut_to_that_of_the_graph(model, monkeypatch)
 def test_fewer_samples_than_a_batch_are_refused(model):
     two_layers(model, placeholder(model))
     model.save()
-    with pytest.raises(BadRequest, match="the data hold 6 samples, and the model takes batches of exactly 7; give 7"):
+    with pytest.raises(
+        BadRequest, match="the data contain 6 samples, but the model takes batches of exactly 7; pass 7"
+    ):
         model.fix(samples=6)
 
 
@@ -114,7 +116,7 @@ def test_a_last_batch_that_does_not_run_is_left_out(model):
     )
     centred = shuffled(80).reshape(-1, 4, 6).astype("f8")
     assert_both(stored, (centred - centred.mean(1, keepdims=True)).reshape(-1, 6))
-    with pytest.raises(RepairRefused, match=r"Reshape.*if the graph was made for batches of one size.*--batch-size N"):
+    with pytest.raises(RepairRefused, match=r"Reshape.*if the graph was built for a fixed batch size.*--batch-size N"):
         model.fix(batch_size=30, overwrite=True)
 
 

@@ -107,8 +107,8 @@ def test_bytes_for_a_float_input_are_cast_and_remarked_upon(arrays):
     batches, samples = read(["bytes.npy"], [IMAGE])
     assert batches[0]["image:0"].dtype == np.float32
     assert samples.notes == (
-        "the data: whole numbers of type uint8 feed the float input image; if the model was trained on scaled values, "
-        "scale these alike",
+        "the data: integers of type uint8 feed the float input image; if the model was trained on scaled values, "
+        "scale these in the same way",
     )
 
 
@@ -123,9 +123,9 @@ def test_zeros_are_remarked_upon(arrays):
         ([], [IMAGE], {}, "no data: pass --data FILE.npz"),
         (["gone.npz"], [IMAGE], {}, "--data gone.npz: no such file: gone.npz"),
         (["a.npz[z]"], [IMAGE], {}, "a.npz has no array 'z'; it has image (10, 4, 3), number (10,), half (10,)"),
-        (["image=a.npz"], [IMAGE], {}, "holds image (10, 4, 3), number (10,), half (10,); say which one is meant: a.n"),
+        (["image=a.npz"], [IMAGE], {}, "holds image (10, 4, 3), number (10,), half (10,); choose one with a.n"),
         (["a.npz", "image=one.npz"], [IMAGE], {}, "--data image=one.npz: image is already fed, by a.npz"),
-        (["a.npz"], [IMAGE, FLAG], {}, "nothing in the data is called 'meta/flag', which the model needs as input; "),
+        (["a.npz"], [IMAGE, FLAG], {}, "no array 'meta/flag' in the data, which the model needs as input; "),
         (["a.npz"], [IMAGE], {"inputs": {"z": "image:0"}}, "--input z=image:0: the data have no array 'z'; they have"),
         (["number=a.npz[number]"], [IMAGE], {}, "array number has shape (10,); the input image takes (?, 4, 3)"),
         (["a.npz[half]"], [FLAG], {}, "array (the only one) is of type float64; the input meta/flag takes int64"),

@@ -167,7 +167,7 @@ def test_classes_that_are_not_keras_own_come_with_a_function(tf, tmp_path, monke
     data = np.random.default_rng(0).normal(2, 3, (50, 8)).astype(np.float32)
     np.savez("data.npz", in0=data)
     options = {"data": "data.npz", "output": f"out{suffix}", "layers": ["*"]}
-    with pytest.raises(RepairRefused, match=r"'(elsewhere>)?Mine'.*--model path.py:FUNCTION|name one with --mo"):
+    with pytest.raises(RepairRefused, match=r"'(elsewhere>)?Mine'.*--model path.py:FUNCTION|pass one with --mo"):
         ckpt_doctor.fix(source, **options)
     result = ckpt_doctor.fix(source, model="mine.py:build", **options)
     assert len(result.layers) == 2

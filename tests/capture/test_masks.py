@@ -124,5 +124,5 @@ def test_data_that_are_masked_altogether_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model, _ = built(keras, (6, 8), (6,), -1, {})
     data((6, 8), (6,), keep=np.zeros(60, bool))
-    with pytest.raises(RepairRefused, match="layer bn: its mask leaves no position of these data"):
+    with pytest.raises(RepairRefused, match="layer bn: its mask excludes every position of these data"):
         repaired(model, monkeypatch)

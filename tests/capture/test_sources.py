@@ -211,7 +211,7 @@ def test_images_that_are_none(estimate, here):
     with pytest.raises(BadRequest, match=r"broken.png: cannot be decoded as an image"):
         estimate("png")
     (here / "empty").mkdir()
-    with pytest.raises(BadRequest, match=r"there are no .png or .jpg images"):
+    with pytest.raises(BadRequest, match=r"no .png or .jpg images"):
         estimate("empty")
 
 
@@ -223,18 +223,18 @@ WRONG = [
     ("mine.py:a_number", {}, r"gives int; expected a tf.data.Dataset or an iterable"),
     ("mine.py:too_flat", {}, r"shape \(10, 64\); the input images takes \(\?, 8, 8, 1\)"),
     ("mine.py:of_words", {}, r"is of type <U4; the input images takes float32"),
-    ("mine.py:other_names", {}, r"a batch holds left, right, and the model needs images; map it with --input"),
+    ("mine.py:other_names", {}, r"a batch holds left, right, but the model needs images; map it with --input"),
     ("mine.py:not_finite", {}, r"NaN or infinite"),
     ("mine.py:absent", {}, r"has no function 'absent'"),
     ("mine.py:not_a_function", {}, r"has no function 'not_a_function'"),
     ("gone.py:f", {}, r"no such file: gone.py"),
     ("no_such_module:f", {}, r"importing no_such_module failed: ModuleNotFoundError"),
-    ("part-*.tfrecord", {}, r"say how to read one with --parse MODULE:FUNCTION"),
+    ("part-*.tfrecord", {}, r"pass the function that reads it with --parse MODULE:FUNCTION"),
     ("gone-*.tfrecord", RECORDS, r"no such file"),
     ("part-*.tfrecord", {"parse": "mine.py:absent"}, r"has no function 'absent'"),
     ("x.npy", {"samples": 0}, r"--samples 0: must be a whole number of 1 or more"),
     ("x.txt", {}, r"no such file: x.txt"),
-    ("mine.py", {}, r"mine.py is of no form that is read"),
+    ("mine.py", {}, r"mine.py: unsupported data format"),
 ]
 
 
@@ -255,7 +255,7 @@ def test_records_that_are_damaged(estimate, here):
 
 
 @pytest.mark.parametrize(
-    ("argument", "words"), [("mine.py:zeros", "are all zero"), ("mine.py:whole_numbers", "whole numbers of type uint8")]
+    ("argument", "words"), [("mine.py:zeros", "are all zero"), ("mine.py:whole_numbers", "integers of type uint8")]
 )
 def test_odd_values_are_remarked_upon(estimate, argument, words):
     result, _ = estimate(argument, unproven=True)

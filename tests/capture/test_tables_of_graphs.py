@@ -67,7 +67,9 @@ def test_a_file_that_is_not_there_is_named(model, tf):
     model.build(tf.lookup.StaticHashTable(by_file(tf, model), 0))
     model.save()
     (model.folder / "words.txt").unlink()
-    with pytest.raises(RepairRefused, match=r"fills the table \S+ from the file .*words\.txt, which is not there; put"):
+    with pytest.raises(
+        RepairRefused, match=r"fills the table \S+ from the file .*words\.txt, which does not exist; restore"
+    ):
         model.fix()
 
 

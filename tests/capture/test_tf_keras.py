@@ -87,7 +87,7 @@ def test_code_in_a_saved_model_with_masks_runs_only_by_leave(tmp_path, monkeypat
     tf_keras.Model(inputs, tf_keras.layers.BatchNormalization()(x)).save("model", save_format="tf")
     np.save("x.npy", np.random.default_rng(0).integers(0, 9, (50, 6)))
     options = {"data": "x.npy", "output": "fixed", "layers": ["*"]}
-    with pytest.raises(RepairRefused, match=r"model: the model holds Lambda layers.*--allow-code"):
+    with pytest.raises(RepairRefused, match=r"model: the model contains Lambda layers.*--allow-code"):
         ckpt_doctor.fix("model", **options)
     assert ckpt_doctor.fix("model", allow_code=True, **options).complete
 
@@ -148,7 +148,7 @@ def test_operations_that_only_compute_need_no_leave(file, tmp_path, monkeypatch)
 @pytest.mark.parametrize("function", ["io.write_file", "compat.v1.io.write_file", "py_function"])
 def test_a_file_names_no_function_that_does_more(function):
     config = json.dumps([{"class_name": "TFOpLambda", "config": {"function": function}}])
-    with pytest.raises(RepairRefused, match=rf"model\.h5: the model holds a call of tf\.{function}, .*--allow-code"):
+    with pytest.raises(RepairRefused, match=rf"model\.h5: the model contains a call of tf\.{function}, .*--allow-code"):
         refuse_code("model.h5", config, allow_code=False)
     refuse_code("model.h5", config, allow_code=True)
 

@@ -62,7 +62,7 @@ def here(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("path", "output"), [("model", "out"), ("model.weights.h5", "out.weights.h5")])
 def test_random_weights_are_not_measured(here, path, output):
     options = {"data": ("x.npy",), "unproven": True, "output": output}
-    with pytest.raises(RepairRefused, match=r"had not made \d+ of its weights .*call it once on data"):
+    with pytest.raises(RepairRefused, match=r"had not created \d+ of its weights .*call the model once on data"):
         ckpt_doctor.fix(path, model="subclassed_net.py:built", **options)
     assert not (here / output).exists()
     assert ckpt_doctor.fix(path, model="subclassed_net.py:called", **options).layers

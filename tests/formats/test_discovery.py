@@ -113,7 +113,7 @@ def test_hidden_folders_and_other_files_are_skipped(tmp_path: Path) -> None:
     (tmp_path / "empty.index").unlink()
     found = discover([tmp_path])
     assert found.checkpoints == ()
-    assert found.errors == ((str(tmp_path), f"{tmp_path}: there is no checkpoint in this folder"),)
+    assert found.errors == ((str(tmp_path), f"{tmp_path}: no checkpoint in this folder"),)
 
 
 def test_samples_are_all_found() -> None:
@@ -168,11 +168,11 @@ def test_absent_paths_say_what_was_looked_for(tmp_path: Path) -> None:
     (tmp_path / "old.data-00000-of-00001").write_bytes(b"x")
     (tmp_path / "old.meta").write_bytes(b"x")
     for path, words in (
-        ("none", f"no checkpoint of this prefix ({tmp_path}/none.index)"),
+        ("none", f"no checkpoint with this prefix ({tmp_path}/none.index)"),
         ("model.ckpt", f"there is {tmp_path}/model.ckpt-7"),
-        ("old", "of this prefix there are old.data-00000-of-00001, old.meta"),
-        ("old.meta", "of this prefix there are old.data-00000-of-00001, old.meta"),
-        ("old.data-00000-of-00001", "without which the rest of a checkpoint cannot be read"),
+        ("old", "found only old.data-00000-of-00001, old.meta"),
+        ("old.meta", "found only old.data-00000-of-00001, old.meta"),
+        ("old.data-00000-of-00001", "is missing, and a checkpoint cannot be read without it"),
     ):
         with pytest.raises(BadRequest) as caught:
             open_checkpoint(tmp_path / path)

@@ -252,9 +252,9 @@ def test_the_boundary_turns_what_a_library_raises_into_damage() -> None:
 @pytest.mark.parametrize(
     ("index", "message"),
     [
-        ({"weight_map": {"/a/vars": [1]}}, "without a weight_map"),
-        ({"weight_map": [["/a/vars", "x"]]}, "without a weight_map"),
-        ([], "the index of sharded weights is expected"),
+        ({"weight_map": {"/a/vars": [1]}}, "has no weight_map"),
+        ({"weight_map": [["/a/vars", "x"]]}, "has no weight_map"),
+        ([], "expected the index of sharded weights"),
     ],
 )
 def test_an_index_of_shards_is_checked_and_not_tried(tmp_path: Path, index: Any, message: str) -> None:

@@ -25,7 +25,7 @@ def test_a_dataset_is_added_with_the_groups_above_it(file):
     assert (file["a/b/beta"].dtype, file["a/b/beta"][()]) == (np.float32, 2.0)
     with pytest.raises(RepairRefused, match="a/b/beta/x: /a/b/beta is a variable, not a group"):
         add_dataset(file, "a/b/beta/x", np.zeros(1))
-    with pytest.raises(RepairRefused, match="a/b: something that is no tensor lies there"):
+    with pytest.raises(RepairRefused, match="a/b: something other than a tensor has this name"):
         add_dataset(file, "a/b", np.zeros(1))
 
 

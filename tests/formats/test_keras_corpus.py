@@ -30,7 +30,7 @@ DAMAGED = {
     "A027": ("truncated", "was never closed"),
     "A206": ("not-a-checkpoint", "text-mode copy"),
     "A209": ("not-a-checkpoint", "git lfs pull"),
-    "A222": ("not-a-checkpoint", "no superblock behind it"),
+    "A222": ("not-a-checkpoint", "no superblock after it"),
 }
 
 

@@ -41,7 +41,7 @@ def refusal(path: Path) -> Damage:
             "m.h5",
             b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
             "not-a-checkpoint",
-            "is a git-LFS pointer; fetch the real file with `git lfs pull`; an HDF5 file is expected",
+            "is a git-LFS pointer; fetch the real file with `git lfs pull`; expected an HDF5 file",
         ),
         (
             "m.keras",
@@ -53,15 +53,15 @@ def refusal(path: Path) -> Damage:
             "m.weights.h5",
             b"<!DOCTYPE html><html><body>404</body></html>",
             "not-a-checkpoint",
-            "is an HTML page; the download failed; an HDF5 file is expected",
+            "is an HTML page; the download failed; expected an HDF5 file",
         ),
         (
             "m.weights.json",
             b"<!DOCTYPE html><html><body>404</body></html>",
             "not-a-checkpoint",
-            "is an HTML page; the download failed; the index of sharded weights is expected",
+            "is an HTML page; the download failed; expected the index of sharded weights",
         ),
-        ("m.h5", b"", "not-a-checkpoint", "the file is empty; an HDF5 file is expected"),
+        ("m.h5", b"", "not-a-checkpoint", "the file is empty; expected an HDF5 file"),
         ("m.keras", b"", "not-a-checkpoint", "the file is empty; a Keras archive (zip) is expected"),
         (
             "m.h5",
@@ -70,18 +70,18 @@ def refusal(path: Path) -> Damage:
             "starts with 89 48 44 46 0A 1A 0A 00: an HDF5 file whose line ends a text-mode copy has changed, which "
             "cannot be undone; copy it again as binary (git: `*.h5 binary` in .gitattributes)",
         ),
-        ("m.h5", HDF5[:-1], "truncated", f"{len(HDF5) - 1} bytes, the superblock promises {len(HDF5)}"),
+        ("m.h5", HDF5[:-1], "truncated", f"{len(HDF5) - 1} bytes, the superblock declares {len(HDF5)}"),
         (
             "m.keras",
             ARCHIVE[:-1],
             "truncated",
-            f"{len(ARCHIVE) - 1} bytes, and the directory that ends a zip archive is not among them",
+            f"{len(ARCHIVE) - 1} bytes, but the zip central directory is missing",
         ),
         (
             "m.h5",
             HDF5[:8] + b"\xff" * 512,
             "not-a-checkpoint",
-            "the HDF5 signature is there and no superblock behind it: superblock version 255; 0 to 3 are known",
+            "the HDF5 signature has no superblock after it: superblock version 255; 0 to 3 are known",
         ),
     ],
 )
@@ -140,7 +140,7 @@ def plugin(group: Any) -> None:
         (lambda group: group.__setitem__("bad:0", h5py.SoftLink("/layer/good:0")), "a symbolic link to"),
         (lambda group: group.__setitem__("bad:0", group), "a second link to the group 'layer'; not followed"),
         (virtual, "a virtual dataset"),
-        (external, "its values lie in another file, '/etc/passwd'"),
+        (external, "its values are in another file, '/etc/passwd'"),
         (bomb, "shape (1048576, 65536) declares 274877906944 bytes, 0 are stored; not read"),
         (plugin, "filter 6 is not read; `h5repack -f GZIP=1` converts it"),
     ],

@@ -246,7 +246,7 @@ def test_a_missing_shard_is_named_and_the_rest_is_read(tmp_path: Path) -> None:
     assert damage.kind == "missing-shard"
     assert damage.variables
     assert checkpoint.variables
-    with pytest.raises(RepairRefused, match="the shard is not there"):
+    with pytest.raises(RepairRefused, match="the shard is missing"):
         format_of(checkpoint).rewrite(checkpoint, tmp_path / "new.weights.json", Changes())
 
 

@@ -76,7 +76,7 @@ def test_packed_numbers_are_not_parsed_one_by_one():
 
 
 def test_numbers_that_the_type_cannot_hold_are_damage():
-    with pytest.raises(Damaged, match="has numbers that are no int8"):
+    with pytest.raises(Damaged, match="has numbers that are not int8"):
         decode(serialised(int_val=[1, 300]), number_of(np.array([0], np.int8)), 2)
 
 

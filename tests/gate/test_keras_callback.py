@@ -37,7 +37,7 @@ def test_a_sick_save_is_news_once(watch, tmp_path):
     seen = watch(".")
     copy_bundle(True, tmp_path / "first")
     (news,) = seen.news()
-    assert news.startswith("the checkpoint that was just saved is sick\n")
+    assert news.startswith("the checkpoint that was just saved is broken\n")
     assert "BN301 saver-omits-statistics" in news
     copy_bundle(True, tmp_path / "second")
     assert list(seen.news()) == []
@@ -75,7 +75,7 @@ def test_the_policy_of_the_project_counts(watch, tmp_path):
 
 def test_a_wrong_option_is_an_error_before_training(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(BadRequest, match=r"no option is called 'fail_onn'; did you mean fail_on\?"):
+    with pytest.raises(BadRequest, match=r"no such option: 'fail_onn'; did you mean fail_on\?"):
         check_saves("saves", fail_onn="note")
 
 

@@ -95,9 +95,9 @@ def test_no_baseline_is_written_where_there_is_no_verdict(zoo, run, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "known.json: is not there; `scan … --write-baseline known.json` makes it"),
-        ("{", "known.json: is no baseline of ckpt-doctor (JSONDecodeError: "),
-        ("[]", "known.json: is no baseline of ckpt-doctor (a JSON object with a schema is expected)"),
+        (None, "known.json: does not exist; `scan … --write-baseline known.json` creates it"),
+        ("{", "known.json: is not a baseline of ckpt-doctor (JSONDecodeError: "),
+        ("[]", "known.json: is not a baseline of ckpt-doctor (expected a JSON object with a schema)"),
         ('{"schema": "ckpt-doctor/scan/1"}', "known.json: is a ckpt-doctor/scan/1, not a ckpt-doctor/baseline/1"),
         (
             '{"schema": "ckpt-doctor/baseline/1", "findings": [{}]}',
@@ -156,7 +156,7 @@ def test_an_ignore_that_nothing_needs_is_reported(zoo, run, tmp_path):
     [
         (
             ["--per-path-ignores", "zoo=never-updatd"],
-            "per-path-ignores of zoo: no rule is called 'never-updatd'; did you mean never-updated?",
+            "per-path-ignores of zoo: no such rule: 'never-updatd'; did you mean never-updated?",
         ),
         (["--per-path-ignores", "zoo"], "--per-path-ignores zoo: must be NAME=VALUE"),
         (
@@ -165,8 +165,8 @@ def test_an_ignore_that_nothing_needs_is_reported(zoo, run, tmp_path):
         ),
         (["--report", "sarif"], "--report sarif: must be FORMAT=FILE with FORMAT one of text, json, sarif, junit, "),
         (["--report", "pdf=x"], "--report pdf=x: must be FORMAT=FILE"),
-        (["--report", "sarif=no/x"], "--report no/x: its folder no is not there"),
-        (["--write-baseline", "no/x"], "--write-baseline no/x: its folder no is not there"),
+        (["--report", "sarif=no/x"], "--report no/x: its folder no does not exist"),
+        (["--write-baseline", "no/x"], "--write-baseline no/x: its folder no does not exist"),
     ],
 )
 def test_requests_that_cannot_be_met(zoo, run, argv, message):
@@ -179,7 +179,7 @@ def test_a_typo_in_the_configuration_is_an_error_with_a_suggestion(zoo, run, tmp
     (tmp_path / ".ckpt-doctor.toml").write_text('[per-path-ignore]\n"zoo/*" = "BN2"\n')
     code, _, err = run("scan", "zoo")
     assert code == 2
-    assert "no option is called 'per-path-ignore'; did you mean per-path-ignores?" in err
+    assert "no such option: 'per-path-ignore'; did you mean per-path-ignores?" in err
 
 
 def test_the_least_severity_to_report(zoo, run):
@@ -262,7 +262,7 @@ def test_remote_paths_are_kept_as_they_are():
 
 
 def test_a_pattern_means_a_path_or_what_lies_below_it_or_what_it_matches():
-    with pytest.raises(BadRequest, match="per-path-ignores of a: no rule is called 'BN9'"):
+    with pytest.raises(BadRequest, match="per-path-ignores of a: no such rule: 'BN9'"):
         path_ignores({"a": ["BN9"]})
     for pattern, path, concerns in [
         ("a", "a/b.h5", True),
@@ -294,7 +294,7 @@ def test_strict_says_where_no_counter_tells_whether_averages_are_cold(run):
     assert code == 1
     (place,) = json.loads(out)["checkpoints"][0]["not_judged"]
     assert place["where"] == str(exported)
-    assert "are cold (BN202) is not known: the file does not tell how many updates" in place["reason"]
+    assert "are cold (BN202) is unknown: the file shows neither the number of their updates" in place["reason"]
     assert run("scan", str(exported), "--strict", "--ignore", "BN202")[0] == 0
 
 
@@ -308,4 +308,4 @@ def test_strict_fails_where_batch_norm_could_not_be_judged(tmp_path, monkeypatch
     for name in ("text", "json", "sarif", "junit", "markdown", "html"):
         code, out, _ = run("scan", "keras3.weights.h5", "--format", name)
         assert code == 1
-        assert "gamma or beta: the file says its position only" in " ".join(out.split()).replace("\\_", "_"), name
+        assert "gamma or beta: the file contains only its position" in " ".join(out.split()).replace("\\_", "_"), name

@@ -123,20 +123,20 @@ def test_without_a_project_the_defaults_are_those_of_the_command_line(tmp_path, 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"fail_onn": "note"}, "no option is called 'fail_onn'; did you mean fail_on?"),
-        ({"per_path_ignore": {}}, "no option is called 'per_path_ignore'; did you mean per_path_ignores?"),
-        ({"output": "x"}, "no option is called 'output'"),
+        ({"fail_onn": "note"}, "no such option: 'fail_onn'; did you mean fail_on?"),
+        ({"per_path_ignore": {}}, "no such option: 'per_path_ignore'; did you mean per_path_ignores?"),
+        ({"output": "x"}, "no such option: 'output'"),
         ({"fail_on": "eror"}, "--fail-on eror: must be one of error, warning, note, never; did you mean error?"),
         ({"fail_on": None}, "--fail-on None: must be one of error, warning, note, never"),
         ({"strict": "no"}, "--strict no: must be true or false"),
         ({"strict": 0}, "--strict 0: must be true or false"),
-        ({"ignore": ["BN9"]}, "no rule is called 'BN9'; did you mean BN209?"),
-        ({"severity": {"BN9": "note"}}, "no rule is called 'BN9'; did you mean BN209?"),
-        ({"per_path_ignores": {"a": "BN9"}}, "per-path-ignores of a: no rule is called 'BN9'"),
+        ({"ignore": ["BN9"]}, "no such rule: 'BN9'; did you mean BN209?"),
+        ({"severity": {"BN9": "note"}}, "no such rule: 'BN9'; did you mean BN209?"),
+        ({"per_path_ignores": {"a": "BN9"}}, "per-path-ignores of a: no such rule: 'BN9'"),
         ({"ignore": 5}, "--ignore 5: must be texts or paths"),
         (
             {"severity": {"BN101": "eror"}},
-            "severity of BN101: 'eror' is none of error, warning, note; did you mean error?",
+            "severity of BN101: 'eror' is not one of error, warning, note; did you mean error?",
         ),
         ({"jobs": 0}, "--jobs 0: must be a whole number of 1 or more"),
         ({"tolerance": float("nan")}, "--tolerance nan: must be a finite number above 0"),
@@ -156,7 +156,7 @@ def test_what_is_wrong_in_the_file_or_the_environment_is_said_too(policy, monkey
         policy()
     monkeypatch.delenv("CKPT_DOCTOR_JOBS")
     (tmp_path / "pyproject.toml").write_text("[tool.ckpt-doctor]\nfail-onn = 'note'")
-    with pytest.raises(BadRequest, match=r"no option is called 'fail-onn'; did you mean fail-on\?"):
+    with pytest.raises(BadRequest, match=r"no such option: 'fail-onn'; did you mean fail-on\?"):
         policy()
     (tmp_path / "pyproject.toml").write_text("[tool.ckpt-doctor]\ntolerance = nan")
     with pytest.raises(BadRequest, match="--tolerance nan: must be a finite number above 0"):

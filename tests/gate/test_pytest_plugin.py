@@ -71,8 +71,8 @@ def test_options_are_those_of_the_command_line(outcome, pytester):
     result.assert_outcomes(passed=1, failed=5)
     result.stdout.fnmatch_lines(
         [
-            "ckpt-doctor: no option is called 'fail_onn'; did you mean fail_on?",
-            "ckpt-doctor: no rule is called 'BN9'*",
+            "ckpt-doctor: no such option: 'fail_onn'; did you mean fail_on?",
+            "ckpt-doctor: no such rule: 'BN9'*",
             "ckpt-doctor: --fail-on loud: must be one of error, warning, note, never",
             "no verdict: gone: *",
         ]

@@ -26,6 +26,7 @@ from ckpt_doctor.reports import listing as listing_text
 from ckpt_doctor.reports import repair as repair_text
 from ckpt_doctor.reports._page import names, size
 from ckpt_doctor.reports.interface import Style
+from ckpt_doctor.reports.text import total
 from ckpt_doctor.result import AuditResult, PathError
 from tests.reports.results import BROKEN, EVERYTHING, LAYERS, checkpoint, finding
 
@@ -112,9 +113,22 @@ def test_what_was_not_judged_or_passed_over_or_gave_no_verdict_is_said():
     report = REPORTS["text"](EVERYTHING, PLAIN)
     assert "x: could be two things" in report
     assert "4 older checkpoints passed over; --all scans them too" in report
-    assert "1 place not judged; no verdict on 1 path" in " ".join(report.split())
+    assert "1 place not judged; 1 path could not be checked" in " ".join(report.split())
     assert "warning (unproven)  BN201" in report
     assert "ok  healthy" in report
+
+
+@pytest.mark.parametrize(
+    ("checkpoints", "words"),
+    [
+        ([checkpoint()], "1 path could not be checked; no findings elsewhere"),
+        ([], "1 path could not be checked"),
+        ([BROKEN], "107 errors; 1 path could not be checked"),
+    ],
+)
+def test_a_path_that_could_not_be_checked_is_counted(checkpoints, words):
+    result = AuditResult(tuple(checkpoints), (PathError("gone", "is not there"),))
+    assert total(result).partition(": ")[2] == words
 
 
 def test_the_next_step_can_be_pasted_into_a_shell():
