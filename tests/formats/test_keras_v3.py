@@ -220,7 +220,7 @@ def test_shards_are_renamed_with_their_index(tmp_path: Path) -> None:
     written = format_of(checkpoint).rewrite(checkpoint, tmp_path / "new.weights.json", Changes())
     names = [f"new_0000{index}.weights.h5" for index in range(3)]
     assert [file.name for file in written] == [*names, "new.weights.json"]
-    with pytest.raises(BadRequest, match=r"ends in \.weights\.json"):
+    with pytest.raises(BadRequest, match=r"must end in \.weights\.json"):
         format_of(checkpoint).rewrite(checkpoint, tmp_path / "new.h5", Changes())
 
 

@@ -123,7 +123,7 @@ def test_variables_behind_a_link_are_not_changed_in_place(tmp_path: Path) -> Non
     checkpoint = open_checkpoint(tmp_path / "m")
     first = next(variable for variable in checkpoint.variables if variable.dtype == "float32")
     changes = Changes({first.name: altered(first.read())})
-    with pytest.raises(RepairRefused, match="is a symbolic link; others may share"):
+    with pytest.raises(RepairRefused, match="is a symbolic link: others may share"):
         format_of(checkpoint).rewrite_in_place(checkpoint, changes)
     assert snapshot(tmp_path) == before
     format_of(checkpoint).rewrite(checkpoint, tmp_path / "new", changes)

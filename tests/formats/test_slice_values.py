@@ -61,7 +61,7 @@ def test_values_as_bytes(dtype):
     array = np.array([1, 2, 3], dtype)
     found = decode(serialised(tensor_content=array.tobytes()), number_of(array), 3)
     assert (found.dtype, found.tolist()) == (array.dtype, [1, 2, 3])
-    with pytest.raises(Damaged, match=f"has {3 * array.itemsize} bytes, 4 values are needed"):
+    with pytest.raises(Damaged, match=f"has {3 * array.itemsize} bytes, but 4 values are needed"):
         decode(serialised(tensor_content=array.tobytes()), number_of(array), 4)
 
 
