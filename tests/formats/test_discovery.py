@@ -169,7 +169,7 @@ def test_absent_paths_say_what_was_looked_for(tmp_path: Path) -> None:
     (tmp_path / "old.meta").write_bytes(b"x")
     for path, words in (
         ("none", f"no checkpoint with this prefix ({tmp_path}/none.index)"),
-        ("model.ckpt", f"there is {tmp_path}/model.ckpt-7"),
+        ("model.ckpt", f"did you mean {tmp_path}/model.ckpt-7"),
         ("old", "found only old.data-00000-of-00001, old.meta"),
         ("old.meta", "found only old.data-00000-of-00001, old.meta"),
         ("old.data-00000-of-00001", "is missing, and a checkpoint cannot be read without it"),
