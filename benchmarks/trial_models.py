@@ -503,7 +503,7 @@ MADE = {
         functional(lambda x: L.Dense(2)(L.BatchNormalization()(OwnFormula()(L.Dense(5)(x)))), (8,)),
         numbers(8),
         left=1,
-        reason="code of its own",
+        reason="its own normalisation code",
     ),
     "custom layer, tf.function": Case(functional(lambda x: L.BatchNormalization()(Function()(x)), (8,)), numbers(8)),
     "custom layer, condition": Case(

@@ -338,7 +338,7 @@ def test_training_goes_on_after_a_repair(here, name):
 def test_what_the_message_says_of_an_array_of_another_name_works(here):
     with np.load(FIXTURES / "data" / "calibration.npz") as data:
         np.savez("renamed.npz", pictures=data["x"], labels=data["y"])
-    with pytest.raises(BadRequest, match=r"map it with --input pictures=images, ") as refused:
+    with pytest.raises(BadRequest, match=r"map an array with --input pictures=images, ") as refused:
         ckpt_doctor.fix(BROKEN, data="renamed.npz", output="out.keras", unproven=True)
     name, target = re.search(r"--input (\w+)=(\w+)", str(refused.value)).groups()
     options = {"data": "renamed.npz", "output": "out.keras", "samples": 64, "unproven": True}

@@ -55,7 +55,7 @@ def test_data_of_another_scale_are_refused(broken, change, tmp_path):
     path, output = broken
     given = data(change=change)
     before = sorted(tmp_path.iterdir())
-    with pytest.raises(RepairRefused, match=r"the data contradict the healthy layer .*; so nothing was written"):
+    with pytest.raises(RepairRefused, match=r"the data contradict the healthy layer .*; nothing was written"):
         ckpt_doctor.fix(path, data=given, output=output)
     assert sorted(tmp_path.iterdir()) == before
 

@@ -270,8 +270,8 @@ def test_what_an_iterator_gives_is_called_by_its_tensors(model, v1):
     with pytest.raises(BadRequest) as caught:
         model.fix()
     assert str(caught.value).endswith(
-        "the model takes IteratorGetNext (?, 6), IteratorGetNext:1 (?, 6); map it with --input KEY=IteratorGetNext:0, "
-        "or name it with --data IteratorGetNext=FILE.npz[KEY]"
+        "the model takes IteratorGetNext (?, 6), IteratorGetNext:1 (?, 6); map an array with --input "
+        "KEY=IteratorGetNext:0, or name it with --data IteratorGetNext=FILE.npz[KEY]"
     )
     result, stored = model.fix(inputs={"a": "IteratorGetNext:0", "b": "IteratorGetNext:1"})
     assert result.complete
@@ -284,6 +284,6 @@ def test_the_array_that_fits_an_iterator_is_named(model, v1):
     model.norm(v1.matmul(images, model.weights("w", [6, 4])), "bn")
     model.save()
     np.savez(model.folder / "data.npz", images=IMAGES, labels=np.arange(96))
-    with pytest.raises(BadRequest, match=r"map it with --input images=IteratorGetNext:0, or name it with --data Iter"):
+    with pytest.raises(BadRequest, match=r"with --input images=IteratorGetNext:0, or name it with --data Iter"):
         model.fix()
     assert model.fix(inputs={"images": "IteratorGetNext"})[0].complete

@@ -220,7 +220,7 @@ WRONG = [
     ("mine.py:fails_on_the_way", {}, r"fails_on_the_way: failed with RuntimeError: the stream ended"),
     ("mine.py:nothing", {}, r"the data contain no samples"),
     ("mine.py:yields_nothing", {}, r"the data contain no samples"),
-    ("mine.py:a_number", {}, r"gives int; expected a tf.data.Dataset or an iterable"),
+    ("mine.py:a_number", {}, r"returned int; expected a tf.data.Dataset or an iterable"),
     ("mine.py:too_flat", {}, r"shape \(10, 64\); the input images takes \(\?, 8, 8, 1\)"),
     ("mine.py:of_words", {}, r"is of type <U4; the input images takes float32"),
     ("mine.py:other_names", {}, r"a batch holds left, right, but the model needs images; map it with --input"),
