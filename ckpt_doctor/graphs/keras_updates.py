@@ -102,6 +102,6 @@ def _time_steps(wrapper: Mapping[str, Any]) -> int | None:
     build = wrapper.get("build_config")
     shapes = [build.get("input_shape")] if isinstance(build, dict) else []
     shapes += input_shapes(wrapper)
-    known = {shape[1] for shape in shapes if isinstance(shape, list) and len(shape) > 1}
-    steps = known.pop() if len(known) == 1 else None
-    return steps if isinstance(steps, int) and steps > 0 else None
+    lengths = [shape[1] for shape in shapes if isinstance(shape, list) and len(shape) > 1]
+    known = {length if isinstance(length, int) and length > 0 else None for length in lengths}
+    return known.pop() if len(known) == 1 else None

@@ -21,6 +21,7 @@ from ckpt_doctor.cli.group import ckpt_doctor_group
 from ckpt_doctor.errors import BadRequest
 from ckpt_doctor.formats import open_checkpoint
 from ckpt_doctor.graphs.keras_fronts import fronts
+from ckpt_doctor.graphs.keras_updates import updates_each_step
 from ckpt_doctor.graphs.meta_graph import MetaGraph
 from ckpt_doctor.graphs.object_lists import unshown_layers
 from ckpt_doctor.graphs.object_optimizers import members
@@ -199,3 +200,16 @@ def test_data_of_a_type_that_is_no_python(tmp_path: Path) -> None:
     path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(40))
     with ExitStack() as kept, pytest.raises(BadRequest, match=r"cannot be read as \.npy"):
         read_arrays("--data", path, None, kept)
+
+
+def test_a_length_of_time_that_is_no_number() -> None:
+    batch_norm = {"class_name": "BatchNormalization", "config": {"name": "bn"}}
+    wrapper = {
+        "class_name": "TimeDistributed",
+        "config": {"name": "td", "layer": batch_norm},
+        "build_config": {"input_shape": [None, {"a": 1}, 4]},
+    }
+    model = {"class_name": "Sequential", "config": {"name": "m", "layers": [wrapper]}}
+    assert updates_each_step(model, keras_3=True)["td", "bn"] is None
+    wrapper["build_config"] = {"input_shape": [None, 7, 4]}
+    assert updates_each_step(model, keras_3=True)["td", "bn"] == 7
