@@ -33,13 +33,13 @@ def test_the_demo_scans_fixes_and_proves(demo, tmp_path):
         ("", "exit code 0"),
     ]
     assert "BN301 saver-omits-statistics: 4 layers" in out
-    broken, repaired, healthy = (float(share) for share in re.findall(r"([\d.]+)%", out))
+    broken, repaired, healthy = (float(share) for share in re.findall(r"([\d.]+) %", out))
     assert broken < 50 < 95 < healthy
     assert repaired >= healthy - 1
     assert (tmp_path / "ckpt-doctor-demo" / "fixed" / "model.ckpt-400.index").exists()
     quickstart = (Path(__file__).parents[1] / "docs" / "quickstart.md").read_text("utf-8")
-    shown = re.sub(r"[\d.]+%", "N%", out[out.index("test accuracy") :])
-    assert shown in re.sub(r"[\d.]+%", "N%", quickstart)
+    shown = re.sub(r"[\d.]+ %", "N %", out[out.index("test accuracy") :])
+    assert shown in re.sub(r"[\d.]+ %", "N %", quickstart)
 
 
 @pytest.mark.tensorflow

@@ -117,8 +117,8 @@ def test_a_metric_that_falls_stops_the_repair(here, capsys):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("no_number", "gives str; expected a number"),
-        ("not_finite", "gives nan; expected a finite number"),
+        ("no_number", "returned str; expected a number"),
+        ("not_finite", "returned nan; expected a finite number"),
         ("fails", "failed with KeyError: 'labels'"),
         ("absent", "has no function 'absent'"),
     ],
