@@ -7,8 +7,11 @@ variables a layer reads; training says which it updates and with which decay; bo
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property, partial
+
+from google.protobuf.message import DecodeError
 
 from ckpt_doctor.graphs.declared import add_declared
 from ckpt_doctor.graphs.dropout import bypass_dropout
@@ -194,7 +197,9 @@ class MetaGraph:
         """Names of the variables in the collection `trainable_variables`."""
         names = set()
         for entry in self.proto.collection_def["trainable_variables"].bytes_list.value:
-            names.add(pb.VariableDef.FromString(entry).variable_name.split(":")[0])
+            # A damaged entry names nothing.
+            with suppress(DecodeError):
+                names.add(pb.VariableDef.FromString(entry).variable_name.split(":")[0])
         return frozenset(names)
 
     @cached_property

@@ -213,3 +213,10 @@ def test_a_length_of_time_that_is_no_number() -> None:
     assert updates_each_step(model, keras_3=True)["td", "bn"] is None
     wrapper["build_config"] = {"input_shape": [None, 7, 4]}
     assert updates_each_step(model, keras_3=True)["td", "bn"] == 7
+
+
+def test_a_list_of_trainable_variables_that_is_damaged() -> None:
+    meta = pb.MetaGraphDef()
+    whole = pb.VariableDef(variable_name="w:0").SerializeToString()
+    meta.collection_def["trainable_variables"].bytes_list.value.extend([b"\x0a\xff", whole])
+    assert MetaGraph(meta).trainable == {"w"}
