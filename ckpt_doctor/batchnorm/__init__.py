@@ -66,14 +66,13 @@ def take_inventory(checkpoint: Checkpoint, facts: ModelFacts | None) -> Inventor
     layers = _with_own_names(with_twins(layers, twins))
     others = grouped.others | dict.fromkeys(twins, "twin")
     for layer in layers:
-        for held in (layer.variables, layer.companions) if layer.companions else (layer.variables,):
-            for name in held.values():
-                others.pop(name, None)
+        for name in (*layer.variables.values(), *layer.companions.values()):
+            others.pop(name, None)
     evidence: list[Evidence] = [facts.evidence] if facts is not None and not facts.problems else []
     strings = {variable.name for variable in checkpoint.variables if variable.dtype == "string"}
     texts = {
         name: "it contains text, but the layer has numbers"
-        for layer in (layers if strings else ())
+        for layer in layers
         for name in layer.variables.values()
         if name in strings
     }

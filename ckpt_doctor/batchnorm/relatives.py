@@ -150,7 +150,7 @@ def with_relatives(layers: Sequence[BatchNormLayer], grouped: Grouped, checkpoin
     Groups by name that consist of nothing else end here.
     """
     found: dict[str, list[tuple[str, Named]]] = {}
-    for variable in checkpoint.variables if layers else ():
+    for variable in checkpoint.variables:
         said = read_name(variable.name)
         if said.kind in ("shadow", "slot") and said.of:
             found.setdefault(said.of, []).append((variable.name, said))

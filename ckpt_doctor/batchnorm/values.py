@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -35,16 +35,15 @@ def with_values(checkpoint: Checkpoint, layer: BatchNormLayer) -> BatchNormLayer
     """Return the layer with the values of its variables, companions and copies, as far as they can be read."""
     values: dict[str, Array] = {}
     shapes: dict[str, tuple[int, ...]] = {}
+    deviations = checkpoint.attributes.get("era") == "0.3"
     for role, name in layer.variables.items():
         variable = checkpoint.variable(name)
         assert variable is not None
         shapes[role] = variable.shape
         value = read(variable)
         if value is not None:
-            values[role] = value if value.ndim == 1 else _flat(value)
-    if "moving_variance" in values and checkpoint.attributes.get("era") == "0.3":
-        # Keras before 1.0.8 stored the standard deviation.
-        values["moving_variance"] = np.square(values["moving_variance"])
+            # Keras before 1.0.8 stored the standard deviation.
+            values[role] = np.square(_flat(value)) if deviations and role == "moving_variance" else _flat(value)
     related: dict[str, Array] = {}
     for key, name in (*layer.companions.items(), *layer.copies.items()):
         variable = checkpoint.variable(name)
@@ -56,15 +55,12 @@ def with_values(checkpoint: Checkpoint, layer: BatchNormLayer) -> BatchNormLayer
         values=values,
         shapes=shapes,
         companion_values=related,
-        channels=layer.channels or _channels(checkpoint, layer, shapes),
+        channels=layer.channels or _channels(checkpoint, layer),
     )
 
 
-def _channels(checkpoint: Checkpoint, layer: BatchNormLayer, shapes: Mapping[str, tuple[int, ...]]) -> int | None:
+def _channels(checkpoint: Checkpoint, layer: BatchNormLayer) -> int | None:
     """Return the length of the layer's vectors, or None where it has several or none."""
-    first = next(iter(shapes.values()), ())
-    if len(first) == 1:
-        return first[0]
     names: Iterable[str] = (*layer.variables.values(), *layer.companions.values())
     for name in names:
         variable = checkpoint.variable(name)

@@ -59,7 +59,7 @@ def count_updates(layer: BatchNormLayer, steps: int | None) -> UpdateCount | Non
         layer: The layer.
         steps: Training steps by the file's own counter, where it has one.
     """
-    for role in STATISTICS if layer.companion_values else ():
+    for role in STATISTICS:
         counted = layer.companion_values.get(f"{role}/local_step")
         if counted is not None and counted.size == 1 and np.isfinite(counted).all() and counted.reshape(-1)[0] > 0:
             return UpdateCount(round(float(counted.reshape(-1)[0])), own=True)

@@ -28,7 +28,6 @@ from ckpt_doctor.naming.reading import (
 
 # One copy of the model for each device, by variable scope (tensorflow/models, tutorials/image/cifar10_multi_gpu).
 _TOWER = re.compile(r"^(?P<before>(?:.*/)?)(?P<tower>(?:tower|replica|clone|gpu)_?(?P<number>\d+))/(?P<rest>.+)$")
-_TOWER_WORDS = ("tower", "replica", "clone", "gpu")  # One of them is in each such name.
 # In a file without a model, so many groups of gamma and beta beside a convolution are no coincidence.
 _FEWEST_BY_COMPANY = 2
 
@@ -357,7 +356,8 @@ class _Sorter:
         """Return the layers with the copies of other towers attached to that of the first."""
         towers: dict[tuple[str, str], list[tuple[int, str, Group]]] = {}
         for group in layers:
-            if any(word in group.name for word in _TOWER_WORDS) and (found := _TOWER.match(group.name)):
+            found = _TOWER.match(group.name)
+            if found is not None:
                 key = (found["before"], found["rest"])
                 towers.setdefault(key, []).append((int(found["number"]), found["tower"], group))
         merged: set[int] = set()

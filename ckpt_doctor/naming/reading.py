@@ -26,8 +26,6 @@ _NAMED_SLOT = re.compile(r"\w*?(?P<kind>Adam|Momentum|RMSProp|Adagrad|Adadelta|F
 _OPTIMIZER_SCOPES = re.compile(
     r"(^|/)(optimizer|optimizers|optimizer_weights|training/[A-Z]\w*|[a-z_]*optimizer\d*|Adam|SGD|RMSprop)(/|$)"
 )
-# One of them is in each scope of an optimizer.
-_OPTIMIZER_WORDS = ("optimizer", "training/", "Adam", "SGD", "RMSprop")
 # Last components.
 _OPTIMIZER_SCALARS = re.compile(
     r"(beta1_power|beta2_power|beta_1|beta_2|iter|iterations?|_iterations|learning_rate|_learning_rate|decay)(_\d+)?$"
@@ -144,15 +142,6 @@ def read_name(name: str) -> Named:
         return Named("slot", of=owner + ATTRIBUTES, last=bare_name(slot).rpartition("/")[2])
     bare = bare_name(name)
     scope, _, last = bare.rpartition("/")
-    plain = _alone(last)
-    if plain is not None and not _may_belong_to_optimizer(scope):
-        kind, role, initial = plain
-        return Named(kind, scope, role, "", initial, last)
-    return _read(scope, last)
-
-
-def _read(scope: str, last: str) -> Named:
-    """Return what a name says, of its parts before and behind the last slash."""
     kind = _slot(last)
     if kind is not None:
         return Named("slot", of=scope, last=kind)
@@ -177,26 +166,6 @@ def _read(scope: str, last: str) -> Named:
     if _is_in_optimizer(scope) or _is_in_optimizer(last) or _is_trained_by(scope, last):
         return Named("slot", last=last)
     return _role(scope, last)
-
-
-@lru_cache(maxsize=1 << 12)
-def _alone(last: str) -> tuple[Kind, str, str | None] | None:
-    """Return kind, role and start where a last component says all, but for an optimizer's scope; else None.
-
-    A network has very many variables, and they end in few words: each is looked at once.
-    """
-    said = _read("", last)
-    # The words that are asked for together with the scope: averages, companions, and roles behind a layer's name.
-    needs_scope = (
-        last in (_SHADOW, "EMA", "average") or last in _COMPANIONS or last in _OF_LAYER or said.layer or said.of
-    )
-    return None if needs_scope or said.kind in ("slot", "counter") else (said.kind, said.role, said.initial)
-
-
-@lru_cache(maxsize=1 << 12)
-def _may_belong_to_optimizer(scope: str) -> bool:
-    """Return whether a scope may be an optimizer's: asked for each variable of it, before it is looked at closely."""
-    return scope.endswith("training") or (any(word in scope for word in _OPTIMIZER_WORDS) and _is_in_optimizer(scope))
 
 
 @lru_cache(maxsize=1 << 12)
