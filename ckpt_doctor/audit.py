@@ -265,18 +265,14 @@ def _read(path: str, how: _How, seen: tuple[Damage, ...]) -> CheckpointResult:
         if how.keep_values
         else {},
         measured_with=how.request.words(DataOptions) if how.request.data or how.request.model else (),
-        not_run=tuple(rule.code for rule in RULES if rule.needs in _missing(how)),
+        not_run=_not_run(how),
     )
 
 
-def _missing(how: _How) -> set[Needs]:
-    """Return what rules may need and this scan does not have."""
-    without: set[Needs] = set()
-    if how.quick:
-        without.add("every value")
-    if not how.request.data:
-        without.add("data")
-    return without
+def _not_run(how: _How) -> tuple[str, ...]:
+    """Return the codes of the rules that need what this scan does not have."""
+    has: dict[Needs, bool] = {"file": True, "every value": not how.quick, "data": bool(how.request.data)}
+    return tuple(rule.code for rule in RULES if not has[rule.needs])
 
 
 def _values(layer: BatchNormLayer, observation: Observation | None) -> LayerValues:

@@ -27,7 +27,7 @@ def missing_variables(checkpoint: Checkpoint, description: Description | None, i
         inventory: Its variables; the statistics that its layers lack are left out.
     """
     source, listed = _OWN_LIST, checkpoint.attributes.get("absent", ())
-    if not listed and description is not None and _lies_beside(checkpoint, description):
+    if not listed and description is not None and _is_of_the_same_save(checkpoint, description):
         source, listed = _LISTS.get(description.facts.evidence, ""), description.facts.stored
     known = {variable.name for variable in checkpoint.variables}
     for layer in inventory.layers:
@@ -43,7 +43,8 @@ def missing_variables(checkpoint: Checkpoint, description: Description | None, i
     return Damage("missing-variables", checkpoint.path, message, tuple(missing))
 
 
-def _lies_beside(checkpoint: Checkpoint, description: Description) -> bool:
+def _is_of_the_same_save(checkpoint: Checkpoint, description: Description) -> bool:
     """Return whether a description was saved with the checkpoint: one that the user names may be of a larger model."""
-    beside = checkpoint.descriptions.meta_graph_path
-    return description.facts.evidence != "graph" or beside in checkpoint.files
+    said = checkpoint.descriptions
+    own = said.saved_model is not None if said.meta_graph is None else said.meta_graph_path in checkpoint.files
+    return description.facts.evidence != "graph" or own

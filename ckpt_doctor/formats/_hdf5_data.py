@@ -6,19 +6,21 @@ file holds data only if everything that is looked at can be read and nothing in 
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 from ckpt_doctor.formats._damaged import Damaged
 from ckpt_doctor.formats._hdf5_file import Hdf5File
-from ckpt_doctor.formats._hdf5_objects import OpenFile, Refused, follow, has_attribute, names_in
-from ckpt_doctor.formats._hdf5_open import layout_of
+from ckpt_doctor.formats._hdf5_objects import OpenFile, has_attribute
+from ckpt_doctor.formats._hdf5_open import groups_below, layout_of
 from ckpt_doctor.formats._kept import shared
 
-# What Keras writes to the root, and to `model_weights` (keras/src/legacy/saving/legacy_h5_format.py).
-_OF_FILES = ("keras_version", "model_config", "training_config", "layer_names", "layer_names0", "nb_layers")
-# What it writes to the group of every layer, and to that of the optimizer.
-_OF_GROUPS = ("weight_names", "weight_names0", "nb_params")
-_GROUPS_SEARCHED = 1_000
+# What Keras writes to the root and to `model_weights`, then to the group of every layer and to that of the optimizer
+# (keras/src/legacy/saving/legacy_h5_format.py).
+_ATTRIBUTES = (
+    *("keras_version", "model_config", "training_config", "layer_names", "layer_names0", "nb_layers"),
+    *("weight_names", "weight_names0", "nb_params"),
+)
 
 
 def holds_data_only(path: str) -> bool:
@@ -39,28 +41,5 @@ def _has_traces_of_keras(root: Any) -> bool:
     Raises:
         Damaged: Something of it cannot be read.
     """
-    if any(has_attribute(root, name) for name in _OF_FILES):
-        return True
-    groups = [(root, 0)]
-    for group, depth in groups:
-        for child in _groups_in(group):
-            if any(has_attribute(child, name) for name in (*_OF_FILES, *_OF_GROUPS)):
-                return True
-            if depth == 0 and len(groups) < _GROUPS_SEARCHED:
-                groups.append((child, 1))
-    return False
-
-
-def _groups_in(group: Any) -> list[Any]:
-    import h5py
-
-    found = []
-    for name in names_in(group)[:_GROUPS_SEARCHED]:
-        if isinstance(name, str) and "/" not in name:
-            try:
-                child = follow(group, name)
-            except Refused:  # A link that is not followed.
-                continue
-            if isinstance(child, h5py.Group):
-                found.append(child)
-    return found
+    groups = chain([root], (group for _, group in groups_below(root, 2)))
+    return any(has_attribute(group, name) for group in groups for name in _ATTRIBUTES)

@@ -22,7 +22,7 @@ from ckpt_doctor.formats._hdf5_objects import (
 )
 from ckpt_doctor.formats._kept import shared
 
-# How far a file is searched for a group `vars` before it counts as no Keras file.
+# Inside of how many groups a file is searched for what Keras writes, before it counts as none of its files.
 _GROUPS_SEARCHED = 10_000
 
 
@@ -70,13 +70,28 @@ def is_numbered_graph(root: Any) -> bool:
 
 def _has_vars(root: Any) -> bool:
     """Return whether a group is called `vars`: every Keras 3 store has one (`H5IOStore._create_h5_group`)."""
+    return any(name == "vars" for name, _ in groups_below(root, DEEPEST + 1))
+
+
+def groups_below(root: Any, levels: int) -> Iterator[tuple[str, Any]]:
+    """Yield name and object of the groups below a group, those nearest first; symbolic links are not followed.
+
+    Of a file with very many groups, those inside of only so many are reached.
+
+    Args:
+        root: An `h5py.Group`.
+        levels: How deep to go; 1 for the groups in `root` alone.
+
+    Raises:
+        Damaged: Something on the way cannot be read.
+    """
     import h5py
 
     # Each group that stays open keeps its whole path in HDF5.
-    queue = deque([(root, 0)])
-    found = 0
+    queue = deque([(root, 1)])
+    entered = 0
     while queue:
-        group, depth = queue.popleft()
+        group, level = queue.popleft()
         for name in names_in(group):
             if not isinstance(name, str) or "/" in name:
                 continue
@@ -85,12 +100,10 @@ def _has_vars(root: Any) -> bool:
             except Refused:
                 continue
             if isinstance(child, h5py.Group):
-                if name == "vars":
-                    return True
-                if found < _GROUPS_SEARCHED and depth < DEEPEST:
-                    queue.append((child, depth + 1))
-                    found += 1
-    return False
+                yield name, child
+                if entered < _GROUPS_SEARCHED and level < levels:
+                    queue.append((child, level + 1))
+                    entered += 1
 
 
 def unreadable(path: str, format: FormatName, error: Damaged, where: str | None = None) -> UnreadableCheckpoint:  # noqa: A002

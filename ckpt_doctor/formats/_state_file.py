@@ -13,7 +13,7 @@ import re
 from typing import NamedTuple
 
 from ckpt_doctor.formats import _foreign
-from ckpt_doctor.formats._storage import is_file, is_remote, join, read_all, read_head
+from ckpt_doctor.formats._storage import is_file, is_remote, join, read_all
 
 _LATEST = "model_checkpoint_path"
 _ALL = "all_model_checkpoint_paths"
@@ -37,26 +37,19 @@ class State(NamedTuple):
     problem: str | None
 
 
-def is_of_another_framework(path: str) -> bool:
-    """Return whether a file `checkpoint` is the train state that Flax, T5X and Orbax write under this name.
-
-    Args:
-        path: The file.
-
-    Raises:
-        BadRequest: It cannot be read.
-    """
-    return _foreign.is_msgpack_map(read_head(path, 16))
-
-
-def read_state(folder: str, names: list[str]) -> State:
+def read_state(folder: str, names: list[str]) -> State | None:
     """Read the state file of a folder.
 
     Args:
         folder: The folder.
         names: Names of the files in it.
+
+    Returns:
+        What it says; None for a train state of Flax, T5X or Orbax, which has the same name.
     """
     data = read_all(join(folder, "checkpoint"))[:_MOST_BYTES]
+    if _foreign.is_msgpack_map(data[:16]):
+        return None
     text = data.decode("utf-8", "replace")
     fields = [(match[1], _unescape(match[2] or match[3] or "")) for match in _FIELD.finditer(text)]
     if not fields:

@@ -38,7 +38,7 @@ from ckpt_doctor.formats._kept import Keeper, keeping
 from ckpt_doctor.formats._keras_shards import SHARD as KERAS_SHARD
 from ckpt_doctor.formats._natural import in_natural_order
 from ckpt_doctor.formats._passed_over import enter_hidden, enter_no_file, enter_unknown
-from ckpt_doctor.formats._state_file import State, is_of_another_framework, read_state
+from ckpt_doctor.formats._state_file import State, read_state
 from ckpt_doctor.formats._storage import (
     Entry,
     entries_in,
@@ -165,9 +165,9 @@ class _Search:
 
     def argument(self, path: str) -> None:
         """Take one argument; every path that is named is a checkpoint or an error."""
-        if split(path)[1] == STATE_FILE and is_file(path) and not is_of_another_framework(path):
-            self._state_only(path)
-        elif self._skip_non_checkpoints and is_file(path) and split(path)[1] not in MODEL_FILES:
+        if split(path)[1] == STATE_FILE and is_file(path) and self._state_only(path):
+            return
+        if self._skip_non_checkpoints and is_file(path) and split(path)[1] not in MODEL_FILES:
             self._as_in_a_folder(path)
         elif recognise(path) is not None:
             self._recognised(path)
@@ -196,7 +196,7 @@ class _Search:
         entries = entries_in(folder)
         try:
             state = read_state(folder, [entry.name for entry in entries if entry.kind == "file"])
-            listed: Collection[str] = _listed_by(state)
+            listed: Collection[str] = () if state is None else _listed_by(state)
         except FileNotFoundError:
             listed = ()
         except CkptDoctorError:  # It may list this one.
@@ -398,7 +398,7 @@ class _Search:
                 if state is not None and prefix == state.latest:
                     latest = bundle
             elif name.endswith(".index"):
-                continue  # `_indexes` has passed it over.
+                continue  # `bundle_indexes` has passed it over.
             elif prefix is not None and not name.endswith(".meta"):
                 remains.setdefault(prefix, []).append(name)
             elif prefix is not None:
@@ -465,9 +465,6 @@ class _Search:
         if STATE_FILE not in names:
             return None
         try:
-            if is_of_another_framework(path):
-                enter_unknown(self.books, path)
-                return None
             state = read_state(folder, names)
         except FileNotFoundError:
             self.books.pass_over(path, "vanished")
@@ -475,7 +472,10 @@ class _Search:
         except CkptDoctorError as error:
             self._unreadable(path, error)
             return None
-        self.books.claim(path, path)
+        if state is None:
+            enter_unknown(self.books, path)
+        else:
+            self.books.claim(path, path)
         return state
 
     def _is_checkpoint(self, path: str, head: bytes) -> bool:
@@ -489,11 +489,13 @@ class _Search:
         # By its bytes, or by a name that nothing else has.
         return form is not by_name(path) or form.name in _CLEAR_NAMES or form.recognises(path, head)
 
-    def _state_only(self, path: str) -> None:
-        """Take what a state file that was named itself lists."""
+    def _state_only(self, path: str) -> bool:
+        """Take what a state file that was named itself lists; return False if the file is something else."""
         folder, _ = split(path)
         names = [name for name, is_directory in names_in(folder) if not is_directory]
         state = read_state(folder, names)
+        if state is None:
+            return False
         taken = [*([state.latest] if state.latest else []), *(state.older if self._all_listed else ())]
         self.books.claim(path, path)
         for prefix in taken:
@@ -507,6 +509,7 @@ class _Search:
             self._stale(folder, state, join(folder, state.latest) if state.latest else None)
         elif not taken:
             self.errors.append((path, f"{path}: lists no checkpoint that is there"))
+        return True
 
     def _stale(self, folder: str, state: State, latest: str | None) -> None:
         path = join(folder, STATE_FILE)
