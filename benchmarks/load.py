@@ -12,13 +12,11 @@ import tempfile
 import threading
 from pathlib import Path
 
-import numpy as np
-
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 import ckpt_doctor  # noqa: E402
-from tests.independent import write_bundle  # noqa: E402
+from tests.independent import write_shadowed_bundle  # noqa: E402
 
 SAMPLES = (
     "formats/bundle_dtypes/sample",
@@ -30,27 +28,12 @@ SAMPLES = (
     "formats/keras/keras3.keras",
     "formats/keras/keras3.weights.h5",
 )
-CHANNELS = 12
 
 
 def state(folder):
     """Return resident memory in MiB, open files, threads, and temporary files."""
     resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
     return resident, len([*Path("/proc/self/fd").iterdir()]), threading.active_count(), len([*folder.iterdir()])
-
-
-def broken(folder):
-    """Write a bundle whose statistics lie under the names of shadows: it is repaired without data."""
-    random = np.random.default_rng(3)
-    values = {}
-    for number in range(4):
-        values[f"bn{number}/gamma"] = random.uniform(0.5, 1.5, CHANNELS)
-        values[f"bn{number}/beta"] = random.normal(0, 0.3, CHANNELS)
-        values[f"bn{number}/moving_mean/ExponentialMovingAverage"] = random.normal(0, 1, CHANNELS)
-        values[f"bn{number}/moving_variance/ExponentialMovingAverage"] = random.uniform(0.2, 3, CHANNELS)
-        values[f"bn{number}_conv/kernel"] = np.full((3, 3, 4, CHANNELS), 0.1)
-    write_bundle(folder / "model", {name: value.astype(np.float32) for name, value in values.items()})
-    return folder / "model"
 
 
 def rounds(number, work, temporary):
@@ -74,7 +57,8 @@ def main():
     tempfile.tempdir = str(temporary)
     paths = [str(ROOT / "fixtures" / name) for name in SAMPLES]
     turn = iter(range(asked.scans))
-    model = broken(place)
+    model = place / "model"
+    write_shadowed_bundle(model, layers=4)
 
     def scan():
         ckpt_doctor.scan([paths[next(turn) % len(paths)]])

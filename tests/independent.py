@@ -87,6 +87,22 @@ def write_bundle(prefix: Path, values: dict[str, np.ndarray], meta_of: Path | No
         shutil.copy(f"{meta_of}.meta", f"{prefix}.meta")
 
 
+def write_shadowed_bundle(prefix: Path, layers: int = 2) -> dict[str, np.ndarray]:
+    """Write layers `bn0`, `bn1` … whose statistics have the names of their shadows: repaired without data."""
+    channels = 12
+    random = np.random.default_rng(3)
+    values: dict[str, np.ndarray] = {}
+    for number in range(layers):
+        values[f"bn{number}/gamma"] = random.uniform(0.5, 1.5, channels)
+        values[f"bn{number}/beta"] = random.normal(0, 0.3, channels)
+        values[f"bn{number}/moving_mean/ExponentialMovingAverage"] = random.normal(0, 1, channels)
+        values[f"bn{number}/moving_variance/ExponentialMovingAverage"] = random.uniform(0.2, 3, channels)
+        values[f"bn{number}_conv/kernel"] = np.full((3, 3, 4, channels), 0.1)
+    values = {name: value.astype(np.float32) for name, value in values.items()}
+    write_bundle(prefix, values)
+    return values
+
+
 def saver_names(prefix: Path) -> tuple[set[str], set[str]]:
     """Return the names that the saver in a `.meta` writes, and those that it restores into a variable."""
     import tensorflow as tf

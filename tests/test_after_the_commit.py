@@ -10,26 +10,14 @@ from ckpt_doctor.cli import main
 from ckpt_doctor.cli.terminal import Terminal
 from ckpt_doctor.errors import VerificationFailed
 from ckpt_doctor.reports import repair as text
-from tests.independent import read_file, write_bundle
-
-CHANNELS = 12
+from tests.independent import read_file, write_shadowed_bundle
 
 
 @pytest.fixture
 def before(tmp_path, monkeypatch):
     """A bundle whose statistics lie under the names of shadows, so that it is repaired without data."""
     monkeypatch.chdir(tmp_path)
-    random = np.random.default_rng(3)
-    values = {}
-    for scope in ("bn0", "bn1"):
-        values[f"{scope}/gamma"] = random.uniform(0.5, 1.5, CHANNELS)
-        values[f"{scope}/beta"] = random.normal(0, 0.3, CHANNELS)
-        values[f"{scope}/moving_mean/ExponentialMovingAverage"] = random.normal(0, 1, CHANNELS)
-        values[f"{scope}/moving_variance/ExponentialMovingAverage"] = random.uniform(0.2, 3, CHANNELS)
-        values[f"{scope}_conv/kernel"] = np.full((3, 3, 4, CHANNELS), 0.1)
-    values = {name: value.astype(np.float32) for name, value in values.items()}
-    write_bundle(tmp_path / "model", values)
-    return values
+    return write_shadowed_bundle(tmp_path / "model")
 
 
 def assert_repaired(tmp_path, before):

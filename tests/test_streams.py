@@ -17,7 +17,7 @@ import pytest
 from ckpt_doctor.capture import runtime
 from ckpt_doctor.cli import main
 from ckpt_doctor.cli.terminal import Terminal
-from tests.independent import read_file, write_bundle
+from tests.independent import read_file, write_shadowed_bundle
 
 CHANNELS = 4
 FULL = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
@@ -30,13 +30,7 @@ def folder(tmp_path, monkeypatch):
     """A folder with a bundle `model` that is repaired without data, and a healthy `ok.h5`."""
     monkeypatch.chdir(tmp_path)
     random = np.random.default_rng(3)
-    values = {}
-    for scope in ("bn0", "bn1"):
-        values[f"{scope}/gamma"] = random.uniform(0.5, 1.5, CHANNELS)
-        values[f"{scope}/beta"] = random.normal(0, 0.3, CHANNELS)
-        values[f"{scope}/moving_mean/ExponentialMovingAverage"] = random.normal(0, 1, CHANNELS)
-        values[f"{scope}/moving_variance/ExponentialMovingAverage"] = random.uniform(0.2, 3, CHANNELS)
-    write_bundle(tmp_path / "model", {name: value.astype(np.float32) for name, value in values.items()})
+    write_shadowed_bundle(tmp_path / "model")
     with h5py.File("ok.h5", "w") as file:
         file.attrs["layer_names"] = [b"bn"]
         group = file.create_group("bn")

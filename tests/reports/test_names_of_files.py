@@ -20,7 +20,7 @@ from ckpt_doctor.coverage import Coverage, PassedOver
 from ckpt_doctor.reports import REPORTS
 from ckpt_doctor.reports.interface import Style
 from ckpt_doctor.result import AuditResult, NotJudged, PathError, SuppressedFinding, UnusedSuppression
-from tests.independent import read_file, write_bundle
+from tests.independent import read_file, write_shadowed_bundle
 from tests.reports.results import checkpoint, finding
 
 SARIF = json.loads((Path(__file__).parent.parent / "data" / "sarif-2.1.0-rtm.5.json").read_text())
@@ -134,14 +134,7 @@ def test_files_whose_names_are_not_utf_8(tmp_path, monkeypatch, capsysbinary):
 def test_a_repair_of_a_file_whose_name_is_not_utf_8(tmp_path, monkeypatch, capsysbinary):
     pytest.importorskip("jinja2")
     monkeypatch.chdir(tmp_path)
-    random = np.random.default_rng(3)
-    values = {}
-    for scope in ("bn0", "bn1"):
-        values[f"{scope}/gamma"] = random.uniform(0.5, 1.5, 4)
-        values[f"{scope}/beta"] = random.normal(0, 0.3, 4)
-        values[f"{scope}/moving_mean/ExponentialMovingAverage"] = random.normal(0, 1, 4)
-        values[f"{scope}/moving_variance/ExponentialMovingAverage"] = random.uniform(0.2, 3, 4)
-    write_bundle(tmp_path / "model", {name: value.astype(np.float32) for name, value in values.items()})
+    write_shadowed_bundle(tmp_path / "model")
     name = os.fsdecode(b"caf\xe9\n::error::x")
     for suffix in (".index", ".data-00000-of-00001"):
         os.rename(f"model{suffix}", f"{name}{suffix}")  # noqa: PTH104
