@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ckpt_doctor import scan
 from ckpt_doctor.cli import main
 from tests.catalogue import BY_NAME, CALIBRATION, FIXTURES
 
@@ -73,6 +74,19 @@ def test_a_path_that_is_not_there(run, command):
         "ckpt-doctor: nowhere/model.ckpt-1: no such file or folder, and no checkpoint with this prefix "
         "(nowhere/model.ckpt-1.index)\n",
     )
+
+
+@pytest.mark.parametrize("model", ["gone.py:make", "gone.keras", "gone.meta"])
+def test_a_model_that_is_not_there_although_the_checkpoint_has_its_own(run, model):
+    code, out, err = run("scan", NAME, "--model", model)
+    assert code == 2
+    assert f"--model {model}: " in out + err
+    assert "no such file" in (out + err).lower()
+
+
+def test_a_path_that_no_file_can_have():
+    (error,) = scan("a\0b").errors
+    assert "a path cannot contain a null character" in error.message
 
 
 @pytest.mark.parametrize("command", ["scan", "fix"])

@@ -35,6 +35,7 @@ from ckpt_doctor.formats.temporary import TemporaryFolder
 from ckpt_doctor.graphs import describe
 from ckpt_doctor.graphs.facts import ModelFacts
 from ckpt_doctor.graphs.side_effects import refuse_side_effects, side_effects_of_model
+from ckpt_doctor.options import reference
 from ckpt_doctor.proto import tensorflow_subset_pb2 as pb
 
 _log = logging.getLogger(__name__)
@@ -92,6 +93,7 @@ def with_keras_config(checkpoint: Checkpoint, model: str, *, allow_code: bool) -
 
     If Keras invented other layer names than those in the file, a config says less than the file itself.
     """
+    _require_file(model)
     said = checkpoint.descriptions
     if said.meta_graph is not None or said.saved_model is not None:
         return checkpoint
@@ -140,6 +142,18 @@ def _shown_by(model: Any, checkpoint: Checkpoint) -> ModelFacts | None:
 def _builds(model: str) -> bool:
     """Return whether `--model` names a function."""
     return is_reference(model) and not Path(model).exists()
+
+
+def _require_file(model: str) -> None:
+    """Refuse a model of which the file is not there, also where nothing would read it.
+
+    Raises:
+        BadRequest: It is not; a module is looked for when it is imported.
+    """
+    function = reference(model)
+    path = model if function is None or Path(model).exists() else function[0]
+    if (function is None or path.endswith(".py")) and not Path(path).exists():
+        raise BadRequest(f"--model {model}: no such file" + ("" if path == model else f": {path}"))
 
 
 def _version(model: Any) -> str:
@@ -258,8 +272,7 @@ def build(model: str, *, allow_code: bool) -> Any:
         if not hasattr(built, "layers") or not hasattr(built, "to_json"):
             raise BadRequest(f"--model {model}: returned {type(built).__name__}; expected a Keras model")
         return built
-    if not path.exists():
-        raise BadRequest(f"--model {model}: no such file")
+    _require_file(model)
     if path.suffix == ".json":
         text = _text(path)
         refuse_code(model, text, allow_code)

@@ -112,7 +112,13 @@ def by_name(path: str) -> Format | None:
 
 
 def tidy(path: str) -> str:
-    """Return a path without what shells and people add: `~`, `file://`, a slash at the end."""
+    """Return a path without what shells and people add: `~`, `file://`, a slash at the end.
+
+    Raises:
+        BadRequest: No file can have this name.
+    """
+    if "\0" in path:
+        raise BadRequest(f"{path!r}: a path cannot contain a null character")
     if path.startswith("file://"):
         path = path[len("file://") :]
     if path.startswith("~"):
