@@ -53,6 +53,22 @@ def test_a_graph_that_the_user_names_may_be_of_a_larger_model(tmp_path: Path) ->
     assert not found(path, meta=f"{SLIM}.meta")
 
 
+def test_a_weight_that_a_saved_model_of_tensorflow_1_restores(tmp_path: Path) -> None:
+    model = FIXTURES / "formats" / "saved_model_tf1" / "sample"
+    assert not found(model)
+    shutil.copytree(model, tmp_path / "m")
+    variables = tmp_path / "m" / "variables"
+    variables.rename(tmp_path / "whole")
+    variables.mkdir()
+    names = [
+        bytes(key).decode() for key, _ in _table.Table(open_source(str(tmp_path / "whole/variables.index"))).items()
+    ]
+    weight = next(name for name in names if name.endswith(("kernel", "weights")))
+    without(tmp_path / "whole" / "variables", variables, weight)
+    (finding,) = found(tmp_path / "m")
+    assert finding.variables == (weight,)
+
+
 def test_slots_and_statistics_are_not_asked_for(tmp_path: Path) -> None:
     statistic = next(
         finding.variables[0] for finding in scan(FIXTURES / "tf1_slim" / "trainable").checkpoints[0].findings
