@@ -85,7 +85,7 @@ def analyse(
         description = Description(_of_another_model(description.facts, checkpoint.descriptions))
     inventory = take_inventory(checkpoint, None if description is None else description.facts)
     inventory = with_training_modes(checkpoint, inventory)
-    # Where the index itself is damaged, what it lost is no news.
+    # A damaged index has lost entries, which is reported already.
     if not {defect.kind for defect in defects} - _NO_LOSS:
         missing = missing_variables(checkpoint, description, inventory)
         defects += [] if missing is None else [missing]

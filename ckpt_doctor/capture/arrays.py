@@ -93,7 +93,7 @@ def listed(arrays: Mapping[str, Any]) -> str:
 
 def _npz(path: Path, key: str | None, kept: ExitStack) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    # In this order: NumPy leaves a file open that is no archive.
+    # In this order: NumPy leaves a file open that is not an archive.
     with zipfile.ZipFile(path) as members, np.load(path, allow_pickle=False) as archive:
         for name in archive.files:
             if key is not None and name != key:
@@ -119,7 +119,7 @@ def _member(members: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
 
 
 def _check(members: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> None:
-    """Refuse a member that is no array, or whose array is larger than it.
+    """Refuse a member that is not an array, or whose array is larger than it.
 
     NumPy reads the former as one piece of the size that it claims, and gives the latter its memory before it reads
     (numpy/lib/_npyio_impl.py: `NpzFile.__getitem__`, numpy/lib/_format_impl.py: `read_array`).
@@ -137,7 +137,7 @@ def _check(members: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> None
 
 
 def _header(members: zipfile.ZipFile, member: zipfile.ZipInfo) -> tuple[tuple[int, ...], np.dtype[Any]] | None:
-    """Return shape and type of an array in an archive; None for a member that is none."""
+    """Return shape and type of an array in an archive; None for a member that is not an array."""
     with members.open(member) as source:
         magic = source.read(np.lib.format.MAGIC_LEN)
         if not magic.startswith(np.lib.format.MAGIC_PREFIX):

@@ -86,6 +86,7 @@ def _guarded(option: str, argument: str, iterator: Iterator[Any]) -> Iterator[An
             batch = next(iterator)
         except StopIteration:
             return
+        # The user's own code may raise anything.
         except Exception as error:
             raise BadRequest(f"{option} {argument}: failed with {type(error).__name__}: {error}") from error
         yield batch

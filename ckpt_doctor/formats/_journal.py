@@ -112,7 +112,7 @@ class Append:
 
     @property
     def is_unnamed(self) -> bool:
-        """Whether the index is what it was, so that it names nothing of what was added: it was not saved anew."""
+        """Whether the index is unchanged, so that it names nothing of the added bytes: it was not saved again."""
         return self.index_seen.is_at(self.index)
 
 

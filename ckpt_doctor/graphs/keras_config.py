@@ -81,7 +81,7 @@ def _stored(file: KerasFile, found: Sequence[Found]) -> frozenset[str]:
 
 
 def _ancestors(group: str) -> set[str]:
-    """Return a group and all that it lies in."""
+    """Return a group and all groups around it."""
     parts = group.split("/")
     return {"/".join(parts[:end]) for end in range(1, len(parts) + 1)}
 
